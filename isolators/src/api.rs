@@ -1,0 +1,201 @@
+//! The only contract between the containerizer and an isolator.
+//!
+//! Two traits. An [`Isolator`] is one value per agent: configuration and shared
+//! allocators. An [`Isolation`] is its handle on one container. A container is
+//! born with all its handles attached, so "unknown container" cannot be said and
+//! `cleanup` can always be called.
+//!
+//! Order of calls on one handle: `prepare`, `isolate` and `watch` (before the
+//! container executes), then `update`, `usage`, `status` any number of times,
+//! then `cleanup`. After a restart of the agent `recover` makes the handle and
+//! `watch` comes next. Every method has a default that does nothing.
+
+use std::path::PathBuf;
+
+use async_trait::async_trait;
+use mesos::{ContainerId, ContainerInfo, ContainerStatus, Resource, ResourceStatistics};
+use oci_spec::runtime::{
+    LinuxCapabilities, LinuxDevice, LinuxNamespace, LinuxSeccomp, Mount, PosixRlimit,
+};
+use thiserror::Error;
+use tokio::sync::oneshot;
+
+use crate::plan::{CgroupJoin, Environment, FileOperation};
+
+/// What is known of a container when its handles are made.
+#[derive(Debug, Clone)]
+pub struct ContainerContext {
+    /// The container, with its parents if it is nested.
+    pub id: ContainerId,
+    /// The requested container, if any (volumes, rlimits, network, ...).
+    pub info: Option<ContainerInfo>,
+    /// Host path of the sandbox; exists and belongs to `user`.
+    pub sandbox: PathBuf,
+    /// Host path of the root file system, `None` for the host's own.
+    pub rootfs: Option<PathBuf>,
+    /// Runtime directory of this container (tmpfs, survives the agent).
+    pub runtime: PathBuf,
+    /// The user the task runs as, `None` to stay what the agent is.
+    pub user: Option<String>,
+    /// `uid` and `gid` of `user`.
+    pub ids: Option<(u32, u32)>,
+    /// Requested resources.
+    pub requests: Vec<Resource>,
+    /// Limits by resource name (`cpus`, `mem`); may be infinite.
+    pub limits: std::collections::BTreeMap<String, f64>,
+    /// A command task: the container runs the task itself, no executor.
+    pub command_task: bool,
+}
+
+/// One container's part of the launch plan, as data. The merge applies Mesos'
+/// rules: working directory, capabilities, rlimits and seccomp have one owner;
+/// namespaces and groups are sets; mounts and environment keep their order.
+#[derive(Debug, Clone, Default, PartialEq)]
+#[allow(missing_docs)]
+pub struct Contribution {
+    pub namespaces: Vec<LinuxNamespace>,
+    pub mounts: Vec<Mount>,
+    pub devices: Vec<LinuxDevice>,
+    pub environment: Environment,
+    pub working_directory: Option<PathBuf>,
+    pub rlimits: Option<Vec<PosixRlimit>>,
+    pub capabilities: Option<LinuxCapabilities>,
+    pub seccomp: Option<LinuxSeccomp>,
+    pub no_new_privileges: bool,
+    pub masked_paths: Vec<String>,
+    pub readonly_paths: Vec<String>,
+    pub supplementary_groups: Vec<u32>,
+    pub cgroups: Vec<CgroupJoin>,
+    pub file_operations: Vec<FileOperation>,
+    pub oom_score_adj: Option<i32>,
+    pub hostname: Option<String>,
+    /// The child must wait for this isolator's `isolate` before it executes.
+    pub needs_pid: bool,
+}
+
+/// A limit was hit; the container is destroyed and the task fails with this.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Limitation {
+    /// The resource and the amount that was hit.
+    pub resources: Vec<Resource>,
+    /// For people: limit, peak, and what was using it.
+    pub message: String,
+    /// Mesos' reason, for example `ReasonContainerLimitationMemory`.
+    pub reason: mesos::task_status::Reason,
+}
+
+/// Completes when a limit is hit. Dropping it unsubscribes. A dropped sender
+/// means that the limit can no longer be watched: the reader logs it and goes on.
+pub type Watch = oneshot::Receiver<Limitation>;
+
+/// Why an isolator could not do its step.
+#[derive(Debug, Error)]
+#[error("{isolator}: failed to {verb} {object}")]
+pub struct IsolatorError {
+    /// Name as in `--isolation`.
+    pub isolator: &'static str,
+    /// What was being done.
+    pub verb: &'static str,
+    /// To what: a path, a device, a value and what was expected of it.
+    pub object: String,
+    /// The kernel's answer, if there was one.
+    #[source]
+    pub source: Option<Box<dyn std::error::Error + Send + Sync>>,
+}
+
+/// A container found at recovery.
+#[derive(Debug, Clone)]
+pub struct Known {
+    /// As at launch, read back from the checkpoint.
+    pub context: ContainerContext,
+    /// Init's pid in the host's pid namespace, if it still runs.
+    pub pid: Option<u32>,
+}
+
+/// What `recover` made of the kernel's state.
+#[derive(Debug)]
+pub struct Recovered {
+    /// One handle for each known container, in the order given.
+    pub handles: Vec<Box<dyn Isolation>>,
+    /// Kernel leftovers that carry our marks and that no known container claims;
+    /// already being cleaned up by the isolator, named here for the report.
+    pub leftovers: Vec<String>,
+}
+
+/// One isolator of the agent.
+#[async_trait]
+pub trait Isolator: Send + Sync {
+    /// Name as in `--isolation`.
+    fn name(&self) -> &'static str;
+
+    /// Whether nested containers get a handle.
+    fn supports_nesting(&self) -> bool {
+        false
+    }
+
+    /// Whether standalone containers get a handle.
+    fn supports_standalone(&self) -> bool {
+        false
+    }
+
+    /// Makes the handle of a new container. Infallible and without side effects:
+    /// called before anything is done for the container.
+    fn attach(&self, context: &ContainerContext) -> Box<dyn Isolation>;
+
+    /// Called once at start, before any other call, with every container the
+    /// checkpoints know. Rebuilds handles from kernel state and `Known`.
+    ///
+    /// # Errors
+    /// Only when no handle can be given at all; fails the agent's recovery.
+    async fn recover(&self, known: &[Known]) -> Result<Recovered, IsolatorError>;
+}
+
+/// One isolator's handle on one container.
+#[async_trait]
+pub trait Isolation: Send + Sync + std::fmt::Debug {
+    /// Makes what the container needs and says what goes into its plan. Called
+    /// once, strictly in table order; the isolators before have succeeded. On
+    /// error the container is destroyed and `cleanup` called on all handles.
+    async fn prepare(&mut self) -> Result<Contribution, IsolatorError> {
+        Ok(Contribution::default())
+    }
+
+    /// Called with init's pid, all isolators at once. The child is blocked only
+    /// if a contribution said `needs_pid`; else it may be running already.
+    async fn isolate(&mut self, _pid: u32) -> Result<(), IsolatorError> {
+        Ok(())
+    }
+
+    /// Starts to watch for a limit; `None` if there is nothing to watch. Called
+    /// once before the child executes, and once after recovery.
+    fn watch(&mut self) -> Option<Watch> {
+        None
+    }
+
+    /// Applies new requests and limits to the running container.
+    async fn update(
+        &mut self,
+        _requests: &[Resource],
+        _limits: &std::collections::BTreeMap<String, f64>,
+    ) -> Result<(), IsolatorError> {
+        Ok(())
+    }
+
+    /// Adds this isolator's figures to `statistics`; partial and best effort.
+    /// Called from the sampling pass; must not block on anything but the kernel.
+    fn usage(&mut self, _statistics: &mut ResourceStatistics) -> Result<(), IsolatorError> {
+        Ok(())
+    }
+
+    /// Adds this isolator's part of the container's status.
+    fn status(&mut self, _status: &mut ContainerStatus) -> Result<(), IsolatorError> {
+        Ok(())
+    }
+
+    /// Undoes everything. Called in reverse table order, each awaited even if
+    /// the one before failed; after a half-done `prepare` as well, and twice.
+    /// No process of the container is left when it is called.
+    async fn cleanup(&mut self) -> Result<(), IsolatorError> {
+        Ok(())
+    }
+}

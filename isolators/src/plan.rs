@@ -1,0 +1,80 @@
+//! The launch plan: everything an engine needs to start one container, as data.
+//!
+//! Made by the merge of all isolator contributions, run by `src/launch` (engines
+//! `linux`, `posix`, `oci`). OCI's [`Spec`] carries what OCI can say; the rest of
+//! [`LaunchPlan`] is what it cannot. Everything here is decided and prepared
+//! (cgroups made, files in place) before the engine is called.
+
+use std::collections::BTreeMap;
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+
+pub use oci_spec::runtime::{LinuxNamespaceType, Spec};
+
+/// One container, ready to start.
+#[derive(Debug)]
+pub struct LaunchPlan {
+    /// `process` (args, env, cwd, user, capabilities, rlimits, noNewPrivileges,
+    /// terminal), `root` (absent: the host's root file system), `hostname`,
+    /// `mounts` (in order, destinations inside the new root), `linux.namespaces`
+    /// (new ones without `path`, joined ones with), masked and read-only paths,
+    /// devices. `linux.resources` and `linux.cgroupsPath` stay empty: our
+    /// isolators own the cgroups, see [`LaunchPlan::cgroups`].
+    pub spec: Spec,
+    /// Where the root file system comes from, when it is not a plain directory.
+    pub overlay: Option<Overlay>,
+    /// Cgroups the container joins before it executes; they exist already.
+    pub cgroups: Vec<CgroupJoin>,
+    /// Steps on the container's file system, after the mounts, in order.
+    pub file_operations: Vec<FileOperation>,
+    /// `/proc/<pid>/oom_score_adj` of the container's init, if set.
+    pub oom_score_adj: Option<i32>,
+    /// Standard streams; they are duplicated into the container.
+    pub stdio: Stdio,
+    /// The isolators that must see the pid before `exec`. While this is not
+    /// empty the child waits after its namespaces are made until the engine's
+    /// `release` is called; empty means it never blocks.
+    pub wait_for: Vec<&'static str>,
+}
+
+/// An overlay root file system, mounted inside the container's own mount
+/// namespace (no host mount point, nothing to unmount at teardown).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Overlay {
+    /// Read-only layers, topmost first.
+    pub lower: Vec<PathBuf>,
+    /// Writable layer; an empty directory made for this container.
+    pub upper: PathBuf,
+    /// Work directory on the same file system as `upper`.
+    pub work: PathBuf,
+}
+
+/// A cgroup to join.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum CgroupJoin {
+    /// A v1 cgroup directory: the child writes `0` to its `tasks` file.
+    V1(PathBuf),
+    /// A v2 cgroup directory: joined by `CLONE_INTO_CGROUP`. At most one.
+    V2(PathBuf),
+}
+
+/// A step on files, in the container's mount namespace before `pivot_root`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub enum FileOperation {
+    Mkdir { path: PathBuf, mode: u32, recursive: bool },
+    Symlink { target: PathBuf, link: PathBuf },
+    Rename { from: PathBuf, to: PathBuf },
+}
+
+/// Standard streams of the container.
+#[derive(Debug)]
+#[allow(missing_docs)]
+pub struct Stdio {
+    pub stdin: OwnedFd,
+    pub stdout: OwnedFd,
+    pub stderr: OwnedFd,
+}
+
+/// Environment variables by name; later writers win by the merge's rules.
+pub type Environment = BTreeMap<String, String>;

@@ -1,0 +1,148 @@
+//! Running containers for the agent: the [`Containerizer`] trait.
+//!
+//! The agent decides what runs; a containerizer makes it run, watches it and
+//! cleans it up. Implementations: `native` (isolators and launch engines) and
+//! later `docker`; `composing` tries several in order. Every container is owned
+//! by one task inside its containerizer; this trait is the door to it.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use async_trait::async_trait;
+use mesos::{
+    CommandInfo, ContainerId, ContainerInfo, ContainerStatus, ExecutorInfo, FrameworkId, Resource,
+    ResourceStatistics, TaskInfo, TaskState, task_status,
+};
+use thiserror::Error;
+
+/// What to run and where. The sandbox exists and belongs to the user.
+#[derive(Debug, Clone)]
+pub struct LaunchRequest {
+    /// The container; with parents if it is nested.
+    pub id: ContainerId,
+    /// What runs: the executor's command, or the task's own for a command task.
+    pub command: CommandInfo,
+    /// Image, volumes, rlimits, networks.
+    pub container: Option<ContainerInfo>,
+    /// Requested resources.
+    pub requests: Vec<Resource>,
+    /// Limits by name; may be infinite.
+    pub limits: BTreeMap<String, f64>,
+    /// Host path of the sandbox; standard streams are its `stdout`, `stderr`.
+    pub sandbox: PathBuf,
+    /// User to run as, `None` to stay what the agent is.
+    pub user: Option<String>,
+    /// Environment from the agent, below what the command sets.
+    pub environment: BTreeMap<String, String>,
+    /// The framework, `None` for standalone containers.
+    pub framework_id: Option<FrameworkId>,
+    /// The executor running in the container; made up for command tasks.
+    pub executor: Option<ExecutorInfo>,
+    /// The task, if the container runs a command task itself.
+    pub task: Option<TaskInfo>,
+}
+
+/// A launched container.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Launched {
+    /// Init's pid in the host's pid namespace.
+    pub pid: u32,
+}
+
+/// How a container ended.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Termination {
+    /// Wait status of init as `waitpid` gives it; `None` if it never ran.
+    pub status: Option<i32>,
+    /// State that a limitation or a failed launch asks for.
+    pub state: Option<TaskState>,
+    /// Reasons, the first one found first.
+    pub reasons: Vec<task_status::Reason>,
+    /// For people.
+    pub message: Option<String>,
+    /// The resources whose limit was hit.
+    pub limited_resources: Vec<Resource>,
+}
+
+/// Why a container did not start, or not live.
+#[derive(Debug, Error)]
+#[allow(missing_docs)]
+pub enum ContainerizerError {
+    /// This containerizer does not run this kind of container; ask the next.
+    #[error("not supported: {0}")]
+    NotSupported(String),
+    #[error("container {0} is already launched")]
+    AlreadyLaunched(String),
+    #[error("container {0} is not known")]
+    Unknown(String),
+    /// The launch failed at `step`; everything is cleaned up.
+    #[error("failed to launch container {id}: {step}: {message}")]
+    Launch { id: String, step: &'static str, message: String },
+    #[error("failed to update container {id}: {message}")]
+    Update { id: String, message: String },
+    #[error("failed to destroy container {id}: {message}")]
+    Destroy { id: String, message: String },
+    #[error("failed to recover: {0}")]
+    Recover(String),
+}
+
+/// What the agent's checkpoints know of a container.
+#[derive(Debug, Clone)]
+pub struct KnownContainer {
+    /// As at launch.
+    pub request: LaunchRequest,
+    /// The checkpointed pid of init.
+    pub pid: u32,
+}
+
+/// A door to the containers of one kind. All methods may be called at any time
+/// from any task; calls about one container are served in order by its owner.
+#[async_trait]
+pub trait Containerizer: Send + Sync {
+    /// Adopts what still runs; called once, before everything else. Containers
+    /// that ended meanwhile are adopted too: their `wait` answers at once with
+    /// the recorded exit. What carries our marks and is not in `known` is
+    /// destroyed in the background.
+    async fn recover(&self, known: Vec<KnownContainer>) -> Result<(), ContainerizerError>;
+
+    /// Starts a container; returns when its process executes the command. A
+    /// command that cannot be executed is a `Launch` error that says why.
+    async fn launch(&self, request: LaunchRequest) -> Result<Launched, ContainerizerError>;
+
+    /// Completes when the container is gone and cleaned up. `None`: not known.
+    async fn wait(&self, id: &ContainerId) -> Option<Termination>;
+
+    /// Applies new requests and limits.
+    async fn update(
+        &self,
+        id: &ContainerId,
+        requests: Vec<Resource>,
+        limits: BTreeMap<String, f64>,
+    ) -> Result<(), ContainerizerError>;
+
+    /// The newest sample of every running top-level container; never waits for
+    /// the kernel longer than one sampling pass.
+    async fn statistics(&self) -> Vec<(ContainerId, ResourceStatistics)>;
+
+    /// What isolators know of the running container (addresses, classids, pid).
+    async fn status(&self, id: &ContainerId) -> Option<ContainerStatus>;
+
+    /// Sends a signal to init only. `false`: not known or already gone.
+    async fn kill(&self, id: &ContainerId, signal: i32) -> bool;
+
+    /// Sends a signal to init and all its descendants in the container. This is
+    /// the first step of the kill policy of command tasks. `false`: not known.
+    async fn kill_all(&self, id: &ContainerId, signal: i32) -> bool;
+
+    /// Kills and cleans up; returns how it ended. `None`: not known. Repeated
+    /// calls wait for the same end. `termination` overrides state, reason and
+    /// message (an exit status that was already recorded is kept).
+    async fn destroy(
+        &self,
+        id: &ContainerId,
+        termination: Option<Termination>,
+    ) -> Option<Termination>;
+
+    /// Every container, with init's pid once it has one.
+    fn containers(&self) -> Vec<(ContainerId, Option<u32>)>;
+}

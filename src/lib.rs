@@ -1,0 +1,5 @@
+//! Bulkhead: an Apache-Mesos-compatible agent and a lean master.
+//!
+//! `docs/ARCHITECTURE.md` is the map. A module here uses only those below it.
+
+pub mod containerizer;

@@ -1,0 +1,375 @@
+//! Wire bytes to JSON, straight into a byte buffer.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+
+use crate::schema::{
+    Default as Explicit, FieldSchema, Kind, Label, MAX_DEPTH, MessageSchema, WireError, WireReader,
+    WireValue,
+};
+
+/// Appends the JSON form of the message `bytes`, read by `schema`, to `out`.
+///
+/// # Errors
+/// [`WireError::Malformed`] when the bytes do not fit the schema.
+pub fn write(
+    schema: &'static MessageSchema,
+    bytes: &[u8],
+    out: &mut Vec<u8>,
+) -> Result<(), WireError> {
+    write_message(schema, bytes, out, 0)
+}
+
+fn write_message(
+    schema: &'static MessageSchema,
+    bytes: &[u8],
+    out: &mut Vec<u8>,
+    depth: usize,
+) -> Result<(), WireError> {
+    let malformed = |what| WireError::Malformed { message: schema.name, offset: 0, what };
+    if depth > MAX_DEPTH {
+        return Err(malformed("at most 100 nested messages"));
+    }
+    let mut entries = Vec::new();
+    let mut reader = WireReader::new(schema.name, bytes);
+    while let Some(entry) = reader.next_field()? {
+        entries.push(entry);
+    }
+    // prost and C++ write fields by number, so this is a scan, not a sort.
+    if !entries.is_sorted_by_key(|(number, _)| *number) {
+        entries.sort_by_key(|(number, _)| *number);
+    }
+
+    out.push(b'{');
+    let mut first = true;
+    for field in schema.fields {
+        let from = entries.partition_point(|(n, _)| *n < field.number);
+        let to = entries.partition_point(|(n, _)| *n <= field.number);
+        let values = &entries[from..to];
+        let known = |v: &&(u32, WireValue<'_>)| match (field.kind, v.1) {
+            (Kind::Enum(e), WireValue::Varint(n)) => e.name_of(n as i32).is_some(),
+            _ => true,
+        };
+        if field.label == Label::Repeated {
+            if values.is_empty() {
+                continue;
+            }
+            key(field.name, &mut first, out);
+            if let Kind::Map(entry) = field.kind {
+                write_map(entry, values, out, depth)?;
+            } else {
+                out.push(b'[');
+                let mut comma = false;
+                for (_, value) in values.iter().filter(known) {
+                    write_element(field, *value, &mut comma, out, depth)?;
+                }
+                out.push(b']');
+            }
+        } else if let Some((_, value)) = values.iter().rfind(known) {
+            key(field.name, &mut first, out);
+            write_value(field.kind, *value, out, depth)?;
+        } else if let (Some(default), false) = (field.default, field.deprecated) {
+            key(field.name, &mut first, out);
+            match default {
+                Explicit::Bool(b) => out.extend_from_slice(if b { b"true" } else { b"false" }),
+                Explicit::Int(i) => out.extend_from_slice(i.to_string().as_bytes()),
+                Explicit::Double(d) => write_double(d, out),
+                Explicit::Text(t) => write_string(t, out),
+            }
+        }
+    }
+    out.push(b'}');
+    Ok(())
+}
+
+fn key(name: &str, first: &mut bool, out: &mut Vec<u8>) {
+    if !std::mem::take(first) {
+        out.push(b',');
+    }
+    out.push(b'"');
+    out.extend_from_slice(name.as_bytes());
+    out.extend_from_slice(b"\":");
+}
+
+/// One occurrence of a repeated field: a value, or a packed run of them.
+fn write_element(
+    field: &FieldSchema,
+    value: WireValue<'_>,
+    comma: &mut bool,
+    out: &mut Vec<u8>,
+    depth: usize,
+) -> Result<(), WireError> {
+    let mut one = |value| {
+        if std::mem::replace(comma, true) {
+            out.push(b',');
+        }
+        write_value(field.kind, value, out, depth)
+    };
+    let scalar =
+        !matches!(field.kind, Kind::String | Kind::Bytes | Kind::Message(_) | Kind::Map(_));
+    match value {
+        WireValue::Bytes(packed) if scalar => {
+            let mut reader = WireReader::new(field.name, packed);
+            while reader.position() < packed.len() {
+                one(reader.packed_value(field.kind)?)?;
+            }
+            Ok(())
+        }
+        value => one(value),
+    }
+}
+
+fn write_map(
+    entry: &'static MessageSchema,
+    values: &[(u32, WireValue<'_>)],
+    out: &mut Vec<u8>,
+    depth: usize,
+) -> Result<(), WireError> {
+    let malformed = |what| WireError::Malformed { message: entry.name, offset: 0, what };
+    let (key_kind, value_kind) = (entry.fields[0].kind, entry.fields[1].kind);
+    out.push(b'{');
+    for (i, (_, value)) in values.iter().enumerate() {
+        let WireValue::Bytes(bytes) = value else {
+            return Err(malformed("a map entry"));
+        };
+        let (mut k, mut v) = (WireValue::Bytes(b""), None);
+        let mut reader = WireReader::new(entry.name, bytes);
+        while let Some((number, value)) = reader.next_field()? {
+            match number {
+                1 => k = value,
+                2 => v = Some(value),
+                _ => {}
+            }
+        }
+        if i > 0 {
+            out.push(b',');
+        }
+        match (key_kind, k) {
+            (Kind::String, _) => write_value(key_kind, k, out, depth)?,
+            _ => {
+                out.push(b'"');
+                write_value(key_kind, k, out, depth)?;
+                out.push(b'"');
+            }
+        }
+        out.push(b':');
+        let v = v.unwrap_or(match value_kind {
+            Kind::String | Kind::Bytes | Kind::Message(_) | Kind::Map(_) => WireValue::Bytes(b""),
+            Kind::Double => WireValue::Fixed64(0),
+            Kind::Float => WireValue::Fixed32(0),
+            _ => WireValue::Varint(0),
+        });
+        write_value(value_kind, v, out, depth)?;
+    }
+    out.push(b'}');
+    Ok(())
+}
+
+fn write_value(
+    kind: Kind,
+    value: WireValue<'_>,
+    out: &mut Vec<u8>,
+    depth: usize,
+) -> Result<(), WireError> {
+    let malformed = |what| Err(WireError::Malformed { message: "a field", offset: 0, what });
+    match (kind, value) {
+        (Kind::Double, WireValue::Fixed64(bits)) => write_double(f64::from_bits(bits), out),
+        (Kind::Float, WireValue::Fixed32(bits)) => {
+            write_double(f64::from(f32::from_bits(bits)), out);
+        }
+        (Kind::Int64, WireValue::Varint(v)) => {
+            out.extend_from_slice((v as i64).to_string().as_bytes());
+        }
+        (Kind::Int32, WireValue::Varint(v)) => {
+            out.extend_from_slice((v as i32).to_string().as_bytes());
+        }
+        (Kind::Uint64, WireValue::Varint(v)) => out.extend_from_slice(v.to_string().as_bytes()),
+        (Kind::Uint32, WireValue::Varint(v)) => {
+            out.extend_from_slice((v as u32).to_string().as_bytes());
+        }
+        (Kind::Bool, WireValue::Varint(v)) => {
+            out.extend_from_slice(if v != 0 { b"true" } else { b"false" });
+        }
+        (Kind::String, WireValue::Bytes(b)) => write_string(&String::from_utf8_lossy(b), out),
+        (Kind::Bytes, WireValue::Bytes(b)) => {
+            out.push(b'"');
+            out.extend_from_slice(STANDARD.encode(b).as_bytes());
+            out.push(b'"');
+        }
+        (Kind::Enum(e), WireValue::Varint(v)) => match e.name_of(v as i32) {
+            Some(name) => write_string(name, out),
+            None => return malformed("a known enum value"),
+        },
+        (Kind::Message(schema), WireValue::Bytes(b)) => {
+            write_message(schema, b, out, depth + 1)?;
+        }
+        _ => return malformed("the wire type of its definition"),
+    }
+    Ok(())
+}
+
+/// Appends a JSON string with the escapes that Mesos' writer uses.
+pub fn write_string(s: &str, out: &mut Vec<u8>) {
+    const HEX: &[u8; 16] = b"0123456789ABCDEF";
+    out.push(b'"');
+    for &b in s.as_bytes() {
+        match b {
+            b'"' => out.extend_from_slice(b"\\\""),
+            b'\\' => out.extend_from_slice(b"\\\\"),
+            0x08 => out.extend_from_slice(b"\\b"),
+            0x0c => out.extend_from_slice(b"\\f"),
+            b'\n' => out.extend_from_slice(b"\\n"),
+            b'\r' => out.extend_from_slice(b"\\r"),
+            b'\t' => out.extend_from_slice(b"\\t"),
+            0..=0x1f => {
+                out.extend_from_slice(b"\\u00");
+                out.push(HEX[usize::from(b >> 4)]);
+                out.push(HEX[usize::from(b & 15)]);
+            }
+            _ => out.push(b),
+        }
+    }
+    out.push(b'"');
+}
+
+/// Appends a double as the shortest text that reads back the same, always with
+/// a fraction or an exponent (`4.0`, `0.001`, `1e22`); infinities as strings.
+pub fn write_double(d: f64, out: &mut Vec<u8>) {
+    if !d.is_finite() {
+        let text: &[u8] = if d.is_nan() {
+            b"\"NaN\""
+        } else if d > 0.0 {
+            b"\"Infinity\""
+        } else {
+            b"\"-Infinity\""
+        };
+        out.extend_from_slice(text);
+        return;
+    }
+    // Shortest digits and exponent, laid out as rapidjson lays them out.
+    let text = format!("{d:e}");
+    let (mantissa, exponent) = text.split_once('e').expect("{:e} prints an exponent");
+    let exponent: i32 = exponent.parse().expect("{:e} prints a decimal exponent");
+    let (sign, mantissa) = mantissa.strip_prefix('-').map_or(("", mantissa), |m| ("-", m));
+    let digits: String = mantissa.chars().filter(|c| *c != '.').collect();
+    // The decimal point stands `point` digits into `digits`.
+    let point = exponent + 1;
+    let len = digits.len() as i32;
+    let laid_out = if len <= point && point <= 21 {
+        format!("{digits}{}.0", "0".repeat((point - len) as usize))
+    } else if 0 < point && point <= 21 {
+        format!("{}.{}", &digits[..point as usize], &digits[point as usize..])
+    } else if -6 < point && point <= 0 {
+        format!("0.{}{digits}", "0".repeat(-point as usize))
+    } else if len == 1 {
+        format!("{digits}e{exponent}")
+    } else {
+        format!("{}.{}e{exponent}", &digits[..1], &digits[1..])
+    };
+    out.extend_from_slice(sign.as_bytes());
+    out.extend_from_slice(laid_out.as_bytes());
+}
+
+/// Writes hand-made JSON (the v0 endpoints) into one buffer, commas included.
+///
+/// ```
+/// let mut w = mesos::json::Writer::new();
+/// w.object(|w| {
+///     w.key("id").string("a");
+///     w.key("cpus").double(4.0);
+///     w.key("tasks").array(|w| w.uint(1));
+/// });
+/// assert_eq!(w.into_bytes(), br#"{"id":"a","cpus":4.0,"tasks":[1]}"#);
+/// ```
+#[derive(Debug, Default)]
+pub struct Writer {
+    out: Vec<u8>,
+    /// A value was written and the next one needs a comma.
+    comma: bool,
+}
+
+impl Writer {
+    /// An empty document.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// The finished document.
+    #[must_use]
+    pub fn into_bytes(self) -> Vec<u8> {
+        self.out
+    }
+
+    fn value(&mut self) -> &mut Vec<u8> {
+        if std::mem::replace(&mut self.comma, true) {
+            self.out.push(b',');
+        }
+        &mut self.out
+    }
+
+    /// Writes a key; the next value written belongs to it.
+    pub fn key(&mut self, name: &str) -> &mut Self {
+        write_string(name, self.value());
+        self.out.push(b':');
+        self.comma = false;
+        self
+    }
+
+    /// Writes an object whose members `body` writes.
+    pub fn object(&mut self, body: impl FnOnce(&mut Self)) {
+        self.nested(b'{', b'}', body);
+    }
+
+    /// Writes an array whose elements `body` writes.
+    pub fn array(&mut self, body: impl FnOnce(&mut Self)) {
+        self.nested(b'[', b']', body);
+    }
+
+    fn nested(&mut self, open: u8, close: u8, body: impl FnOnce(&mut Self)) {
+        self.value().push(open);
+        self.comma = false;
+        body(self);
+        self.out.push(close);
+        self.comma = true;
+    }
+
+    /// Writes a string.
+    pub fn string(&mut self, s: &str) {
+        write_string(s, self.value());
+    }
+
+    /// Writes a double in the dialect's form.
+    pub fn double(&mut self, d: f64) {
+        write_double(d, self.value());
+    }
+
+    /// Writes an unsigned integer.
+    pub fn uint(&mut self, n: u64) {
+        let text = n.to_string();
+        self.value().extend_from_slice(text.as_bytes());
+    }
+
+    /// Writes a signed integer.
+    pub fn int(&mut self, n: i64) {
+        let text = n.to_string();
+        self.value().extend_from_slice(text.as_bytes());
+    }
+
+    /// Writes a boolean.
+    pub fn bool(&mut self, b: bool) {
+        self.value().extend_from_slice(if b { b"true" } else { b"false" });
+    }
+
+    /// Writes bytes that already are one JSON value.
+    pub fn raw(&mut self, json: &[u8]) {
+        self.value().extend_from_slice(json);
+    }
+
+    /// Writes a generated struct with its v0 names.
+    pub fn message<T: prost::Message + prost::Name>(&mut self, message: &T) {
+        let bytes = message.encode_to_vec();
+        write(crate::schema::of::<T>(), &bytes, self.value())
+            .expect("a generated struct encodes to its own schema");
+    }
+}
