@@ -91,8 +91,10 @@ pub enum ContainerizerError {
 pub struct KnownContainer {
     /// As at launch.
     pub request: LaunchRequest,
-    /// The checkpointed pid of init.
-    pub pid: u32,
+    /// The checkpointed pid of init; `None` if the agent died between the launch
+    /// and its checkpoint: the containerizer's own records then decide whether
+    /// the container lives.
+    pub pid: Option<u32>,
 }
 
 /// A door to the containers of one kind. All methods may be called at any time
@@ -110,7 +112,13 @@ pub trait Containerizer: Send + Sync {
     async fn launch(&self, request: LaunchRequest) -> Result<Launched, ContainerizerError>;
 
     /// Completes when the container is gone and cleaned up. `None`: not known.
+    /// The record of the end outlives the agent until [`Containerizer::forget`].
     async fn wait(&self, id: &ContainerId) -> Option<Termination>;
+
+    /// The agent has stored how a top-level container ended: its exit record may
+    /// go. Before that call a restarted agent must get the same `wait` answer,
+    /// or an end that happened while the agent was away would be lost.
+    async fn forget(&self, id: &ContainerId);
 
     /// Applies new requests and limits.
     async fn update(
