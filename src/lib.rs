@@ -3,3 +3,4 @@
 //! `docs/ARCHITECTURE.md` is the map. A module here uses only those below it.
 
 pub mod containerizer;
+pub mod master;

@@ -1,0 +1,131 @@
+//! The visible state of the master: agents, frameworks, tasks, offers.
+//!
+//! Owned by the core; a snapshot is a clone of [`Cluster`], which copies
+//! pointers only. Readers (`api`) take it as it is.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::master::Resources;
+use crate::master::ids::{AgentId, ExecutorId, FrameworkId, OfferId, Pid, TaskId};
+use crate::master::shared::SharedMap;
+
+/// Everything readers may see.
+#[derive(Debug, Clone, Default)]
+pub struct Cluster {
+    /// Registered agents, connected or not.
+    pub agents: SharedMap<AgentId, Arc<Agent>>,
+    /// Agents known from the registry that have not come back since this
+    /// master started.
+    pub recovered: Arc<BTreeMap<AgentId, Arc<mesos::SlaveInfo>>>,
+    /// Agents that stopped answering, with the time since the epoch.
+    pub unreachable: Arc<BTreeMap<AgentId, Duration>>,
+    /// Agents the operator declared gone, with the time since the epoch.
+    pub gone: Arc<BTreeMap<AgentId, Duration>>,
+    /// Frameworks that may still do something.
+    pub frameworks: SharedMap<FrameworkId, Arc<Framework>>,
+    /// Removed frameworks, oldest first, at most `--max_completed_frameworks`.
+    pub completed_frameworks: Arc<VecDeque<Arc<Framework>>>,
+    /// Outstanding offers.
+    pub offers: SharedMap<OfferId, Arc<mesos::Offer>>,
+    /// Weights of roles that are not 1.
+    pub weights: Arc<BTreeMap<String, f64>>,
+    /// `--roles`, if given: no other role may be used.
+    pub role_whitelist: Option<Arc<BTreeSet<String>>>,
+}
+
+/// A registered agent.
+#[derive(Debug, Clone)]
+pub struct Agent {
+    /// Its id, the same over restarts.
+    pub id: AgentId,
+    /// As it registered, id included; resources in the format with `reservations`.
+    pub info: Arc<mesos::SlaveInfo>,
+    /// Where its messages go, `slave(1)@ip:port`.
+    pub pid: Pid,
+    /// Its version.
+    pub version: Arc<str>,
+    /// What it can do, in the order it said so.
+    pub capabilities: Arc<[mesos::slave_info::capability::Type]>,
+    /// First registration with this master, since the epoch.
+    pub registered: Duration,
+    /// Latest re-registration, since the epoch.
+    pub reregistered: Option<Duration>,
+    /// The link to it is up.
+    pub connected: bool,
+    /// It gets offers: connected and not deactivated.
+    pub active: bool,
+    /// Deactivated by the operator.
+    pub deactivated: bool,
+    /// Everything it has now: registered resources, operations applied,
+    /// revocable ones.
+    pub total: Resources,
+    /// What tasks and executors of each framework use.
+    pub used: BTreeMap<FrameworkId, Resources>,
+    /// Sum of the outstanding offers.
+    pub offered: Resources,
+    /// Tasks on it that have not ended or whose end is not acknowledged.
+    pub tasks: SharedMap<(FrameworkId, TaskId), ()>,
+    /// Executors the master knows of (not those of command tasks).
+    pub executors: Arc<BTreeMap<(FrameworkId, ExecutorId), Arc<mesos::ExecutorInfo>>>,
+    /// Version of its default resources, echoed in launches and operations.
+    pub resource_version: Option<mesos::Uuid>,
+    /// Operations not finished or not acknowledged.
+    pub operations: Arc<Vec<Arc<mesos::Operation>>>,
+}
+
+/// How a framework stands with the master.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FrameworkState {
+    /// Known from an agent only; its scheduler has not come back.
+    Recovered,
+    /// Its connection broke; it has until its failover timeout.
+    Disconnected,
+    /// Connected, but asked not to get offers (an old driver's `abort`).
+    Inactive,
+    /// Connected and getting offers.
+    Active,
+}
+
+/// A framework.
+#[derive(Debug, Clone)]
+pub struct Framework {
+    /// Its id.
+    pub id: FrameworkId,
+    /// As it subscribed, id included.
+    pub info: Arc<mesos::FrameworkInfo>,
+    /// Its roles (from `roles`, or the one `role`).
+    pub roles: Arc<BTreeSet<String>>,
+    /// Roles it wants no offers for.
+    pub suppressed: Arc<BTreeSet<String>>,
+    /// Attribute constraints on its offers.
+    pub constraints: Option<Arc<mesos::scheduler::OfferConstraints>>,
+    /// Address of its driver; none over HTTP.
+    pub pid: Option<Pid>,
+    /// Connected, active, ...
+    pub state: FrameworkState,
+    /// First subscription, since the epoch.
+    pub registered: Duration,
+    /// Latest subscription again, since the epoch.
+    pub reregistered: Option<Duration>,
+    /// Removal, since the epoch.
+    pub unregistered: Option<Duration>,
+    /// Tasks that have not ended or whose end is not acknowledged.
+    pub tasks: SharedMap<TaskId, Arc<mesos::Task>>,
+    /// Tasks on agents that stopped answering, oldest first, at most
+    /// `--max_unreachable_tasks_per_framework`.
+    pub unreachable_tasks: Arc<VecDeque<Arc<mesos::Task>>>,
+    /// Ended tasks, oldest first, at most `--max_completed_tasks_per_framework`.
+    pub completed_tasks: Arc<VecDeque<Arc<mesos::Task>>>,
+    /// Its executors per agent (not those of command tasks).
+    pub executors: SharedMap<(AgentId, ExecutorId), Arc<mesos::ExecutorInfo>>,
+    /// Its outstanding offers.
+    pub offers: SharedMap<OfferId, ()>,
+    /// What it uses on each agent.
+    pub used: SharedMap<AgentId, Resources>,
+    /// Sum of `used`.
+    pub total_used: Resources,
+    /// Sum of its offers.
+    pub total_offered: Resources,
+}

@@ -1,0 +1,19 @@
+//! The master: which agents there are, which frameworks want them, who is
+//! offered what, and where every task stands.
+//!
+//! * [`core`] decides: pure, `handle(now, event) -> effects`.
+//! * [`allocator`] shares agents out: pure, called only by the core.
+//! * [`snapshot`] is what readers see; they never enter the mailbox.
+//!
+//! Used by `src/bin/master.rs` and by `bulkhead local`. Knows nothing of the
+//! agent's code: they meet on the wire only.
+
+pub mod allocator;
+pub mod core;
+pub mod ids;
+pub mod shared;
+pub mod snapshot;
+
+/// Resources as the master computes with them.
+// Replaced by `mesos::resources::Resources` when the algebra lands.
+pub type Resources = Vec<mesos::Resource>;
