@@ -1,1 +1,3 @@
-//! placeholder
+//! Typed Linux: the machine, for those above. Knows nothing of Mesos.
+
+pub mod cgroup;
