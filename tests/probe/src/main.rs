@@ -1,1 +1,3 @@
+//! The program under test inside containers (being written).
+
 fn main() {}

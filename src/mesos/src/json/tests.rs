@@ -1,3 +1,5 @@
+//! Tests of the JSON dialect: what is printed, what is read, which errors.
+
 use super::*;
 use crate as mesos;
 use prost::Message as _;

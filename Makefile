@@ -1,0 +1,64 @@
+# What a developer, a packager and CI run. `make` alone lists the targets.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+.PHONY: help deps build release test quick fmt clippy deny bench fuzz vm demo install clean
+
+CARGO ?= cargo
+TARGET := $(or $(CARGO_TARGET_DIR),$(CURDIR)/target)
+PREFIX ?= /usr/local
+DESTDIR ?=
+export CARGO TARGET
+
+help: ## this list
+	@awk -F':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
+
+deps: ## install what is missing for building and testing (Debian, root)
+	@tests/scripts/deps.sh build test
+
+build: ## debug build of every program
+	@tests/scripts/deps.sh build
+	$(CARGO) build --bins
+
+release: ## optimised build of every program
+	@tests/scripts/deps.sh build
+	$(CARGO) build --release --bins
+
+test: ## everything CI runs: lints, unit, kernel, compat and VM tests
+	@tests/scripts/test.sh
+
+quick: ## fmt, tidy and the tests that need no root and no time (before each commit)
+	@tests/scripts/test.sh quick
+
+fmt: ## format the code
+	$(CARGO) fmt --all
+
+clippy: ## lints, warnings are errors
+	$(CARGO) clippy --workspace --all-targets -- -D warnings
+
+deny: ## licences, advisories, bans and sources of all dependencies (installs cargo-deny once)
+	@command -v cargo-deny >/dev/null || $(CARGO) install --locked cargo-deny
+	$(CARGO) deny check bans licenses sources
+
+bench: ## SCENARIO=launch|memory|tasks|statistics|master: table and JSON lines
+	@tests/scripts/bench.sh "$(SCENARIO)"
+
+fuzz: ## fuzz targets for a bounded time each (SECONDS_EACH=30)
+	@tests/scripts/fuzz.sh "$(or $(SECONDS_EACH),30)"
+
+vm: ## SUITE=cgroup2|hybrid|v1: kernel tests inside a virtual machine
+	@tests/scripts/vm.sh "$(or $(SUITE),cgroup2)"
+
+demo: ## a cluster, a task, its statistics, an OOM kill; nothing stays behind
+	@tests/scripts/deps.sh build
+	@tests/scripts/demo.sh
+
+install: release ## copy programs and the names operators know to DESTDIR/PREFIX
+	install -d $(DESTDIR)$(PREFIX)/bin
+	install -m 755 $(TARGET)/release/bulkhead{,-master,-agent,-executor} $(DESTDIR)$(PREFIX)/bin/
+	ln -sf bulkhead-master $(DESTDIR)$(PREFIX)/bin/mesos-master
+	ln -sf bulkhead-agent $(DESTDIR)$(PREFIX)/bin/mesos-agent
+	ln -sf bulkhead-agent $(DESTDIR)$(PREFIX)/bin/mesos-slave
+	ln -sf bulkhead $(DESTDIR)$(PREFIX)/bin/mesos-execute
+
+clean: ## remove everything that was built
+	$(CARGO) clean

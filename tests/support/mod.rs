@@ -1,0 +1,113 @@
+//! What several test programs share: prerequisites, golden recordings, temp dirs.
+//!
+//! Included with `#[path]`; used by `tests/` only. Starts no daemons: that is
+//! `cluster.rs` beside it.
+
+#![allow(dead_code, reason = "every test program uses its own part")]
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+/// Returns from the test as SKIPPED unless all prerequisites are there, e.g.
+/// `require!(root, cgroup2)`; with `REQUIRE_ALL=1` a missing one is an error.
+///
+/// Names: `root`, `cgroup` (any writable hierarchy with cpu, memory and pids),
+/// `cgroup1`, `cgroup2` (pure v2 with controllers), `overlay`, `golden`,
+/// `busybox`, or any program as `program_NAME`.
+#[macro_export]
+macro_rules! require {
+    ($($what:ident),+ $(,)?) => {{
+        fn here() {}
+        let name = std::any::type_name_of_val(&here).trim_end_matches("::here");
+        let missing: Vec<&str> = [$(stringify!($what)),+]
+            .into_iter()
+            .filter(|what| !$crate::support::have(what))
+            .collect();
+        if !missing.is_empty() {
+            $crate::support::skip(name, &missing.join(", "));
+            return;
+        }
+    }};
+}
+
+/// Whether a prerequisite of [`require!`] is there.
+#[must_use]
+pub fn have(what: &str) -> bool {
+    match what {
+        "root" => std::fs::read_to_string("/proc/self/status")
+            .is_ok_and(|s| s.lines().any(|l| l.starts_with("Uid:\t0\t0"))),
+        "cgroup1" => Path::new("/sys/fs/cgroup/memory/memory.limit_in_bytes").exists(),
+        "cgroup2" => std::fs::read_to_string("/sys/fs/cgroup/cgroup.controllers")
+            .is_ok_and(|s| s.contains("memory") && s.contains("pids")),
+        "cgroup" => have("cgroup1") || have("cgroup2"),
+        "overlay" => {
+            std::fs::read_to_string("/proc/filesystems").is_ok_and(|s| s.contains("overlay"))
+        }
+        "golden" => golden().is_some(),
+        program => {
+            let program = program.strip_prefix("program_").unwrap_or(program);
+            std::env::var_os("PATH")
+                .is_some_and(|path| std::env::split_paths(&path).any(|d| d.join(program).is_file()))
+        }
+    }
+}
+
+/// Records the test as skipped; an error where everything is required.
+///
+/// # Panics
+/// With `REQUIRE_ALL=1`.
+pub fn skip(test: &str, missing: &str) {
+    assert!(
+        std::env::var("REQUIRE_ALL").as_deref() != Ok("1"),
+        "{test} needs {missing}, and REQUIRE_ALL=1"
+    );
+    eprintln!("SKIPPED: {test}: needs {missing}");
+    if let Some(list) = std::env::var_os("BULKHEAD_SKIPPED")
+        && let Ok(mut file) = std::fs::OpenOptions::new().create(true).append(true).open(list)
+    {
+        let _ = writeln!(file, "{test}: needs {missing}");
+    }
+}
+
+/// The recordings of real daemons: `$BULKHEAD_GOLDEN`, or `shared/golden`
+/// beside the checkout.
+#[must_use]
+pub fn golden() -> Option<PathBuf> {
+    let dir = std::env::var_os("BULKHEAD_GOLDEN").map_or_else(
+        || Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/golden"),
+        PathBuf::from,
+    );
+    dir.is_dir().then_some(dir)
+}
+
+/// A directory of one test, removed when dropped.
+#[derive(Debug)]
+pub struct TempDir(PathBuf);
+
+impl TempDir {
+    /// A fresh directory whose name carries `name` and the pid.
+    ///
+    /// # Panics
+    /// When it cannot be made.
+    #[must_use]
+    pub fn new(name: &str) -> Self {
+        static NEXT: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
+        let n = NEXT.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        let dir =
+            std::env::temp_dir().join(format!("bulkhead-{name}-{}-{n}", std::process::id()));
+        std::fs::create_dir_all(&dir).expect("create the test's directory");
+        Self(dir)
+    }
+
+    /// Its path.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+}
+
+impl Drop for TempDir {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
