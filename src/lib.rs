@@ -3,4 +3,5 @@
 //! `docs/ARCHITECTURE.md` is the map. A module here uses only those below it.
 
 pub mod containerizer;
+pub mod executor;
 pub mod master;
