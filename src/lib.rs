@@ -2,6 +2,8 @@
 //!
 //! `docs/ARCHITECTURE.md` is the map. A module here uses only those below it.
 
+pub mod agent;
+pub mod checkpoint;
 pub mod containerizer;
 pub mod executor;
 pub mod master;

@@ -1,0 +1,19 @@
+//! The Mesos agent: registers with a master, runs executors and tasks in
+//! containers, reports what becomes of them.
+//!
+//! * [`core`]: decides (pure). * [`updates`], [`gc`]: pure parts of it.
+//! * [`driver`]: the one task that owns the core, runs its effects, publishes
+//!   the [`snapshot`]. * [`handle`]: the door to it. * `api`: HTTP.
+//!
+//! State is owned by the driver's task alone; nothing here takes a lock.
+
+pub mod config;
+pub mod core;
+pub mod gc;
+pub mod handle;
+pub mod inbox;
+pub mod snapshot;
+
+pub use config::Config;
+pub use handle::{CallError, Handle, Subscription};
+pub use snapshot::{AgentState, Snapshot};

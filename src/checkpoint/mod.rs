@@ -1,0 +1,12 @@
+//! What the agent writes down so that a successor can carry on.
+//!
+//! Owns the work directory's layout ([`WorkDir`]) and the form of the files in
+//! `meta`, which is Mesos' own: a C++ agent can read what we wrote and the other
+//! way round. The agent's core says *what* is to be stored ([`Record`]), one
+//! storage task writes in order, [`recover`] reads everything back.
+
+mod paths;
+mod record;
+
+pub use paths::{RunKey, WorkDir, nested_sandbox};
+pub use record::Record;

@@ -1,0 +1,216 @@
+//! The agent's work directory: every path in it is built here and nowhere else.
+//!
+//! ```text
+//! WORK_DIR
+//! |-- meta                                     what survives the agent ("META")
+//! |   |-- boot_id
+//! |   |-- resources/{resources.info, resources.target,
+//! |   |              resources_and_operations.state, resources_and_operations.target}
+//! |   `-- slaves
+//! |       |-- latest -> <agent id>
+//! |       `-- <agent id>
+//! |           |-- slave.info
+//! |           `-- frameworks/<framework id>
+//! |               |-- framework.info
+//! |               |-- framework.pid
+//! |               `-- executors/<executor id>
+//! |                   |-- executor.info
+//! |                   |-- executor_generated_for_command_task   "0" or "1"
+//! |                   `-- runs
+//! |                       |-- latest -> <container id>
+//! |                       `-- <container id>
+//! |                           |-- executor.sentinel             the run is over
+//! |                           |-- http.marker                   speaks the v1 API
+//! |                           |-- pids/{forked.pid, libprocess.pid}
+//! |                           `-- tasks/<task id>
+//! |                               |-- task.info                 mesos.Task
+//! |                               |-- task.launch               mesos.TaskInfo (ours)
+//! |                               `-- task.updates              append log
+//! |-- slaves/<agent id>/frameworks/<framework id>/executors/<executor id>/runs
+//! |       |-- latest -> <container id>
+//! |       `-- <container id>                   the sandbox
+//! |-- containers/<container id>                sandbox of a standalone container
+//! |-- provisioner
+//! `-- volumes/roles/<role>/<persistence id>
+//! ```
+//!
+//! Everything but `task.launch` is Mesos' own layout; a C++ agent ignores that
+//! one file. Used by the storage task, by recovery, by the agent's driver for
+//! sandboxes and by `/files`. It touches no file itself.
+
+use std::path::{Path, PathBuf};
+
+/// Names one run of one executor: the four ids that its paths are made of.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct RunKey {
+    /// The agent's id.
+    pub agent: String,
+    /// The framework's id.
+    pub framework: String,
+    /// The executor's id, unique within the framework.
+    pub executor: String,
+    /// The top-level container of this run.
+    pub container: String,
+}
+
+/// The work directory of one agent.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WorkDir(PathBuf);
+
+impl WorkDir {
+    /// `root` is the value of `--work_dir`.
+    pub fn new(root: impl Into<PathBuf>) -> Self {
+        WorkDir(root.into())
+    }
+
+    /// The directory itself.
+    pub fn root(&self) -> &Path {
+        &self.0
+    }
+
+    /// Where checkpoints live.
+    pub fn meta(&self) -> PathBuf {
+        self.0.join("meta")
+    }
+
+    /// The kernel's boot id at the last start of the agent.
+    pub fn boot_id(&self) -> PathBuf {
+        self.meta().join("boot_id")
+    }
+
+    /// `meta/slaves`.
+    pub fn meta_agents(&self) -> PathBuf {
+        self.meta().join("slaves")
+    }
+
+    /// The link to the directory of the agent id in use.
+    pub fn latest_agent(&self) -> PathBuf {
+        self.meta_agents().join("latest")
+    }
+
+    /// Checkpoints of one agent id.
+    pub fn meta_agent(&self, agent: &str) -> PathBuf {
+        self.meta_agents().join(agent)
+    }
+
+    /// `mesos.SlaveInfo`.
+    pub fn agent_info(&self, agent: &str) -> PathBuf {
+        self.meta_agent(agent).join("slave.info")
+    }
+
+    /// Checkpoints of a framework.
+    pub fn meta_framework(&self, agent: &str, framework: &str) -> PathBuf {
+        self.meta_agent(agent).join("frameworks").join(framework)
+    }
+
+    /// `mesos.FrameworkInfo`.
+    pub fn framework_info(&self, agent: &str, framework: &str) -> PathBuf {
+        self.meta_framework(agent, framework).join("framework.info")
+    }
+
+    /// The scheduler's libprocess address.
+    pub fn framework_pid(&self, agent: &str, framework: &str) -> PathBuf {
+        self.meta_framework(agent, framework).join("framework.pid")
+    }
+
+    /// Checkpoints of an executor.
+    pub fn meta_executor(&self, agent: &str, framework: &str, executor: &str) -> PathBuf {
+        self.meta_framework(agent, framework).join("executors").join(executor)
+    }
+
+    /// Checkpoints of one run.
+    pub fn meta_run(&self, run: &RunKey) -> PathBuf {
+        self.meta_executor(&run.agent, &run.framework, &run.executor).join("runs").join(&run.container)
+    }
+
+    /// Checkpoints of one task.
+    pub fn meta_task(&self, run: &RunKey, task: &str) -> PathBuf {
+        self.meta_run(run).join("tasks").join(task)
+    }
+
+    /// Sandboxes of one agent id.
+    pub fn agent(&self, agent: &str) -> PathBuf {
+        self.0.join("slaves").join(agent)
+    }
+
+    /// Sandboxes of all agent ids.
+    pub fn agents(&self) -> PathBuf {
+        self.0.join("slaves")
+    }
+
+    /// Sandboxes of a framework.
+    pub fn framework(&self, agent: &str, framework: &str) -> PathBuf {
+        self.agent(agent).join("frameworks").join(framework)
+    }
+
+    /// Sandboxes of an executor.
+    pub fn executor(&self, agent: &str, framework: &str, executor: &str) -> PathBuf {
+        self.framework(agent, framework).join("executors").join(executor)
+    }
+
+    /// The sandbox of one run.
+    pub fn sandbox(&self, run: &RunKey) -> PathBuf {
+        self.executor(&run.agent, &run.framework, &run.executor).join("runs").join(&run.container)
+    }
+
+    /// The sandbox of a standalone container.
+    pub fn standalone(&self, container: &str) -> PathBuf {
+        self.0.join("containers").join(container)
+    }
+}
+
+/// File names below the directories above.
+pub(super) mod names {
+    pub const EXECUTOR_INFO: &str = "executor.info";
+    pub const GENERATED: &str = "executor_generated_for_command_task";
+    pub const LATEST: &str = "latest";
+    pub const SENTINEL: &str = "executor.sentinel";
+    pub const HTTP_MARKER: &str = "http.marker";
+    pub const FORKED_PID: &str = "pids/forked.pid";
+    pub const LIBPROCESS_PID: &str = "pids/libprocess.pid";
+    pub const TASK_INFO: &str = "task.info";
+    pub const TASK_LAUNCH: &str = "task.launch";
+    pub const TASK_UPDATES: &str = "task.updates";
+}
+
+/// The sandbox of a nested container below that of its top-level container:
+/// `<sandbox>/containers/<child>[/containers/<grandchild>]`.
+pub fn nested_sandbox(root: &Path, id: &mesos::ContainerId) -> PathBuf {
+    match &id.parent {
+        None => root.to_path_buf(),
+        Some(parent) => nested_sandbox(root, parent).join("containers").join(&id.value),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sandbox_is_where_mesos_puts_it() {
+        let run = RunKey {
+            agent: "S0".into(),
+            framework: "F".into(),
+            executor: "E".into(),
+            container: "C".into(),
+        };
+        let work = WorkDir::new("/w");
+        assert_eq!(
+            work.sandbox(&run),
+            Path::new("/w/slaves/S0/frameworks/F/executors/E/runs/C")
+        );
+        assert_eq!(
+            work.meta_task(&run, "t"),
+            Path::new("/w/meta/slaves/S0/frameworks/F/executors/E/runs/C/tasks/t")
+        );
+    }
+
+    #[test]
+    fn nested_sandboxes_lie_below_their_parents() {
+        let id = mesos::ContainerId {
+            value: "c".into(),
+            parent: Some(Box::new(mesos::ContainerId { value: "b".into(), parent: None })),
+        };
+        assert_eq!(nested_sandbox(Path::new("/s"), &id), Path::new("/s/containers/c"));
+    }
+}

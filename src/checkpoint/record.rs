@@ -1,0 +1,77 @@
+//! What can be checkpointed, as values. The core of the agent emits them, the
+//! storage task (`super::store`) writes them. No I/O here.
+
+use mesos::internal::StatusUpdateRecord;
+use mesos::{ExecutorInfo, FrameworkInfo, SlaveInfo, Task, TaskInfo};
+
+use super::RunKey;
+
+/// One durable fact. Writing the same record twice is harmless, except for
+/// [`Record::Update`], of which recovery drops the repetition.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Record {
+    /// The agent's id and description; also points `latest` at it.
+    Agent(Box<SlaveInfo>),
+    /// A framework; its id is in the info.
+    Framework {
+        /// The agent it runs on.
+        agent: String,
+        /// The framework.
+        info: Box<FrameworkInfo>,
+        /// The scheduler's libprocess address, `@0.0.0.0:0` if it has none.
+        pid: String,
+    },
+    /// An executor and the directory of its newest run.
+    Executor {
+        /// The run.
+        run: RunKey,
+        /// As launched, without the tasks' resources.
+        info: Box<ExecutorInfo>,
+        /// Made up by the agent for a command task.
+        generated: bool,
+    },
+    /// Init's pid.
+    ForkedPid {
+        /// The run.
+        run: RunKey,
+        /// In the host's pid namespace.
+        pid: u32,
+    },
+    /// The executor registered over libprocess.
+    LibprocessPid {
+        /// The run.
+        run: RunKey,
+        /// Its address.
+        pid: String,
+    },
+    /// The executor subscribed over HTTP.
+    HttpMarker {
+        /// The run.
+        run: RunKey,
+    },
+    /// A task handed to the run.
+    Task {
+        /// The run.
+        run: RunKey,
+        /// The task as it is shown.
+        task: Box<Task>,
+        /// What the agent needs to play the executor of a command task.
+        launch: Option<Box<TaskInfo>>,
+    },
+    /// A status update, or the acknowledgement of one.
+    Update {
+        /// The run.
+        run: RunKey,
+        /// The task.
+        task: String,
+        /// Appended to `task.updates`.
+        record: Box<StatusUpdateRecord>,
+    },
+    /// The run is over: its container is gone and all updates are acknowledged.
+    Sentinel {
+        /// The run.
+        run: RunKey,
+    },
+    /// The agent must come back under a new id.
+    ForgetAgent,
+}
