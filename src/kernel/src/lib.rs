@@ -1,3 +1,4 @@
 //! Typed Linux: the machine, for those above. Knows nothing of Mesos.
 
 pub mod cgroup;
+pub mod lookup;
