@@ -85,6 +85,9 @@ impl<'a> Tables<'a> {
     fn render(&self) -> String {
         let mut s = String::new();
         for (i, (name, e)) in self.enums.iter().enumerate() {
+            if !self.used(name) {
+                continue;
+            }
             let values: Vec<String> =
                 e.value.iter().map(|v| format!("({:?}, {})", v.name(), v.number())).collect();
             let _ = writeln!(
@@ -110,6 +113,12 @@ impl<'a> Tables<'a> {
             all.join(", ")
         );
         s
+    }
+
+    /// Whether some field has this enum type; tables of others would be dead.
+    fn used(&self, name: &str) -> bool {
+        let mut fields = self.messages.values().flat_map(|m| &m.field);
+        fields.any(|f| f.type_name().trim_start_matches('.') == name)
     }
 
     fn field(&self, f: &FieldDescriptorProto) -> String {
