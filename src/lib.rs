@@ -7,3 +7,4 @@ pub mod checkpoint;
 pub mod containerizer;
 pub mod executor;
 pub mod master;
+pub mod wire;
