@@ -244,8 +244,7 @@ impl Client {
 
     async fn dial(&self) -> Result<SendRequest<Full<Bytes>>, ClientError> {
         let failed = |message: String| ClientError::Connect { host: self.host.clone(), message };
-        let stream =
-            TcpStream::connect(&self.host).await.map_err(|e| failed(e.to_string()))?;
+        let stream = TcpStream::connect(&self.host).await.map_err(|e| failed(e.to_string()))?;
         stream.set_nodelay(true).map_err(|e| failed(e.to_string()))?;
         let (sender, connection) =
             handshake(TokioIo::new(stream)).await.map_err(|e| failed(e.to_string()))?;

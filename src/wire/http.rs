@@ -20,7 +20,9 @@ use std::sync::Arc;
 use async_trait::async_trait;
 
 pub use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
-pub use request::{BodyError, BodyStream, Query, Request, parse_form, percent_decode, percent_encode};
+pub use request::{
+    BodyError, BodyStream, Query, Request, parse_form, percent_decode, percent_encode,
+};
 pub use response::Response;
 pub use server::{Limits, serve};
 

@@ -37,9 +37,7 @@ impl Body for OutBody {
     ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
         match &mut self.payload {
             Payload::Whole(bytes) if bytes.is_empty() => Poll::Ready(None),
-            Payload::Whole(bytes) => {
-                Poll::Ready(Some(Ok(Frame::data(std::mem::take(bytes)))))
-            }
+            Payload::Whole(bytes) => Poll::Ready(Some(Ok(Frame::data(std::mem::take(bytes))))),
             Payload::Stream(receiver, _) => loop {
                 match receiver.poll_recv(cx) {
                     // An empty chunk would end a chunked body.

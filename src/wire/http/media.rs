@@ -106,9 +106,8 @@ pub fn accepts(headers: &HeaderMap, name: &str, media_type: &str) -> bool {
 /// 400 without a `Content-Type`, 415 with another one.
 pub fn request_media(headers: &HeaderMap) -> Result<Media, Response> {
     let value = text(headers, "content-type").ok_or_else(missing_content_type)?;
-    media_of(value).ok_or_else(|| {
-        unsupported(format!("Expecting 'Content-Type' of {JSON} or {PROTOBUF}"))
-    })
+    media_of(value)
+        .ok_or_else(|| unsupported(format!("Expecting 'Content-Type' of {JSON} or {PROTOBUF}")))
 }
 
 /// What the answer or the events of a call should be: scheduler, executor and

@@ -118,8 +118,7 @@ impl BodyError {
 /// the rest of the body is still on its way.
 impl From<BodyError> for Response {
     fn from(error: BodyError) -> Response {
-        Response::text(error.status(), format!("{error}."))
-            .header(header::CONNECTION, "close")
+        Response::text(error.status(), format!("{error}.")).header(header::CONNECTION, "close")
     }
 }
 

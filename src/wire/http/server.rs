@@ -206,8 +206,8 @@ async fn answer(
     if gzipped {
         response = compressed(response).await;
     }
-    let date = HeaderValue::from_str(&date::imf(SystemTime::now()))
-        .expect("a date is printable ASCII");
+    let date =
+        HeaderValue::from_str(&date::imf(SystemTime::now())).expect("a date is printable ASCII");
     let mut out = response.into_wire(date);
     out.body_mut().hold(busy);
     out

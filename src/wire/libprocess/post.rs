@@ -105,7 +105,12 @@ impl Post {
     }
 
     /// Queues a protobuf message under its full name.
-    pub fn send_message<M: prost::Message + prost::Name>(&self, from: &str, to: &Upid, message: &M) {
+    pub fn send_message<M: prost::Message + prost::Name>(
+        &self,
+        from: &str,
+        to: &Upid,
+        message: &M,
+    ) {
         self.send(from, to, &M::full_name(), message.encode_to_vec().into());
     }
 
