@@ -6,6 +6,7 @@
 //! * [`json`]: protobuf to and from Mesos' JSON dialect.
 //! * [`schema`]: static tables of every message, v0, v1 and internal.
 //! * [`recordio`]: the framing of event streams.
+//! * [`resources`], [`attributes`], [`roles`]: the values that agents offer.
 //!
 //! The generated structs cover the v0 packages (`mesos`, `mesos.scheduler`,
 //! `mesos.internal`, ...). v1 messages share their wire form and are reached
@@ -18,8 +19,11 @@ mod packages {
     include!(concat!(env!("OUT_DIR"), "/packages.rs"));
 }
 
+pub mod attributes;
 pub mod json;
 pub mod recordio;
+pub mod resources;
+pub mod roles;
 pub mod schema;
 pub mod v1;
 
