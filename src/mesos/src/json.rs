@@ -14,7 +14,7 @@ mod read;
 mod write;
 
 pub use read::{JsonError, parse};
-pub use write::{Writer, write, write_double, write_string};
+pub use write::{Writer, write, write_double, write_sorted, write_string};
 
 use crate::schema;
 

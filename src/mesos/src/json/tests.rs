@@ -96,3 +96,15 @@ fn v1_subscribe_is_renumbered() {
     assert_eq!(subscribe.suppressed_roles, ["a"]);
     assert_eq!(subscribe.framework_info.name, "n");
 }
+
+#[test]
+fn sorted_members_are_sorted_at_every_level() {
+    let id = crate::ContainerId {
+        value: "c".into(),
+        parent: Some(Box::new(crate::ContainerId { value: "p".into(), parent: None })),
+    };
+    let mut out = Vec::new();
+    let bytes = prost::Message::encode_to_vec(&id);
+    super::write_sorted(crate::schema::of::<crate::ContainerId>(), &bytes, &mut out).expect("fits");
+    assert_eq!(out, br#"{"parent":{"value":"p"},"value":"c"}"#);
+}

@@ -17,17 +17,43 @@ pub fn write(
     bytes: &[u8],
     out: &mut Vec<u8>,
 ) -> Result<(), WireError> {
-    write_message(schema, bytes, out, 0)
+    write_message(schema, bytes, out, Mode { depth: 0, sorted: false })
+}
+
+/// As [`write`], with the members of every object in the order of their names:
+/// Mesos' older endpoints build their JSON as sorted maps.
+///
+/// # Errors
+/// As [`write`].
+pub fn write_sorted(
+    schema: &'static MessageSchema,
+    bytes: &[u8],
+    out: &mut Vec<u8>,
+) -> Result<(), WireError> {
+    write_message(schema, bytes, out, Mode { depth: 0, sorted: true })
+}
+
+/// How to write, and how deep inside the document.
+#[derive(Clone, Copy)]
+struct Mode {
+    depth: usize,
+    sorted: bool,
+}
+
+impl Mode {
+    fn deeper(self) -> Self {
+        Mode { depth: self.depth + 1, ..self }
+    }
 }
 
 fn write_message(
     schema: &'static MessageSchema,
     bytes: &[u8],
     out: &mut Vec<u8>,
-    depth: usize,
+    mode: Mode,
 ) -> Result<(), WireError> {
     let malformed = |what| WireError::Malformed { message: schema.name, offset: 0, what };
-    if depth > MAX_DEPTH {
+    if mode.depth > MAX_DEPTH {
         return Err(malformed("at most 100 nested messages"));
     }
     let mut entries = Vec::new();
@@ -42,43 +68,63 @@ fn write_message(
 
     out.push(b'{');
     let mut first = true;
-    for field in schema.fields {
-        let from = entries.partition_point(|(n, _)| *n < field.number);
-        let to = entries.partition_point(|(n, _)| *n <= field.number);
-        let values = &entries[from..to];
-        let known = |v: &&(u32, WireValue<'_>)| match (field.kind, v.1) {
-            (Kind::Enum(e), WireValue::Varint(n)) => e.name_of(n as i32).is_some(),
-            _ => true,
-        };
-        if field.label == Label::Repeated {
-            if values.is_empty() {
-                continue;
-            }
-            key(field.name, &mut first, out);
-            if let Kind::Map(entry) = field.kind {
-                write_map(entry, values, out, depth)?;
-            } else {
-                out.push(b'[');
-                let mut comma = false;
-                for (_, value) in values.iter().filter(known) {
-                    write_element(field, *value, &mut comma, out, depth)?;
-                }
-                out.push(b']');
-            }
-        } else if let Some((_, value)) = values.iter().rfind(known) {
-            key(field.name, &mut first, out);
-            write_value(field.kind, *value, out, depth)?;
-        } else if let (Some(default), false) = (field.default, field.deprecated) {
-            key(field.name, &mut first, out);
-            match default {
-                Explicit::Bool(b) => out.extend_from_slice(if b { b"true" } else { b"false" }),
-                Explicit::Int(i) => out.extend_from_slice(i.to_string().as_bytes()),
-                Explicit::Double(d) => write_double(d, out),
-                Explicit::Text(t) => write_string(t, out),
-            }
+    if mode.sorted {
+        let mut fields: Vec<&FieldSchema> = schema.fields.iter().collect();
+        fields.sort_unstable_by_key(|f| f.name);
+        for field in fields {
+            write_field(field, &entries, &mut first, out, mode)?;
+        }
+    } else {
+        for field in schema.fields {
+            write_field(field, &entries, &mut first, out, mode)?;
         }
     }
     out.push(b'}');
+    Ok(())
+}
+
+/// One field with its name, if it is there or has an explicit default;
+/// `entries` is sorted by number.
+fn write_field(
+    field: &FieldSchema,
+    entries: &[(u32, WireValue<'_>)],
+    first: &mut bool,
+    out: &mut Vec<u8>,
+    mode: Mode,
+) -> Result<(), WireError> {
+    let from = entries.partition_point(|(n, _)| *n < field.number);
+    let to = entries.partition_point(|(n, _)| *n <= field.number);
+    let values = &entries[from..to];
+    let known = |v: &&(u32, WireValue<'_>)| match (field.kind, v.1) {
+        (Kind::Enum(e), WireValue::Varint(n)) => e.name_of(n as i32).is_some(),
+        _ => true,
+    };
+    if field.label == Label::Repeated {
+        if values.is_empty() {
+            return Ok(());
+        }
+        key(field.name, first, out);
+        if let Kind::Map(entry) = field.kind {
+            return write_map(entry, values, out, mode);
+        }
+        out.push(b'[');
+        let mut comma = false;
+        for (_, value) in values.iter().filter(known) {
+            write_element(field, *value, &mut comma, out, mode)?;
+        }
+        out.push(b']');
+    } else if let Some((_, value)) = values.iter().rfind(known) {
+        key(field.name, first, out);
+        write_value(field.kind, *value, out, mode)?;
+    } else if let (Some(default), false) = (field.default, field.deprecated) {
+        key(field.name, first, out);
+        match default {
+            Explicit::Bool(b) => out.extend_from_slice(if b { b"true" } else { b"false" }),
+            Explicit::Int(i) => out.extend_from_slice(i.to_string().as_bytes()),
+            Explicit::Double(d) => write_double(d, out),
+            Explicit::Text(t) => write_string(t, out),
+        }
+    }
     Ok(())
 }
 
@@ -97,13 +143,13 @@ fn write_element(
     value: WireValue<'_>,
     comma: &mut bool,
     out: &mut Vec<u8>,
-    depth: usize,
+    mode: Mode,
 ) -> Result<(), WireError> {
     let mut one = |value| {
         if std::mem::replace(comma, true) {
             out.push(b',');
         }
-        write_value(field.kind, value, out, depth)
+        write_value(field.kind, value, out, mode)
     };
     let scalar =
         !matches!(field.kind, Kind::String | Kind::Bytes | Kind::Message(_) | Kind::Map(_));
@@ -123,7 +169,7 @@ fn write_map(
     entry: &'static MessageSchema,
     values: &[(u32, WireValue<'_>)],
     out: &mut Vec<u8>,
-    depth: usize,
+    mode: Mode,
 ) -> Result<(), WireError> {
     let malformed = |what| WireError::Malformed { message: entry.name, offset: 0, what };
     let (key_kind, value_kind) = (entry.fields[0].kind, entry.fields[1].kind);
@@ -145,10 +191,10 @@ fn write_map(
             out.push(b',');
         }
         match (key_kind, k) {
-            (Kind::String, _) => write_value(key_kind, k, out, depth)?,
+            (Kind::String, _) => write_value(key_kind, k, out, mode)?,
             _ => {
                 out.push(b'"');
-                write_value(key_kind, k, out, depth)?;
+                write_value(key_kind, k, out, mode)?;
                 out.push(b'"');
             }
         }
@@ -159,7 +205,7 @@ fn write_map(
             Kind::Float => WireValue::Fixed32(0),
             _ => WireValue::Varint(0),
         });
-        write_value(value_kind, v, out, depth)?;
+        write_value(value_kind, v, out, mode)?;
     }
     out.push(b'}');
     Ok(())
@@ -169,7 +215,7 @@ fn write_value(
     kind: Kind,
     value: WireValue<'_>,
     out: &mut Vec<u8>,
-    depth: usize,
+    mode: Mode,
 ) -> Result<(), WireError> {
     let malformed = |what| Err(WireError::Malformed { message: "a field", offset: 0, what });
     match (kind, value) {
@@ -201,7 +247,7 @@ fn write_value(
             None => return malformed("a known enum value"),
         },
         (Kind::Message(schema), WireValue::Bytes(b)) => {
-            write_message(schema, b, out, depth + 1)?;
+            write_message(schema, b, out, mode.deeper())?;
         }
         _ => return malformed("the wire type of its definition"),
     }
@@ -370,6 +416,13 @@ impl Writer {
     pub fn message<T: prost::Message + prost::Name>(&mut self, message: &T) {
         let bytes = message.encode_to_vec();
         write(crate::schema::of::<T>(), &bytes, self.value())
+            .expect("a generated struct encodes to its own schema");
+    }
+
+    /// As [`Writer::message`], with members in the order of their names.
+    pub fn sorted_message<T: prost::Message + prost::Name>(&mut self, message: &T) {
+        let bytes = message.encode_to_vec();
+        write_sorted(crate::schema::of::<T>(), &bytes, self.value())
             .expect("a generated struct encodes to its own schema");
     }
 }
