@@ -14,6 +14,6 @@
 //! Command tasks do not pass through here: the agent runs them itself.
 
 pub mod core;
-
+pub mod driver;
 pub mod settings;
 pub mod verdict;
