@@ -21,6 +21,7 @@ mod packages {
 
 pub mod attributes;
 pub mod json;
+pub mod model;
 pub mod recordio;
 pub mod resources;
 pub mod roles;

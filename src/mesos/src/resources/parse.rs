@@ -105,7 +105,7 @@ pub fn parse_value(text: &str) -> Result<Parsed, ValueError> {
 
 fn parse_ranges(text: &str) -> Result<Parsed, ValueError> {
     let tokens: Vec<&str> = tokens(text, "[]-,\n").collect();
-    if tokens.len() % 2 != 0 {
+    if !tokens.len().is_multiple_of(2) {
         return Err(ValueError::Ranges);
     }
     let mut pairs = Vec::with_capacity(tokens.len() / 2);

@@ -129,8 +129,8 @@ fn validate_value(resource: &Resource) -> Result<(), Invalid> {
             let (Some(scalar), (true, false, false)) = (&resource.scalar, present) else {
                 return Err(Invalid::Value("scalar"));
             };
-            // Any value that rounds to nothing but exact zero is refused.
-            if scalar.value != 0.0 && !(scalar.value >= 0.0005) {
+            // Zero is nothing; what only rounds to nothing is a mistake.
+            if scalar.value != 0.0 && (scalar.value.is_nan() || scalar.value < 0.0005) {
                 return Err(Invalid::NotPositive);
             }
             Scalar::new(scalar.value).map(drop).ok_or(Invalid::TooLarge)
