@@ -14,6 +14,4 @@ pub mod ids;
 pub mod shared;
 pub mod snapshot;
 
-/// Resources as the master computes with them.
-// Replaced by `mesos::resources::Resources` when the algebra lands.
-pub type Resources = Vec<mesos::Resource>;
+pub use mesos::resources::Resources;
