@@ -93,8 +93,7 @@ impl TempDir {
     pub fn new(name: &str) -> Self {
         static NEXT: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
         let n = NEXT.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-        let dir =
-            std::env::temp_dir().join(format!("bulkhead-{name}-{}-{n}", std::process::id()));
+        let dir = std::env::temp_dir().join(format!("bulkhead-{name}-{}-{n}", std::process::id()));
         std::fs::create_dir_all(&dir).expect("create the test's directory");
         Self(dir)
     }

@@ -122,6 +122,10 @@ impl From<BodyError> for Response {
     }
 }
 
+/// A client that is still sending what was refused would not see the answer, so
+/// the rest is thrown away for this long.
+const LINGER: Duration = Duration::from_secs(1);
+
 /// How much of a body is taken and how long it may take.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct BodyLimits {
@@ -212,10 +216,16 @@ impl Request {
     /// [`BodyError`]
     pub async fn read(&mut self) -> Result<Bytes, BodyError> {
         let limits = self.limits;
-        let collect = collect(&mut self.source, limits);
-        let body = tokio::time::timeout(limits.total, collect)
-            .await
-            .map_err(|_| BodyError::Timeout(limits.total))??;
+        let collected = tokio::time::timeout(limits.total, collect(&mut self.source, limits)).await;
+        let body = match collected.unwrap_or(Err(BodyError::Timeout(limits.total))) {
+            Ok(body) => body,
+            Err(error) => {
+                if matches!(error, BodyError::TooLarge(_)) {
+                    let _ = tokio::time::timeout(LINGER, discard(&mut self.source)).await;
+                }
+                return Err(error);
+            }
+        };
         let gzipped = self
             .header("content-encoding")
             .is_some_and(|coding| coding.trim().eq_ignore_ascii_case("gzip"));
@@ -288,6 +298,12 @@ async fn collect(source: &mut Source, limits: BodyLimits) -> Result<Bytes, BodyE
         }
     }
     Ok(first.unwrap_or_else(|| joined.freeze()))
+}
+
+async fn discard(source: &mut Source) {
+    if let Source::Wire(incoming) = source {
+        while let Some(Ok(_)) = incoming.frame().await {}
+    }
 }
 
 /// A body that is still arriving.

@@ -74,6 +74,9 @@ impl Default for Limits {
 /// Pause after a failed accept: usually no file descriptors are left.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
+/// hyper refuses to work with less.
+const MIN_BUFFER: usize = 8 << 10;
+
 const FULL: &[u8] =
     b"HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\nContent-Length: 0\r\n\r\n";
 
@@ -148,9 +151,10 @@ async fn connection(
     });
     let connection = http1::Builder::new()
         .max_headers(limits.headers)
-        .max_buf_size(limits.head)
+        .max_header_size(limits.head)
+        .max_buf_size(limits.head.max(MIN_BUFFER))
         .title_case_headers(true)
-        .pipeline_flush(true)
+        // Not `pipeline_flush`: it holds back the 400 after garbage (hyper 1.12).
         .serve_connection(TokioIo::new(io), service);
     tokio::pin!(connection);
     let result = tokio::select! {
