@@ -12,6 +12,8 @@ pub mod core;
 pub mod gc;
 pub mod handle;
 pub mod inbox;
+pub mod info;
+pub mod resources;
 pub mod snapshot;
 
 pub use config::Config;

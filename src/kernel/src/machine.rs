@@ -1,0 +1,81 @@
+//! Sizes of the machine: processors, memory, file systems. Called by the agent
+//! to find its resources and for the statistics of the host.
+
+use std::io;
+use std::path::Path;
+
+use nix::sys::statvfs::statvfs;
+use nix::sys::sysinfo::sysinfo;
+use nix::unistd::{SysconfVar, sysconf};
+
+/// Main memory in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Memory {
+    /// All of it.
+    pub total: u64,
+    /// Neither used nor holding caches.
+    pub free: u64,
+}
+
+/// Space of a file system in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Space {
+    /// All of it.
+    pub total: u64,
+    /// What an unprivileged process may still take.
+    pub available: u64,
+}
+
+/// Processors that are online.
+///
+/// # Errors
+/// The system does not say.
+pub fn cpus() -> io::Result<u32> {
+    let count = sysconf(SysconfVar::_NPROCESSORS_ONLN)?;
+    count
+        .and_then(|n| u32::try_from(n).ok())
+        .filter(|n| *n > 0)
+        .ok_or_else(|| io::Error::other("the system does not say how many processors are online"))
+}
+
+/// Main memory.
+///
+/// # Errors
+/// `sysinfo(2)` failed.
+pub fn memory() -> io::Result<Memory> {
+    let info = sysinfo()?;
+    Ok(Memory { total: info.ram_total(), free: info.ram_unused() })
+}
+
+/// Load averages over 1, 5 and 15 minutes.
+///
+/// # Errors
+/// `sysinfo(2)` failed.
+pub fn load() -> io::Result<(f64, f64, f64)> {
+    Ok(sysinfo()?.load_average())
+}
+
+/// The file system that holds `path`.
+///
+/// # Errors
+/// `statvfs(3)` failed, for example because `path` does not exist.
+pub fn space(path: &Path) -> io::Result<Space> {
+    let stat = statvfs(path)?;
+    let unit = stat.fragment_size();
+    Ok(Space { total: stat.blocks() * unit, available: stat.blocks_available() * unit })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn this_machine_has_sizes() {
+        assert!(cpus().expect("sysconf") >= 1);
+        let memory = memory().expect("sysinfo");
+        assert!(memory.total > memory.free && memory.total > 1 << 20);
+        let root = space(Path::new("/")).expect("statvfs");
+        assert!(root.total >= root.available && root.total > 0);
+        assert!(space(Path::new("/no/such/path")).is_err());
+    }
+}
