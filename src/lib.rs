@@ -4,6 +4,7 @@
 
 pub mod agent;
 pub mod checkpoint;
+pub mod cli;
 pub mod containerizer;
 pub mod executor;
 pub mod master;

@@ -91,7 +91,10 @@ impl std::fmt::Debug for Handle {
 }
 
 impl Handle {
-    pub(super) fn new(mailbox: mpsc::Sender<Mail>, snapshot: watch::Receiver<Arc<Snapshot>>) -> Self {
+    pub(super) fn new(
+        mailbox: mpsc::Sender<Mail>,
+        snapshot: watch::Receiver<Arc<Snapshot>>,
+    ) -> Self {
         Handle { mailbox, snapshot, streams: Arc::new(AtomicU64::new(1)) }
     }
 

@@ -120,7 +120,9 @@ impl WorkDir {
 
     /// Checkpoints of one run.
     pub fn meta_run(&self, run: &RunKey) -> PathBuf {
-        self.meta_executor(&run.agent, &run.framework, &run.executor).join("runs").join(&run.container)
+        self.meta_executor(&run.agent, &run.framework, &run.executor)
+            .join("runs")
+            .join(&run.container)
     }
 
     /// Checkpoints of one task.
@@ -195,10 +197,7 @@ mod tests {
             container: "C".into(),
         };
         let work = WorkDir::new("/w");
-        assert_eq!(
-            work.sandbox(&run),
-            Path::new("/w/slaves/S0/frameworks/F/executors/E/runs/C")
-        );
+        assert_eq!(work.sandbox(&run), Path::new("/w/slaves/S0/frameworks/F/executors/E/runs/C"));
         assert_eq!(
             work.meta_task(&run, "t"),
             Path::new("/w/meta/slaves/S0/frameworks/F/executors/E/runs/C/tasks/t")

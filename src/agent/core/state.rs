@@ -185,9 +185,10 @@ impl Executor {
 
     /// A task that was handed over, whatever became of it since.
     pub fn task(&self, id: &str) -> Option<&Task> {
-        self.launched.get(id).or_else(|| self.terminated.get(id)).or_else(|| {
-            self.completed.iter().rev().find(|t| t.task_id.value == id).map(|t| &**t)
-        })
+        self.launched
+            .get(id)
+            .or_else(|| self.terminated.get(id))
+            .or_else(|| self.completed.iter().rev().find(|t| t.task_id.value == id).map(|t| &**t))
     }
 
     /// Whether the task is known here in any state.

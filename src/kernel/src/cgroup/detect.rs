@@ -40,8 +40,20 @@ pub struct Hierarchies {
 
 /// Controllers a v1 mount can name in its super options; the rest are options.
 const V1_CONTROLLERS: [&str; 14] = [
-    "cpu", "cpuacct", "cpuset", "memory", "devices", "freezer", "blkio", "pids", "net_cls",
-    "net_prio", "perf_event", "hugetlb", "rdma", "misc",
+    "cpu",
+    "cpuacct",
+    "cpuset",
+    "memory",
+    "devices",
+    "freezer",
+    "blkio",
+    "pids",
+    "net_cls",
+    "net_prio",
+    "perf_event",
+    "hugetlb",
+    "rdma",
+    "misc",
 ];
 
 impl Hierarchies {
@@ -169,7 +181,10 @@ mod tests {
         let found = Hierarchies::parse(ONE_BY_ONE.as_bytes(), |_| String::new());
         assert_eq!(found.all().len(), 5);
         let cpu = found.carrying("cpu").unwrap();
-        assert_eq!((cpu.version, cpu.mount.as_path()), (Version::V1, Path::new("/sys/fs/cgroup/cpu")));
+        assert_eq!(
+            (cpu.version, cpu.mount.as_path()),
+            (Version::V1, Path::new("/sys/fs/cgroup/cpu"))
+        );
         assert_eq!(found.carrying("pids"), None);
         assert_eq!(found.unified().unwrap().mount, Path::new("/sys/fs/cgroup/unified"));
         assert!(!found.is_pure_v2());
@@ -185,7 +200,8 @@ mod tests {
 
     #[test]
     fn pure_v2() {
-        let table = "24 22 0:21 / /sys/fs/cgroup rw,nosuid shared:4 - cgroup2 cgroup rw,nsdelegate\n";
+        let table =
+            "24 22 0:21 / /sys/fs/cgroup rw,nosuid shared:4 - cgroup2 cgroup rw,nsdelegate\n";
         let found = Hierarchies::parse(table.as_bytes(), |_| "cpuset cpu io memory pids".into());
         assert!(found.is_pure_v2());
         assert_eq!(found.carrying("memory").unwrap().mount, Path::new("/sys/fs/cgroup"));

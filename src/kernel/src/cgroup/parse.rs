@@ -54,7 +54,9 @@ pub fn pids(text: &[u8]) -> Vec<u32> {
 
 /// Controllers of `cgroup.controllers` and `cgroup.subtree_control`.
 pub fn words(text: &[u8]) -> impl Iterator<Item = &str> {
-    text.split(u8::is_ascii_whitespace).filter_map(|w| std::str::from_utf8(w).ok()).filter(|w| !w.is_empty())
+    text.split(u8::is_ascii_whitespace)
+        .filter_map(|w| std::str::from_utf8(w).ok())
+        .filter(|w| !w.is_empty())
 }
 
 #[cfg(test)]
