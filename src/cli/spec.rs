@@ -244,7 +244,7 @@ mod tests {
             "resources":[{"name":"cpus","type":"SCALAR","scalar":{"value":1}}]}"#;
         let task = args(&["--task", given]).build("id").unwrap();
         assert_eq!((&task["name"], &task["task_id"]["value"]), (&json!("n"), &json!("x")));
-        assert_eq!(describe(&task), "cpus:1.0");
+        assert_eq!(describe(&task), "cpus:1");
     }
 
     #[test]
