@@ -6,6 +6,7 @@ pub mod agent;
 pub mod checkpoint;
 pub mod cli;
 pub mod containerizer;
+pub mod daemon;
 pub mod executor;
 pub mod master;
 pub mod wire;

@@ -299,9 +299,8 @@ async fn write_discarding(
         tokio::select! {
             biased;
             done = &mut write => return done,
-            read = reader.read(&mut discarded) => match read? {
-                0 => return Err(std::io::ErrorKind::UnexpectedEof.into()),
-                _ => {}
+            read = reader.read(&mut discarded) => if read? == 0 {
+                return Err(std::io::ErrorKind::UnexpectedEof.into());
             },
         }
     }
