@@ -6,10 +6,12 @@
 //! `cleanup` can always be called.
 //!
 //! Order of calls on one handle: `prepare`, `isolate` and `watch` (before the
-//! container executes), then `update`, `usage`, `status` any number of times,
-//! then `cleanup`. After a restart of the agent `recover` makes the handle and
-//! `watch` comes next. Every method has a default that does nothing.
+//! container executes), `probes` (when it runs), then `update`, `status` any
+//! number of times, `ended` when init is gone, then `cleanup`. After a restart of
+//! the agent `recover` makes the handle; `watch` and `probes` come next. Every
+//! method has a default that does nothing.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use async_trait::async_trait;
@@ -42,9 +44,41 @@ pub struct ContainerContext {
     /// Requested resources.
     pub requests: Vec<Resource>,
     /// Limits by resource name (`cpus`, `mem`); may be infinite.
-    pub limits: std::collections::BTreeMap<String, f64>,
+    pub limits: BTreeMap<String, f64>,
+    /// Labels of the task, or of the executor where there is no task.
+    pub labels: BTreeMap<String, String>,
+    /// The container that this one is nested in.
+    pub parent: Option<Parent>,
     /// A command task: the container runs the task itself, no executor.
     pub command_task: bool,
+}
+
+/// The running container that a nested one belongs to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Parent {
+    /// Its init's pid in the host's pid namespace.
+    pub pid: u32,
+    /// Host path of its sandbox.
+    pub sandbox: PathBuf,
+    /// Its runtime directory.
+    pub runtime: PathBuf,
+    /// Whether its own ancestors, and it, share the agent's pid namespace.
+    pub host_pid_namespace: bool,
+}
+
+impl ContainerContext {
+    /// Values of the ids from the top-level container down to this one.
+    #[must_use]
+    pub fn lineage(&self) -> Vec<&str> {
+        let mut values = vec![self.id.value.as_str()];
+        let mut next = self.id.parent.as_deref();
+        while let Some(id) = next {
+            values.push(&id.value);
+            next = id.parent.as_deref();
+        }
+        values.reverse();
+        values
+    }
 }
 
 /// One container's part of the launch plan, as data. The merge applies Mesos'
@@ -88,6 +122,25 @@ pub struct Limitation {
 /// means that the limit can no longer be watched: the reader logs it and goes on.
 pub type Watch = oneshot::Receiver<Limitation>;
 
+/// One source of figures of one container: a kept file, mostly. The sampler owns
+/// all probes of all containers and walks them source by source, not container by
+/// container, which is kinder to the caches.
+pub trait Probe: Send + std::fmt::Debug {
+    /// What is read, for example `memory.stat`. Orders the sampling pass.
+    fn source(&self) -> &'static str;
+
+    /// Adds the newest figures; partial and best effort. `buffer` is scratch
+    /// space. Blocks on nothing but the kernel.
+    fn sample(
+        &mut self,
+        buffer: &mut Vec<u8>,
+        statistics: &mut ResourceStatistics,
+    ) -> Result<(), IsolatorError>;
+
+    /// Nobody has asked for statistics for long: give descriptors back.
+    fn release(&mut self) {}
+}
+
 /// Why an isolator could not do its step.
 #[derive(Debug, Error)]
 #[error("{isolator}: failed to {verb} {object}")]
@@ -101,6 +154,40 @@ pub struct IsolatorError {
     /// The kernel's answer, if there was one.
     #[source]
     pub source: Option<Box<dyn std::error::Error + Send + Sync>>,
+}
+
+impl IsolatorError {
+    /// An error that has a cause.
+    pub fn new(
+        isolator: &'static str,
+        verb: &'static str,
+        object: impl Into<String>,
+        source: impl std::error::Error + Send + Sync + 'static,
+    ) -> IsolatorError {
+        IsolatorError { isolator, verb, object: object.into(), source: Some(Box::new(source)) }
+    }
+
+    /// An error that says everything itself.
+    pub fn plain(
+        isolator: &'static str,
+        verb: &'static str,
+        object: impl Into<String>,
+    ) -> IsolatorError {
+        IsolatorError { isolator, verb, object: object.into(), source: None }
+    }
+
+    /// The whole chain in one line, for people.
+    #[must_use]
+    pub fn chain(&self) -> String {
+        let mut text = self.to_string();
+        let mut next = std::error::Error::source(self);
+        while let Some(error) = next {
+            text.push_str(": ");
+            text.push_str(&error.to_string());
+            next = error.source();
+        }
+        text
+    }
 }
 
 /// A container found at recovery.
@@ -176,15 +263,21 @@ pub trait Isolation: Send + Sync + std::fmt::Debug {
     async fn update(
         &mut self,
         _requests: &[Resource],
-        _limits: &std::collections::BTreeMap<String, f64>,
+        _limits: &BTreeMap<String, f64>,
     ) -> Result<(), IsolatorError> {
         Ok(())
     }
 
-    /// Adds this isolator's figures to `statistics`; partial and best effort.
-    /// Called from the sampling pass; must not block on anything but the kernel.
-    fn usage(&mut self, _statistics: &mut ResourceStatistics) -> Result<(), IsolatorError> {
-        Ok(())
+    /// The sources of this container's figures. Called once when the container
+    /// runs, and once after recovery; off the launch path.
+    fn probes(&mut self) -> Vec<Box<dyn Probe>> {
+        Vec::new()
+    }
+
+    /// Init has ended; called before `cleanup`, while everything still exists. A
+    /// limit that was hit and that the watch may have had no time to report.
+    fn ended(&mut self) -> Option<Limitation> {
+        None
     }
 
     /// Adds this isolator's part of the container's status.

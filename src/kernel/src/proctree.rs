@@ -1,0 +1,179 @@
+//! Process trees from `/proc`: who descends from whom, and what it uses.
+//!
+//! For containers without cgroups (`--launcher=posix`) and for naming the largest
+//! processes of a cgroup. Not for hot paths: it reads `/proc` afresh each time.
+
+use std::collections::HashMap;
+use std::fs;
+use std::sync::OnceLock;
+
+/// What `/proc/<pid>/stat` says of a process.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ProcessStat {
+    /// The process.
+    pub pid: u32,
+    /// Name of its program, at most 15 bytes.
+    pub name: String,
+    /// `R`, `S`, `D`, `Z`, ...
+    pub state: char,
+    /// Its parent.
+    pub parent: u32,
+    /// Its session.
+    pub session: u32,
+    /// Clock ticks in user mode, without children.
+    pub user_ticks: u64,
+    /// Clock ticks in the kernel, without children.
+    pub system_ticks: u64,
+    /// Number of threads.
+    pub threads: u32,
+    /// Start, in clock ticks since boot: with the pid it names a process for good.
+    pub start_ticks: u64,
+    /// Resident memory in pages.
+    pub resident_pages: u64,
+}
+
+impl ProcessStat {
+    /// Reads one process; `None` if it is gone.
+    #[must_use]
+    pub fn read(pid: u32) -> Option<ProcessStat> {
+        ProcessStat::parse(&fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)
+    }
+
+    /// Parses a stat line. The name may hold blanks and parentheses.
+    #[must_use]
+    pub fn parse(line: &str) -> Option<ProcessStat> {
+        let (open, close) = (line.find('(')?, line.rfind(')')?);
+        let fields: Vec<&str> = line.get(close + 2..)?.split_whitespace().collect();
+        Some(ProcessStat {
+            pid: line.get(..open)?.trim().parse().ok()?,
+            name: line.get(open + 1..close)?.to_owned(),
+            state: fields.first()?.chars().next()?,
+            parent: fields.get(1)?.parse().ok()?,
+            session: fields.get(3)?.parse().ok()?,
+            user_ticks: fields.get(11)?.parse().ok()?,
+            system_ticks: fields.get(12)?.parse().ok()?,
+            threads: fields.get(17)?.parse().ok()?,
+            start_ticks: fields.get(19)?.parse().ok()?,
+            resident_pages: fields.get(21)?.parse().ok()?,
+        })
+    }
+}
+
+/// `root` and all its living descendants, and what shares its session (children
+/// whose parent has died), each once.
+#[must_use]
+pub fn tree(root: u32) -> Vec<ProcessStat> {
+    let all = all_processes();
+    let mut children: HashMap<u32, Vec<usize>> = HashMap::new();
+    for (index, process) in all.iter().enumerate() {
+        children.entry(process.parent).or_default().push(index);
+    }
+    let mut seen = vec![false; all.len()];
+    let leader = |p: &ProcessStat| p.pid == root || p.session == root;
+    let mut queue: Vec<usize> = (0..all.len()).filter(|i| leader(&all[*i])).collect();
+    let mut found = Vec::new();
+    while let Some(index) = queue.pop() {
+        if std::mem::replace(&mut seen[index], true) {
+            continue;
+        }
+        found.push(all[index].clone());
+        queue.extend(children.get(&all[index].pid).into_iter().flatten());
+    }
+    found
+}
+
+fn all_processes() -> Vec<ProcessStat> {
+    let Ok(entries) = fs::read_dir("/proc") else { return Vec::new() };
+    let pids = entries.flatten().filter_map(|e| e.file_name().to_str()?.parse().ok());
+    pids.filter_map(ProcessStat::read).collect()
+}
+
+/// The `count` processes of `pids` with the most resident memory, largest first.
+#[must_use]
+pub fn largest(pids: &[u32], count: usize) -> Vec<ProcessStat> {
+    let mut found: Vec<_> = pids.iter().filter_map(|pid| ProcessStat::read(*pid)).collect();
+    found.sort_by_key(|process| std::cmp::Reverse(process.resident_pages));
+    found.truncate(count);
+    found
+}
+
+/// Clock ticks per second.
+#[must_use]
+pub fn ticks_per_second() -> f64 {
+    static TICKS: OnceLock<i64> = OnceLock::new();
+    let ticks = TICKS.get_or_init(|| sysconf(nix::unistd::SysconfVar::CLK_TCK, 100));
+    #[allow(clippy::cast_precision_loss)] // 100, or 1000 at most
+    let ticks = *ticks as f64;
+    ticks
+}
+
+/// Bytes per page.
+#[must_use]
+pub fn page_size() -> u64 {
+    static SIZE: OnceLock<i64> = OnceLock::new();
+    SIZE.get_or_init(|| sysconf(nix::unistd::SysconfVar::PAGE_SIZE, 4096)).unsigned_abs()
+}
+
+/// Memory of the machine in bytes, 0 if the kernel does not tell.
+#[must_use]
+pub fn total_memory() -> u64 {
+    let text = fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let line = text.lines().find_map(|line| line.strip_prefix("MemTotal:"));
+    let kilobytes = line.and_then(|l| l.split_whitespace().next()?.parse::<u64>().ok());
+    kilobytes.unwrap_or(0) * 1024
+}
+
+/// Processors that are online.
+#[must_use]
+pub fn processors() -> usize {
+    usize::try_from(sysconf(nix::unistd::SysconfVar::_NPROCESSORS_ONLN, 1)).unwrap_or(1)
+}
+
+fn sysconf(variable: nix::unistd::SysconfVar, default: i64) -> i64 {
+    nix::unistd::sysconf(variable).ok().flatten().unwrap_or(default)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn stat_lines() {
+        let line = "42 (a (b) c) S 7 42 41 0 -1 4194560 100 0 0 0 250 31 0 0 20 0 3 0 \
+                    4242 1000000 77 18446744073709551615 1 1 0";
+        let wanted = ProcessStat {
+            pid: 42,
+            name: "a (b) c".into(),
+            state: 'S',
+            parent: 7,
+            session: 41,
+            user_ticks: 250,
+            system_ticks: 31,
+            threads: 3,
+            start_ticks: 4242,
+            resident_pages: 77,
+        };
+        assert_eq!(ProcessStat::parse(line), Some(wanted));
+        assert_eq!(ProcessStat::parse("42 (x) S"), None);
+        assert_eq!(ProcessStat::parse(""), None);
+    }
+
+    #[test]
+    fn a_child_is_in_the_tree() {
+        let mut child = std::process::Command::new("sleep").arg("60").spawn().unwrap();
+        let me = std::process::id();
+        assert!(tree(me).iter().any(|p| p.pid == child.id()));
+        assert_eq!(largest(&[me, child.id()], 1).len(), 1);
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert!(ProcessStat::read(child.id()).is_none());
+    }
+
+    #[test]
+    fn the_machine_has_something() {
+        assert!(ticks_per_second() > 0.0);
+        assert!(page_size() >= 4096);
+        assert!(total_memory() > 0);
+        assert!(processors() > 0);
+    }
+}
