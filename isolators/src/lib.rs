@@ -1,8 +1,10 @@
 //! Every isolator of the native containerizer, behind one contract.
 //!
 //! * [`api`]: the contract: [`api::Isolator`], [`api::Isolation`], `Contribution`,
-//!   `Limitation`, `Usage`.
+//!   `Limitation`, `Probe`.
 //! * [`plan`]: what the merged contributions say: the [`plan::LaunchPlan`].
+//! * [`registry`]: `--isolation`: which isolators there are, and in which order.
+//! * [`mod@merge`]: contributions to one plan.
 //!
 //! Knows the kernel (through the `kernel` crate) and the Mesos messages; never
 //! the agent, HTTP, or the paths of the work dir.
@@ -10,4 +12,18 @@
 #![forbid(unsafe_code)]
 
 pub mod api;
+pub mod cgroups;
+pub mod config;
+pub mod filesystem;
+pub mod merge;
+mod mounts;
+pub mod namespaces;
 pub mod plan;
+pub mod posix;
+pub mod probe;
+pub mod quantity;
+pub mod registry;
+mod simple;
+#[cfg(any(test, feature = "suite"))]
+pub mod suite;
+pub mod volume;

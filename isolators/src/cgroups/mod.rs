@@ -1,0 +1,336 @@
+//! The cgroups of containers: one isolator behind all `cgroups/*` names.
+//!
+//! Owns the directories of every container in every hierarchy in use and is the
+//! only writer of their knobs. Exists whenever the linux launcher is used, with no
+//! controllers if `--isolation` names none: the launcher needs a cgroup per
+//! container to find and kill its processes. What each controller writes is in
+//! [`cpu`], [`mem`] and [`pids`]; where, in [`Layout`].
+
+pub mod cpu;
+mod layout;
+pub mod mem;
+mod oom;
+pub mod pids;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use kernel::cgroup::{Cgroup, Version};
+use mesos::Resource;
+use tracing::warn;
+
+pub use self::layout::Layout;
+use crate::api::{
+    ContainerContext, Contribution, Isolation, Isolator, IsolatorError, Known, Limitation, Probe,
+    Recovered, Watch,
+};
+use crate::config::Config;
+
+/// Name of the isolator where no controller is to blame.
+const NAME: &str = "cgroups";
+
+/// Requests and limits as an update gives them.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Demand<'a> {
+    pub requests: &'a [Resource],
+    pub limits: &'a BTreeMap<String, f64>,
+}
+
+impl Demand<'_> {
+    fn limit(&self, name: &str) -> Option<f64> {
+        self.limits.get(name).copied()
+    }
+}
+
+pub(crate) fn failed(
+    isolator: &'static str,
+    verb: &'static str,
+    group: &Cgroup,
+    knob: &str,
+    error: kernel::cgroup::Error,
+) -> IsolatorError {
+    IsolatorError::new(isolator, verb, group.file(knob).display().to_string(), error)
+}
+
+/// A controller that `--isolation` can name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Controller {
+    /// `cgroups/cpu`
+    Cpu,
+    /// `cgroups/mem`
+    Mem,
+    /// `cgroups/pids`
+    Pids,
+}
+
+impl Controller {
+    fn kernel_names(self, config: &Config) -> Vec<(&'static str, &'static str)> {
+        match self {
+            // On v2 `cpu` counts the time too.
+            Controller::Cpu => match config.hierarchies.carrying("cpu").map(|h| h.version) {
+                Some(Version::V2) => vec![(cpu::NAME, "cpu")],
+                _ => vec![(cpu::NAME, "cpu"), (cpu::NAME, "cpuacct")],
+            },
+            Controller::Mem => vec![(mem::NAME, "memory")],
+            Controller::Pids => vec![(pids::NAME, "pids")],
+        }
+    }
+}
+
+/// The isolator.
+#[derive(Debug)]
+pub struct Cgroups {
+    frame: Arc<Frame>,
+}
+
+#[derive(Debug)]
+struct Frame {
+    config: Arc<Config>,
+    layout: Layout,
+    controllers: BTreeSet<Controller>,
+}
+
+impl Cgroups {
+    /// Finds the hierarchies and makes the root cgroups. `None`: nothing to do,
+    /// see [`Layout::new`].
+    ///
+    /// # Errors
+    /// Not root, a controller is missing, or the kernel refuses.
+    pub fn new(
+        config: Arc<Config>,
+        controllers: BTreeSet<Controller>,
+    ) -> Result<Option<Cgroups>, IsolatorError> {
+        let names: Vec<_> = controllers.iter().flat_map(|c| c.kernel_names(&config)).collect();
+        let Some(layout) = Layout::new(&config, &names)? else { return Ok(None) };
+        if !config.root {
+            return Err(IsolatorError::plain(NAME, "use", "cgroups: the agent must run as root"));
+        }
+        layout.initialize()?;
+        Ok(Some(Cgroups { frame: Arc::new(Frame { config, layout, controllers }) }))
+    }
+
+    /// Where the cgroups are: the containerizer kills through the tracker.
+    #[must_use]
+    pub fn layout(&self) -> &Layout {
+        &self.frame.layout
+    }
+
+    fn handle(&self, context: &ContainerContext, fresh: bool) -> CgroupIsolation {
+        let linux = context.info.as_ref().and_then(|info| info.linux_info.as_ref());
+        let nested = context.id.parent.is_some();
+        let shared = nested && linux.and_then(|l| l.share_cgroups).unwrap_or(true);
+        let lineage: Vec<&str> = context.lineage();
+        let frame = Arc::clone(&self.frame);
+        let has = |c: Controller| !shared && frame.controllers.contains(&c);
+        let knobs = |name: &str| frame.layout.knobs(name, &lineage);
+        let cpu = has(Controller::Cpu).then(|| knobs("cpu")).flatten().map(|group| {
+            let accounting = knobs("cpuacct").unwrap_or_else(|| group.clone());
+            cpu::Cpu::new(&frame.config, group, accounting, fresh)
+        });
+        let mem = has(Controller::Mem)
+            .then(|| knobs("memory"))
+            .flatten()
+            .map(|group| mem::Mem::new(&frame.config, group, fresh));
+        let pids = has(Controller::Pids).then(|| knobs("pids")).flatten();
+        CgroupIsolation { context: context.clone(), shared, cpu, mem, pids, frame }
+    }
+
+    /// Cgroups under our root that no known container claims are killed and
+    /// removed in the background.
+    fn remove_leftovers(&self, known: &[Known]) -> Vec<String> {
+        let claimed: BTreeSet<String> =
+            known.iter().map(|k| k.context.lineage()[0].to_owned()).collect();
+        let mut leftovers = Vec::new();
+        let timeout = self.frame.config.cgroups_destroy_timeout;
+        for root in self.frame.layout.roots() {
+            for name in root.children().unwrap_or_default() {
+                // Both belong to agents of either make, not to containers.
+                if claimed.contains(&name) || name == "agent" || name == "slave" {
+                    continue;
+                }
+                let group = root.child(&name);
+                leftovers.push(group.path().display().to_string());
+                tokio::task::spawn_blocking(move || {
+                    if let Err(error) = kill_and_remove(&group, timeout) {
+                        warn!(error = %error.chain(), "leftover cgroup stays");
+                    }
+                });
+            }
+        }
+        leftovers
+    }
+}
+
+fn kill_and_remove(group: &Cgroup, timeout: Duration) -> Result<(), IsolatorError> {
+    let path = || group.path().display().to_string();
+    group.kill(timeout).map_err(|e| IsolatorError::new(NAME, "kill", path(), e))?;
+    group.remove(timeout).map_err(|e| IsolatorError::new(NAME, "remove", path(), e))
+}
+
+#[async_trait]
+impl Isolator for Cgroups {
+    fn name(&self) -> &'static str {
+        NAME
+    }
+
+    fn supports_nesting(&self) -> bool {
+        true
+    }
+
+    fn supports_standalone(&self) -> bool {
+        true
+    }
+
+    fn attach(&self, context: &ContainerContext) -> Box<dyn Isolation> {
+        Box::new(self.handle(context, true))
+    }
+
+    async fn recover(&self, known: &[Known]) -> Result<Recovered, IsolatorError> {
+        let mut handles: Vec<Box<dyn Isolation>> = Vec::new();
+        for container in known {
+            let mut handle = self.handle(&container.context, false);
+            if container.pid.is_some()
+                && let Some(mem) = &mut handle.mem
+                && let Err(error) = mem.listen()
+            {
+                warn!(error = %error.chain(), "a recovered container's memory limit is not watched");
+            }
+            handles.push(Box::new(handle));
+        }
+        Ok(Recovered { handles, leftovers: self.remove_leftovers(known) })
+    }
+}
+
+/// One container's cgroups.
+#[derive(Debug)]
+struct CgroupIsolation {
+    context: ContainerContext,
+    frame: Arc<Frame>,
+    /// Nested, and under the limits of its parent.
+    shared: bool,
+    cpu: Option<cpu::Cpu>,
+    mem: Option<mem::Mem>,
+    pids: Option<Cgroup>,
+}
+
+impl CgroupIsolation {
+    fn apply(&mut self, demand: Demand<'_>) -> Result<(), IsolatorError> {
+        if let Some(cpu) = &mut self.cpu {
+            cpu.update(demand)?;
+        }
+        if let Some(mem) = &mut self.mem {
+            mem.update(demand)?;
+        }
+        Ok(())
+    }
+
+    fn make_directories(&self) -> Result<(), IsolatorError> {
+        let lineage = self.context.lineage();
+        let layout = &self.frame.layout;
+        let owner = self.context.ids.filter(|(uid, _)| *uid != 0);
+        let fail = |verb, group: &Cgroup, error| {
+            IsolatorError::new(NAME, verb, group.path().display().to_string(), error)
+        };
+        for group in layout.directories(&lineage, self.shared) {
+            if lineage.len() > 1
+                && let Some(parent) = group.path().parent()
+            {
+                let parent = Cgroup::new(group.version(), parent);
+                parent.create_all().map_err(|e| fail("create", &parent, e))?;
+            }
+            group.create().map_err(|e| fail("create", &group, e))?;
+        }
+        if !self.shared {
+            for (group, controllers) in layout.givers(&lineage) {
+                group.enable(&controllers).map_err(|e| fail("enable controllers in", &group, e))?;
+            }
+        }
+        if let Some((uid, gid)) = owner {
+            // v1: the container's directories; v2: where its processes are.
+            for group in layout.directories(&lineage, self.shared) {
+                let leaf = group.path().ends_with("leaf");
+                if group.version() == Version::V1 || leaf {
+                    std::os::unix::fs::chown(group.path(), Some(uid), Some(gid)).map_err(|e| {
+                        let path = group.path().display().to_string();
+                        IsolatorError::new(NAME, "change the owner of", path, e)
+                    })?;
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl Isolation for CgroupIsolation {
+    async fn prepare(&mut self) -> Result<Contribution, IsolatorError> {
+        self.make_directories()?;
+        let lineage = self.context.lineage();
+        let requests = self.context.requests.clone();
+        let limits = self.context.limits.clone();
+        let demand = Demand { requests: &requests, limits: &limits };
+        let cgroups = self.frame.layout.joins(&lineage, Cgroup::exists);
+        self.apply(demand)?;
+        let mut oom_score_adj = None;
+        if let Some(mem) = &mut self.mem {
+            mem.listen()?;
+            let task = self.context.command_task || self.context.id.parent.is_some();
+            oom_score_adj = if task { mem.oom_score(demand) } else { None };
+        }
+        if let Some(group) = &self.pids {
+            let label = self.context.labels.get(pids::LABEL).map(String::as_str);
+            pids::prepare(group, self.frame.config.cgroups_pids_limit, label)?;
+        }
+        Ok(Contribution { cgroups, oom_score_adj, ..Contribution::default() })
+    }
+
+    fn watch(&mut self) -> Option<Watch> {
+        self.mem.as_mut().and_then(mem::Mem::watch)
+    }
+
+    async fn update(
+        &mut self,
+        requests: &[Resource],
+        limits: &BTreeMap<String, f64>,
+    ) -> Result<(), IsolatorError> {
+        // A nested container under its parent's limits has none of its own.
+        self.apply(Demand { requests, limits })
+    }
+
+    fn probes(&mut self) -> Vec<Box<dyn Probe>> {
+        let mut probes = self.cpu.as_ref().map(cpu::Cpu::probes).unwrap_or_default();
+        probes.extend(self.mem.as_ref().map(mem::Mem::probes).unwrap_or_default());
+        probes
+    }
+
+    fn ended(&mut self) -> Option<Limitation> {
+        self.mem.as_mut().and_then(mem::Mem::ended)
+    }
+
+    async fn cleanup(&mut self) -> Result<(), IsolatorError> {
+        if let Some(mem) = &mut self.mem {
+            mem.close();
+        }
+        let timeout = self.frame.config.cgroups_destroy_timeout;
+        let lineage = self.context.lineage();
+        let groups = self.frame.layout.directories(&lineage, self.shared);
+        let mut first_error = None;
+        for group in groups.into_iter().rev() {
+            // Nearly always empty by now. If not, wait and kill off the runtime's
+            // threads.
+            if group.remove(Duration::ZERO).is_ok() {
+                continue;
+            }
+            let task = tokio::task::spawn_blocking(move || kill_and_remove(&group, timeout));
+            let result = task.await.unwrap_or_else(|e| {
+                Err(IsolatorError::new(NAME, "remove", "a cgroup: the worker ended", e))
+            });
+            if let Err(error) = result {
+                first_error.get_or_insert(error);
+            }
+        }
+        first_error.map_or(Ok(()), Err)
+    }
+}

@@ -1,0 +1,71 @@
+//! `cgroups/pids`: a limit on processes and threads.
+//!
+//! Mesos only makes the cgroup. Here `pids.max` is really set: to
+//! `--cgroups_pids_limit`, or to the task's label `pids_limit` if that is lower
+//! or the flag is not set.
+
+use kernel::cgroup::Cgroup;
+
+use super::failed;
+use crate::api::IsolatorError;
+
+pub(super) const NAME: &str = "cgroups/pids";
+
+/// The label of a task, or of an executor, that asks for a limit.
+pub const LABEL: &str = "pids_limit";
+
+/// `pids.max` for the operator's flag and the task's label.
+///
+/// # Errors
+/// The label is no positive number; the text says so.
+pub fn limit(flag: Option<u64>, label: Option<&str>) -> Result<Option<u64>, String> {
+    let label = match label.map(|text| (text, text.trim().parse::<u64>())) {
+        None => None,
+        Some((_, Ok(number))) if number > 0 => Some(number),
+        Some((text, _)) => {
+            return Err(format!("label '{LABEL}': '{text}' is not a positive number"));
+        }
+    };
+    Ok(match (flag, label) {
+        (Some(flag), Some(label)) => Some(flag.min(label)),
+        (flag, label) => flag.or(label),
+    })
+}
+
+/// Sets the limit, if there is one.
+pub(super) fn prepare(
+    group: &Cgroup,
+    flag: Option<u64>,
+    label: Option<&str>,
+) -> Result<(), IsolatorError> {
+    let limit = limit(flag, label).map_err(|text| IsolatorError::plain(NAME, "read", text))?;
+    match limit {
+        None => Ok(()),
+        Some(limit) => group
+            .write("pids.max", &limit.to_string())
+            .map_err(|e| failed(NAME, "set", group, "pids.max", e)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_flag_is_default_and_ceiling() {
+        let rows: [(Option<u64>, Option<&str>, Option<u64>); 6] = [
+            (None, None, None),
+            (Some(100), None, Some(100)),
+            (None, Some("50"), Some(50)),
+            (Some(100), Some(" 50 "), Some(50)),
+            (Some(100), Some("500"), Some(100)),
+            (None, Some("18446744073709551615"), Some(u64::MAX)),
+        ];
+        for (flag, label, wanted) in rows {
+            assert_eq!(limit(flag, label), Ok(wanted), "{flag:?} {label:?}");
+        }
+        for bad in ["0", "-1", "many", ""] {
+            assert!(limit(Some(100), Some(bad)).is_err(), "{bad}");
+        }
+    }
+}

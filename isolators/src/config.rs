@@ -1,0 +1,76 @@
+//! What the agent's flags say to the isolators. Built once at start.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use kernel::cgroup::Hierarchies;
+
+/// How containers are started; `--launcher`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Launcher {
+    /// Namespaces and cgroups.
+    Linux,
+    /// Plain child processes.
+    Posix,
+}
+
+/// Flags that isolators read, with Mesos' names and defaults.
+#[derive(Debug, Clone)]
+#[allow(clippy::struct_excessive_bools)] // they are flags
+pub struct Config {
+    /// `--launcher`.
+    pub launcher: Launcher,
+    /// The mounted cgroup hierarchies.
+    pub hierarchies: Hierarchies,
+    /// `--cgroups_root`: directory of all containers in each hierarchy.
+    pub cgroups_root: String,
+    /// `--cgroups_enable_cfs`: a cpu request without a limit is a limit too.
+    pub cgroups_enable_cfs: bool,
+    /// `--cgroups_limit_swap`: the memory limit covers memory and swap together.
+    pub cgroups_limit_swap: bool,
+    /// `--cgroups_cpu_enable_pids_and_tids_count`.
+    pub cgroups_count_processes: bool,
+    /// `--revocable_cpu_low_priority`.
+    pub revocable_cpu_low_priority: bool,
+    /// `--cgroups_pids_limit`: processes and threads per container; a task's
+    /// label `pids_limit` may ask for fewer, or for some where this is not set.
+    pub cgroups_pids_limit: Option<u64>,
+    /// `--cgroups_destroy_timeout`.
+    pub cgroups_destroy_timeout: Duration,
+    /// `--sandbox_directory`: the sandbox inside a container with its own root.
+    pub sandbox_directory: PathBuf,
+    /// `--host_path_volume_force_creation`: where missing host paths are made.
+    pub host_path_volume_force_creation: Vec<PathBuf>,
+    /// `--disallow_sharing_agent_pid_namespace`.
+    pub disallow_sharing_agent_pid_namespace: bool,
+    /// `--disallow_sharing_agent_ipc_namespace`.
+    pub disallow_sharing_agent_ipc_namespace: bool,
+    /// `--default_container_shm_size` in bytes.
+    pub default_container_shm_size: Option<u64>,
+    /// Whether the agent runs as root.
+    pub root: bool,
+}
+
+impl Config {
+    /// Mesos' defaults, on the given hierarchies.
+    #[must_use]
+    pub fn new(launcher: Launcher, hierarchies: Hierarchies) -> Config {
+        Config {
+            launcher,
+            hierarchies,
+            cgroups_root: "mesos".into(),
+            cgroups_enable_cfs: false,
+            cgroups_limit_swap: false,
+            cgroups_count_processes: false,
+            revocable_cpu_low_priority: true,
+            cgroups_pids_limit: None,
+            cgroups_destroy_timeout: Duration::from_secs(60),
+            sandbox_directory: "/mnt/mesos/sandbox".into(),
+            host_path_volume_force_creation: Vec::new(),
+            disallow_sharing_agent_pid_namespace: false,
+            disallow_sharing_agent_ipc_namespace: false,
+            default_container_shm_size: None,
+            root: true,
+        }
+    }
+}

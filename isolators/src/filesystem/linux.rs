@@ -1,0 +1,250 @@
+//! `filesystem/linux`: a mount namespace for every container, and a complete
+//! `/proc`, `/sys` and `/dev` for those with a root file system of their own.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use oci_spec::runtime::{
+    LinuxDevice, LinuxDeviceBuilder, LinuxDeviceType, LinuxNamespaceType, Mount,
+};
+
+use super::check_volumes;
+use crate::api::{
+    ContainerContext, Contribution, Isolation, Isolator, IsolatorError, Known, Recovered,
+};
+use crate::config::{Config, Launcher};
+use crate::mounts::{bind, file_system, new_namespace};
+use crate::plan::FileOperation;
+use crate::simple::{Prepared, recovered};
+
+const NAME: &str = "filesystem/linux";
+
+/// Hidden in containers with a root of their own, as Mesos hides them.
+const MASKED: [&str; 11] = [
+    "/proc/acpi",
+    "/proc/asound",
+    "/proc/kcore",
+    "/proc/keys",
+    "/proc/key-users",
+    "/proc/latency_stats",
+    "/proc/sched_debug",
+    "/proc/scsi",
+    "/proc/timer_list",
+    "/proc/timer_stats",
+    "/sys/firmware",
+];
+
+/// Not to be written to, as in Mesos.
+const READ_ONLY: [&str; 5] =
+    ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
+
+/// Device nodes every container has: name, major, minor.
+const DEVICES: [(&str, i64, i64); 6] = [
+    ("full", 1, 7),
+    ("null", 1, 3),
+    ("random", 1, 8),
+    ("tty", 5, 0),
+    ("urandom", 1, 9),
+    ("zero", 1, 5),
+];
+
+/// Links in `/dev`: name and target.
+const LINKS: [(&str, &str); 5] = [
+    ("/dev/fd", "/proc/self/fd"),
+    ("/dev/stdin", "/proc/self/fd/0"),
+    ("/dev/stdout", "/proc/self/fd/1"),
+    ("/dev/stderr", "/proc/self/fd/2"),
+    ("/dev/ptmx", "pts/ptmx"),
+];
+
+/// The isolator.
+#[derive(Debug)]
+pub struct FilesystemLinux {
+    settings: Settings,
+}
+
+#[derive(Debug, Clone)]
+struct Settings {
+    config: Arc<Config>,
+    enabled: Arc<BTreeSet<&'static str>>,
+}
+
+impl FilesystemLinux {
+    /// `enabled`: names of all enabled isolators.
+    ///
+    /// # Errors
+    /// The combination of flags cannot work.
+    pub fn new(
+        config: Arc<Config>,
+        enabled: BTreeSet<&'static str>,
+    ) -> Result<Self, IsolatorError> {
+        if config.launcher != Launcher::Linux {
+            let object = "with --launcher=posix: 'linux' launcher must be used";
+            return Err(IsolatorError::plain(NAME, "start", object));
+        }
+        if !config.root {
+            let object = "without root: it needs root permissions";
+            return Err(IsolatorError::plain(NAME, "start", object));
+        }
+        Ok(FilesystemLinux { settings: Settings { config, enabled: Arc::new(enabled) } })
+    }
+}
+
+#[async_trait]
+impl Isolator for FilesystemLinux {
+    fn name(&self) -> &'static str {
+        NAME
+    }
+
+    fn supports_nesting(&self) -> bool {
+        true
+    }
+
+    fn supports_standalone(&self) -> bool {
+        true
+    }
+
+    fn attach(&self, context: &ContainerContext) -> Box<dyn Isolation> {
+        let (config, context) = (self.settings.clone(), context.clone());
+        Box::new(Prepared { config, context, prepare })
+    }
+
+    async fn recover(&self, known: &[Known]) -> Result<Recovered, IsolatorError> {
+        Ok(recovered(&self.settings, prepare, known))
+    }
+}
+
+fn prepare(settings: &Settings, context: &ContainerContext) -> Result<Contribution, IsolatorError> {
+    check_volumes(NAME, context, &settings.enabled)?;
+    let mut part = Contribution {
+        namespaces: vec![new_namespace(LinuxNamespaceType::Mount)],
+        ..Contribution::default()
+    };
+    if context.rootfs.is_none() {
+        return Ok(part);
+    }
+    let own_shm = settings.enabled.contains("namespaces/ipc");
+    part.mounts = root_mounts(!own_shm);
+    part.mounts.push(bind(&context.sandbox, &settings.config.sandbox_directory, false));
+    part.devices = devices();
+    part.file_operations = LINKS
+        .iter()
+        .map(|(link, to)| FileOperation::Symlink { target: to.into(), link: link.into() })
+        .collect();
+    part.readonly_paths = READ_ONLY.iter().map(|path| (*path).to_owned()).collect();
+    if !is_privileged(context) {
+        part.masked_paths = MASKED.iter().map(|path| (*path).to_owned()).collect();
+    }
+    Ok(part)
+}
+
+/// Sharing the host's pid namespace all the way up.
+fn is_privileged(context: &ContainerContext) -> bool {
+    let linux = context.info.as_ref().and_then(|info| info.linux_info.as_ref());
+    let shares = linux.and_then(|l| l.share_pid_namespace).unwrap_or(false);
+    shares && context.parent.as_ref().is_none_or(|parent| parent.host_pid_namespace)
+}
+
+fn root_mounts(shm: bool) -> Vec<Mount> {
+    let safe = ["nosuid", "noexec", "nodev"];
+    let mut mounts = vec![
+        file_system("proc", "/proc", &safe),
+        file_system("sysfs", "/sys", &["ro", "nosuid", "noexec", "nodev"]),
+        file_system("tmpfs", "/sys/fs/cgroup", &["nosuid", "noexec", "nodev", "mode=755"]),
+        file_system("tmpfs", "/dev", &["nosuid", "noexec", "strictatime", "mode=755"]),
+        file_system(
+            "devpts",
+            "/dev/pts",
+            &["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"],
+        ),
+    ];
+    if shm {
+        mounts.push(file_system(
+            "tmpfs",
+            "/dev/shm",
+            &["nosuid", "nodev", "strictatime", "mode=1777"],
+        ));
+    }
+    mounts
+}
+
+fn devices() -> Vec<LinuxDevice> {
+    let device = |(name, major, minor): &(&str, i64, i64)| {
+        LinuxDeviceBuilder::default()
+            .path(Path::new("/dev").join(name))
+            .typ(LinuxDeviceType::C)
+            .major(*major)
+            .minor(*minor)
+            .file_mode(0o666_u32)
+            .uid(0_u32)
+            .gid(0_u32)
+            .build()
+            .expect("every field of a device is given")
+    };
+    DEVICES.iter().map(device).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use kernel::cgroup::Hierarchies;
+    use mesos::{ContainerInfo, Resource, resource};
+
+    use super::*;
+    use crate::suite::context;
+    use crate::volume::tests::{host, volume};
+
+    fn settings(enabled: &[&'static str]) -> Settings {
+        Settings {
+            config: Arc::new(Config::new(Launcher::Linux, Hierarchies::default())),
+            enabled: Arc::new(enabled.iter().copied().collect()),
+        }
+    }
+
+    #[test]
+    fn with_and_without_a_root() {
+        let plain = prepare(&settings(&[]), &context("a")).unwrap();
+        assert_eq!((plain.namespaces.len(), plain.mounts.len()), (1, 0));
+        assert!(plain.masked_paths.is_empty());
+        let mut image = context("a");
+        image.rootfs = Some("/rootfs".into());
+        let part = prepare(&settings(&[]), &image).unwrap();
+        let seen: Vec<_> =
+            part.mounts.iter().map(|m| m.destination().display().to_string()).collect();
+        assert_eq!(
+            seen,
+            [
+                "/proc",
+                "/sys",
+                "/sys/fs/cgroup",
+                "/dev",
+                "/dev/pts",
+                "/dev/shm",
+                "/mnt/mesos/sandbox"
+            ]
+        );
+        assert_eq!((part.devices.len(), part.masked_paths.len()), (6, 11));
+        let ipc = prepare(&settings(&["namespaces/ipc"]), &image).unwrap();
+        assert_eq!(ipc.mounts.len(), 6);
+    }
+
+    #[test]
+    fn volumes_nobody_provides_are_refused() {
+        let mut context = context("a");
+        let volumes = vec![volume("x", host("/tmp"))];
+        context.info = Some(ContainerInfo { volumes, ..ContainerInfo::default() });
+        let error = prepare(&settings(&[]), &context).unwrap_err().to_string();
+        assert!(error.contains("'volume/host_path'"), "{error}");
+        assert!(prepare(&settings(&["volume/host_path"]), &context).is_ok());
+        context.requests.push(Resource {
+            disk: Some(resource::DiskInfo {
+                persistence: Some(resource::disk_info::Persistence::default()),
+                ..resource::DiskInfo::default()
+            }),
+            ..Resource::default()
+        });
+        let error = prepare(&settings(&["volume/host_path"]), &context).unwrap_err().to_string();
+        assert!(error.contains("not supported yet"), "{error}");
+    }
+}

@@ -1,0 +1,40 @@
+//! `filesystem/*`: what the container sees as its file system. Exactly one of
+//! them is enabled.
+
+mod linux;
+mod posix;
+
+use std::collections::BTreeSet;
+
+pub use self::linux::FilesystemLinux;
+pub use self::posix::FilesystemPosix;
+use crate::api::{ContainerContext, IsolatorError};
+use crate::volume;
+
+/// Every volume must have an isolator that provides it: a volume that nobody
+/// provides would be lost silently.
+fn check_volumes(
+    name: &'static str,
+    context: &ContainerContext,
+    enabled: &BTreeSet<&'static str>,
+) -> Result<(), IsolatorError> {
+    let refuse = |text: String| Err(IsolatorError::plain(name, "use", text));
+    let all = volume::volumes(context).map_err(|text| IsolatorError::plain(name, "use", text))?;
+    for (volume, source) in all {
+        let path = &volume.container_path;
+        let needed = source.isolator();
+        if matches!(source, volume::Source::Later(_)) {
+            return refuse(format!("volume '{path}': '{needed}' is not supported yet"));
+        }
+        if !enabled.contains(needed) {
+            return refuse(format!("volume '{path}': it needs '{needed}' in --isolation"));
+        }
+    }
+    let persistent = context.requests.iter().any(|r| {
+        r.disk.as_ref().is_some_and(|disk| disk.volume.is_some() || disk.persistence.is_some())
+    });
+    if persistent {
+        return refuse("a persistent volume: persistent volumes are not supported yet".into());
+    }
+    Ok(())
+}

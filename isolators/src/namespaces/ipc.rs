@@ -1,0 +1,138 @@
+//! `namespaces/ipc`: System V and POSIX shared memory of its own.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use mesos::linux_info::IpcMode;
+use oci_spec::runtime::LinuxNamespaceType;
+
+use crate::api::{
+    ContainerContext, Contribution, Isolation, Isolator, IsolatorError, Known, Recovered,
+};
+use crate::config::Config;
+use crate::mounts::{file_system, namespace_of, new_namespace};
+use crate::simple::{Prepared, recovered};
+
+const NAME: &str = "namespaces/ipc";
+const SHM: &str = "/dev/shm";
+
+/// The isolator.
+#[derive(Debug)]
+pub struct NamespacesIpc {
+    config: Arc<Config>,
+}
+
+impl NamespacesIpc {
+    /// # Errors
+    /// The combination of flags cannot work.
+    pub fn new(config: Arc<Config>, filesystem_linux: bool) -> Result<Self, IsolatorError> {
+        super::check(NAME, &config, filesystem_linux)?;
+        Ok(NamespacesIpc { config })
+    }
+}
+
+#[async_trait]
+impl Isolator for NamespacesIpc {
+    fn name(&self) -> &'static str {
+        NAME
+    }
+
+    fn supports_nesting(&self) -> bool {
+        true
+    }
+
+    fn supports_standalone(&self) -> bool {
+        true
+    }
+
+    fn attach(&self, context: &ContainerContext) -> Box<dyn Isolation> {
+        let (config, context) = (Arc::clone(&self.config), context.clone());
+        Box::new(Prepared { config, context, prepare })
+    }
+
+    async fn recover(&self, known: &[Known]) -> Result<Recovered, IsolatorError> {
+        Ok(recovered(&self.config, prepare, known))
+    }
+}
+
+fn prepare(
+    config: &Arc<Config>,
+    context: &ContainerContext,
+) -> Result<Contribution, IsolatorError> {
+    let refuse = |verb, text: &str| Err(IsolatorError::plain(NAME, verb, text));
+    let linux = context.info.as_ref().and_then(|info| info.linux_info.as_ref());
+    let mode = linux.and_then(|l| l.ipc_mode).and_then(|mode| IpcMode::try_from(mode).ok());
+    let size = linux.and_then(|l| l.shm_size);
+    if size.is_some() && mode != Some(IpcMode::Private) {
+        return refuse("set", "the size of /dev/shm: 'shm_size' needs the IPC mode PRIVATE");
+    }
+    let new = || vec![new_namespace(LinuxNamespaceType::Ipc)];
+    let shm = |bytes: Option<u64>| {
+        let mut options = vec!["nosuid".to_owned(), "nodev".to_owned(), "mode=1777".to_owned()];
+        options.extend(bytes.map(|bytes| format!("size={bytes}")));
+        let options: Vec<&str> = options.iter().map(String::as_str).collect();
+        vec![file_system("tmpfs", SHM, &options)]
+    };
+    let join = |pid| vec![namespace_of(LinuxNamespaceType::Ipc, pid, "ipc")];
+    let default = Contribution::default();
+    match (mode, &context.parent) {
+        (Some(IpcMode::Private), _) => {
+            let bytes = size.map(|megabytes| u64::from(megabytes) << 20);
+            let bytes = bytes.or(config.default_container_shm_size);
+            Ok(Contribution { namespaces: new(), mounts: shm(bytes), ..default })
+        }
+        (Some(IpcMode::ShareParent), None) if config.disallow_sharing_agent_ipc_namespace => {
+            refuse(
+                "share",
+                "the agent's IPC namespace: --disallow_sharing_agent_ipc_namespace is set",
+            )
+        }
+        (Some(IpcMode::ShareParent), None) => Ok(default),
+        (_, Some(parent)) => Ok(Contribution { namespaces: join(parent.pid), ..default }),
+        (_, None) => {
+            let mounts = if context.rootfs.is_some() { shm(None) } else { Vec::new() };
+            Ok(Contribution { namespaces: new(), mounts, ..default })
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use kernel::cgroup::Hierarchies;
+    use mesos::{ContainerInfo, LinuxInfo};
+
+    use super::*;
+    use crate::api::Parent;
+    use crate::config::Launcher;
+    use crate::suite::context;
+
+    fn with(mode: Option<IpcMode>, shm_size: Option<u32>) -> ContainerContext {
+        let mut context = context("a");
+        let ipc_mode = mode.map(|mode| mode as i32);
+        let linux = LinuxInfo { ipc_mode, shm_size, ..LinuxInfo::default() };
+        context.info = Some(ContainerInfo { linux_info: Some(linux), ..ContainerInfo::default() });
+        context
+    }
+
+    #[test]
+    fn modes() {
+        let config = Arc::new(Config::new(Launcher::Linux, Hierarchies::default()));
+        let plain = prepare(&config, &with(None, None)).unwrap();
+        assert_eq!((plain.namespaces.len(), plain.mounts.len()), (1, 0));
+        let private = prepare(&config, &with(Some(IpcMode::Private), Some(8))).unwrap();
+        let options = private.mounts[0].options().clone().unwrap();
+        assert!(options.contains(&"size=8388608".to_owned()), "{options:?}");
+        assert!(prepare(&config, &with(None, Some(8))).is_err());
+        let shared = prepare(&config, &with(Some(IpcMode::ShareParent), None)).unwrap();
+        assert_eq!(shared, Contribution::default());
+        let mut nested = with(None, None);
+        nested.parent = Some(Parent {
+            pid: 7,
+            sandbox: "/s".into(),
+            runtime: "/r".into(),
+            host_pid_namespace: false,
+        });
+        let joined = prepare(&config, &nested).unwrap();
+        assert_eq!(joined.namespaces[0].path().clone().unwrap().to_str(), Some("/proc/7/ns/ipc"));
+    }
+}

@@ -1,0 +1,31 @@
+//! `namespaces/*`: what a container does not see of the host.
+
+mod ipc;
+mod pid;
+
+pub use self::ipc::NamespacesIpc;
+pub use self::pid::NamespacesPid;
+use crate::api::IsolatorError;
+use crate::config::{Config, Launcher};
+
+/// All of them need a mount namespace of the container's own to show the change.
+fn check(name: &'static str, config: &Config, filesystem_linux: bool) -> Result<(), IsolatorError> {
+    if !config.root {
+        return Err(IsolatorError::plain(name, "start", "without root: it needs root permissions"));
+    }
+    if config.launcher != Launcher::Linux {
+        return Err(IsolatorError::plain(
+            name,
+            "start",
+            "with --launcher=posix: the 'linux' launcher must be used",
+        ));
+    }
+    if !filesystem_linux {
+        return Err(IsolatorError::plain(
+            name,
+            "start",
+            "without 'filesystem/linux': add it to --isolation",
+        ));
+    }
+    Ok(())
+}

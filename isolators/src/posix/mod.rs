@@ -1,0 +1,7 @@
+//! `posix/*`: isolators that need nothing from the kernel but `/proc` and rlimits.
+
+pub mod rlimits;
+mod usage;
+
+pub use self::rlimits::Rlimits;
+pub use self::usage::{PosixCpu, PosixMem};

@@ -1,0 +1,66 @@
+//! Amounts of scalar resources, summed over roles and reservations. Pure.
+
+use mesos::{Resource, value};
+
+/// The sum of the scalars called `name`, rounded to three decimals as Mesos
+/// does; `None` if there is no such resource.
+#[must_use]
+pub fn total(resources: &[Resource], name: &str) -> Option<f64> {
+    sum(resources.iter().filter(|r| r.name == name))
+}
+
+/// Whether some of the resource is revocable.
+#[must_use]
+pub fn has_revocable(resources: &[Resource], name: &str) -> bool {
+    resources.iter().any(|r| r.name == name && r.revocable.is_some())
+}
+
+fn sum<'a>(resources: impl Iterator<Item = &'a Resource>) -> Option<f64> {
+    let mut sum = None;
+    for scalar in resources.filter_map(|r| r.scalar.as_ref()) {
+        sum = Some(sum.unwrap_or(0.0) + scalar.value);
+    }
+    sum.map(|value: f64| (value * 1000.0).round() / 1000.0)
+}
+
+/// An unreserved scalar resource.
+#[must_use]
+pub fn scalar(name: &str, value: f64) -> Resource {
+    Resource {
+        name: name.to_owned(),
+        r#type: value::Type::Scalar as i32,
+        scalar: Some(value::Scalar { value }),
+        ..Resource::default()
+    }
+}
+
+/// Mesos' megabytes as bytes; negative and absurd amounts saturate.
+#[must_use]
+#[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+pub fn megabytes(amount: f64) -> u64 {
+    // Whole megabytes, as Mesos takes them; the cast saturates.
+    (amount.floor() as u64).saturating_mul(1024 * 1024)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sums_over_roles_to_three_decimals() {
+        let resources = [scalar("cpus", 0.1), scalar("mem", 64.0), scalar("cpus", 0.2)];
+        assert_eq!(total(&resources, "cpus"), Some(0.3));
+        assert_eq!(total(&resources, "mem"), Some(64.0));
+        assert_eq!(total(&resources, "disk"), None);
+        assert!(!has_revocable(&resources, "cpus"));
+    }
+
+    #[test]
+    fn megabytes_round_down_and_saturate() {
+        let rows =
+            [(0.0, 0), (1.9, 1 << 20), (64.0, 64 << 20), (-3.0, 0), (f64::INFINITY, u64::MAX)];
+        for (amount, wanted) in rows {
+            assert_eq!(megabytes(amount), wanted, "{amount}");
+        }
+    }
+}

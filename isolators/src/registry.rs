@@ -1,0 +1,337 @@
+//! `--isolation`: the one visible list of isolators, and what a flag value means.
+//!
+//! [`TABLE`] is in the order in which isolators prepare a container (cleanup is
+//! the reverse), Mesos' order. [`parse`] is pure; [`create`] makes the values.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use thiserror::Error;
+
+use crate::api::{Isolator, IsolatorError};
+use crate::cgroups::{Cgroups, Controller};
+use crate::config::{Config, Launcher};
+use crate::{filesystem, namespaces, posix, volume};
+
+/// `--isolation`'s default, Mesos' own.
+pub const DEFAULT: &str = "posix/cpu,posix/mem";
+
+/// Every name `--isolation` may hold, in order, and whether this version has it.
+pub const TABLE: [(&str, bool); 37] = [
+    ("filesystem/posix", true),
+    ("filesystem/linux", true),
+    ("filesystem/shared", false),
+    ("posix/cpu", true),
+    ("posix/mem", true),
+    ("posix/rlimits", true),
+    ("cgroups/all", false),
+    ("cgroups/blkio", false),
+    ("cgroups/cpu", true),
+    ("cgroups/cpuset", false),
+    ("cgroups/devices", false),
+    ("cgroups/hugetlb", false),
+    ("cgroups/mem", true),
+    ("cgroups/net_cls", false),
+    ("cgroups/net_prio", false),
+    ("cgroups/perf_event", false),
+    ("cgroups/pids", true),
+    ("appc/runtime", false),
+    ("docker/runtime", false),
+    ("linux/devices", false),
+    ("linux/capabilities", false),
+    ("linux/nnp", false),
+    ("namespaces/ipc", true),
+    ("namespaces/pid", true),
+    ("volume/sandbox_path", true),
+    ("docker/volume", false),
+    ("volume/host_path", true),
+    ("volume/image", false),
+    ("volume/secret", false),
+    ("volume/csi", false),
+    ("disk/du", false),
+    ("disk/xfs", false),
+    ("linux/seccomp", false),
+    ("gpu/nvidia", false),
+    ("network/cni", false),
+    ("network/port_mapping", false),
+    ("network/ports", false),
+];
+
+/// Old names and what they stand for.
+const ALIASES: [(&str, &[&str]); 3] = [
+    ("process", &["posix/cpu", "posix/mem"]),
+    ("cgroups", &["cgroups/cpu", "cgroups/mem"]),
+    ("posix/disk", &["disk/du"]),
+];
+
+/// What is wrong with a value of `--isolation`.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[allow(missing_docs)]
+pub enum ParseError {
+    #[error("unknown isolator '{name}' in --isolation; did you mean '{nearest}'?")]
+    Unknown { name: String, nearest: &'static str },
+    #[error("isolator '{0}' is twice in --isolation")]
+    Duplicate(String),
+    #[error("isolator '{0}' in --isolation is not supported yet")]
+    NotYet(&'static str),
+    #[error("--isolation names '{0}' and '{1}': use exactly one filesystem isolator")]
+    TwoFilesystems(&'static str, &'static str),
+    #[error("an empty name in --isolation '{0}'")]
+    Empty(String),
+}
+
+/// Isolators could not be made.
+#[derive(Debug, Error)]
+pub enum CreateError {
+    /// The flag's value is wrong.
+    #[error(transparent)]
+    Parse(#[from] ParseError),
+    /// An isolator refused to start.
+    #[error("failed to create an isolator")]
+    Start(#[source] IsolatorError),
+}
+
+/// A parsed `--isolation`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Isolation {
+    /// Enabled isolators, in table order, implied ones included.
+    pub names: Vec<&'static str>,
+    /// Old names that were used: worth a warning.
+    pub deprecated: Vec<&'static str>,
+}
+
+/// Parses a flag value.
+///
+/// # Errors
+/// A name is unknown, twice, or of a later version; two filesystem isolators.
+pub fn parse(flag: &str) -> Result<Isolation, ParseError> {
+    let (mut wanted, mut deprecated) = (BTreeSet::new(), Vec::new());
+    let tokens = flag.split(',').map(str::trim);
+    for token in tokens.filter(|token| !(token.is_empty() && flag.trim().is_empty())) {
+        if token.is_empty() {
+            return Err(ParseError::Empty(flag.to_owned()));
+        }
+        let names = match ALIASES.iter().find(|(alias, _)| *alias == token) {
+            Some((alias, names)) => {
+                deprecated.push(*alias);
+                names.iter().map(|name| index(name)).collect::<Result<Vec<_>, _>>()?
+            }
+            None => vec![index(token)?],
+        };
+        for index in names {
+            if !wanted.insert(index) {
+                return Err(ParseError::Duplicate(TABLE[index].0.to_owned()));
+            }
+        }
+    }
+    let mut names: Vec<&'static str> = wanted.into_iter().map(|index| TABLE[index].0).collect();
+    if let Some(later) = TABLE.iter().find(|(name, has)| !has && names.contains(name)) {
+        return Err(ParseError::NotYet(later.0));
+    }
+    let filesystems: Vec<_> = names.iter().filter(|n| n.starts_with("filesystem/")).collect();
+    match filesystems[..] {
+        [] => names.insert(0, "filesystem/posix"),
+        [_] => {}
+        [first, second, ..] => return Err(ParseError::TwoFilesystems(first, second)),
+    }
+    if names.contains(&"filesystem/linux") {
+        // Mesos implies volume/image too; images are of a later version.
+        for implied in ["volume/sandbox_path", "volume/host_path"] {
+            if !names.contains(&implied) {
+                names.push(implied);
+            }
+        }
+        names.sort_by_key(|name| index(name).unwrap_or(usize::MAX));
+    }
+    Ok(Isolation { names, deprecated })
+}
+
+fn index(name: &str) -> Result<usize, ParseError> {
+    TABLE
+        .iter()
+        .position(|(known, _)| *known == name)
+        .ok_or_else(|| ParseError::Unknown { name: name.to_owned(), nearest: nearest(name) })
+}
+
+fn nearest(name: &str) -> &'static str {
+    let known = TABLE.iter().map(|(known, _)| *known);
+    let tail = |text: &str| text.rsplit('/').next().unwrap_or_default().to_owned();
+    let mine = tail(name);
+    known
+        .min_by_key(|known| distance(name, known).min(distance(&mine, &tail(known)) + 2))
+        .unwrap_or(TABLE[0].0)
+}
+
+/// Levenshtein's distance.
+fn distance(a: &str, b: &str) -> usize {
+    let b: Vec<char> = b.chars().collect();
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, from) in a.chars().enumerate() {
+        let mut diagonal = row[0];
+        row[0] = i + 1;
+        for (j, to) in b.iter().enumerate() {
+            let change = diagonal + usize::from(from != *to);
+            diagonal = row[j + 1];
+            row[j + 1] = change.min(diagonal + 1).min(row[j] + 1);
+        }
+    }
+    row[b.len()]
+}
+
+/// The isolators of an agent, in the order in which they prepare.
+pub struct Isolators {
+    /// All of them.
+    pub all: Vec<Arc<dyn Isolator>>,
+    /// Where cgroups are; `None` with the posix launcher and no `cgroups/*`.
+    pub layout: Option<crate::cgroups::Layout>,
+    /// What `--isolation` meant.
+    pub isolation: Isolation,
+}
+
+impl std::fmt::Debug for Isolators {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Isolators").field("isolation", &self.isolation).finish_non_exhaustive()
+    }
+}
+
+/// Makes the isolators that `flag` names.
+///
+/// # Errors
+/// The flag is wrong, or an isolator cannot work here; says what to do.
+pub fn create(flag: &str, config: Arc<Config>) -> Result<Isolators, CreateError> {
+    let isolation = parse(flag)?;
+    let enabled: BTreeSet<&'static str> = isolation.names.iter().copied().collect();
+    let linux_fs = enabled.contains("filesystem/linux");
+    let binds = linux_fs && config.launcher == Launcher::Linux;
+    let controllers: BTreeSet<Controller> = [
+        ("cgroups/cpu", Controller::Cpu),
+        ("cgroups/mem", Controller::Mem),
+        ("cgroups/pids", Controller::Pids),
+    ]
+    .into_iter()
+    .filter(|(name, _)| enabled.contains(name))
+    .map(|(_, controller)| controller)
+    .collect();
+
+    let mut all: Vec<Arc<dyn Isolator>> = Vec::new();
+    let mut cgroups = Some(Cgroups::new(Arc::clone(&config), controllers));
+    let mut layout = None;
+    for (name, _) in TABLE {
+        // All cgroups/* are one isolator; with the linux launcher it always is.
+        if name.starts_with("cgroups/")
+            && let Some(made) = cgroups.take()
+            && let Some(made) = made.map_err(CreateError::Start)?
+        {
+            layout = Some(made.layout().clone());
+            all.push(Arc::new(made));
+        }
+        if !enabled.contains(name) {
+            continue;
+        }
+        let config = Arc::clone(&config);
+        let made: Result<Arc<dyn Isolator>, IsolatorError> = match name {
+            "filesystem/posix" => Ok(Arc::new(filesystem::FilesystemPosix::new(enabled.clone()))),
+            "filesystem/linux" => {
+                filesystem::FilesystemLinux::new(config, enabled.clone()).map(|i| Arc::new(i) as _)
+            }
+            "posix/cpu" => Ok(Arc::new(posix::PosixCpu)),
+            "posix/mem" => Ok(Arc::new(posix::PosixMem)),
+            "posix/rlimits" => Ok(Arc::new(posix::Rlimits)),
+            "namespaces/ipc" => {
+                namespaces::NamespacesIpc::new(config, linux_fs).map(|i| Arc::new(i) as _)
+            }
+            "namespaces/pid" => {
+                namespaces::NamespacesPid::new(config, linux_fs).map(|i| Arc::new(i) as _)
+            }
+            "volume/sandbox_path" => Ok(Arc::new(volume::VolumeSandboxPath::new(config, binds))),
+            "volume/host_path" => {
+                volume::VolumeHostPath::new(config, linux_fs).map(|i| Arc::new(i) as _)
+            }
+            // The cgroups are made above; the rest `parse` has refused.
+            _ => continue,
+        };
+        all.push(made.map_err(CreateError::Start)?);
+    }
+    Ok(Isolators { all, layout, isolation })
+}
+
+#[cfg(test)]
+mod tests {
+    use kernel::cgroup::Hierarchies;
+
+    use super::*;
+
+    fn names(flag: &str) -> Vec<&'static str> {
+        parse(flag).unwrap().names
+    }
+
+    #[test]
+    fn order_defaults_and_implied() {
+        assert_eq!(names(DEFAULT), ["filesystem/posix", "posix/cpu", "posix/mem"]);
+        assert_eq!(names(""), ["filesystem/posix"]);
+        assert_eq!(
+            names("namespaces/pid, cgroups/mem,cgroups/cpu,filesystem/linux"),
+            [
+                "filesystem/linux",
+                "cgroups/cpu",
+                "cgroups/mem",
+                "namespaces/pid",
+                "volume/sandbox_path",
+                "volume/host_path"
+            ]
+        );
+    }
+
+    #[test]
+    fn aliases_are_rewritten() {
+        let parsed = parse("cgroups,posix/rlimits").unwrap();
+        assert_eq!(parsed.names[1..], ["posix/rlimits", "cgroups/cpu", "cgroups/mem"]);
+        assert_eq!(parsed.deprecated, ["cgroups"]);
+        assert_eq!(names("process"), names(DEFAULT));
+    }
+
+    #[test]
+    fn errors() {
+        let rows = [
+            (
+                "cgroups/cpus",
+                "unknown isolator 'cgroups/cpus' in --isolation; did you mean 'cgroups/cpu'?",
+            ),
+            ("pids", "unknown isolator 'pids' in --isolation; did you mean 'cgroups/pids'?"),
+            ("posix/cpu,posix/cpu", "isolator 'posix/cpu' is twice in --isolation"),
+            ("process,posix/mem", "isolator 'posix/mem' is twice in --isolation"),
+            ("posix/disk", "isolator 'disk/du' in --isolation is not supported yet"),
+            ("network/cni", "isolator 'network/cni' in --isolation is not supported yet"),
+            (
+                "filesystem/posix,filesystem/linux",
+                "--isolation names 'filesystem/posix' and 'filesystem/linux': use exactly one \
+                 filesystem isolator",
+            ),
+            ("posix/cpu,,posix/mem", "an empty name in --isolation 'posix/cpu,,posix/mem'"),
+        ];
+        for (flag, wanted) in rows {
+            assert_eq!(parse(flag).unwrap_err().to_string(), wanted);
+        }
+    }
+
+    #[test]
+    fn contradictions_are_clear_errors() {
+        let config = Arc::new(Config::new(Launcher::Posix, Hierarchies::default()));
+        for flag in ["filesystem/linux", "namespaces/pid", "namespaces/ipc"] {
+            let error = create(flag, Arc::clone(&config)).unwrap_err();
+            let CreateError::Start(error) = error else { panic!("{error}") };
+            assert!(error.to_string().contains("launcher"), "{error}");
+        }
+        let made = create(DEFAULT, config).unwrap();
+        let all: Vec<_> = made.all.iter().map(|i| i.name()).collect();
+        assert_eq!(all, ["filesystem/posix", "posix/cpu", "posix/mem"]);
+        assert!(made.layout.is_none());
+    }
+
+    #[test]
+    fn distances() {
+        for (a, b, wanted) in [("", "abc", 3), ("abc", "abc", 0), ("cpu", "gpu", 1), ("a", "", 1)] {
+            assert_eq!(distance(a, b), wanted);
+        }
+    }
+}

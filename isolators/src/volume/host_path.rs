@@ -1,0 +1,147 @@
+//! `volume/host_path`: a path of the host, bind-mounted.
+
+use std::fs;
+use std::path::Path;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use mesos::{Volume, volume::Mode};
+
+use super::{Source, is_tame, target, volumes};
+use crate::api::{
+    ContainerContext, Contribution, Isolation, Isolator, IsolatorError, Known, Recovered,
+};
+use crate::config::{Config, Launcher};
+use crate::mounts::bind;
+use crate::simple::{Prepared, recovered};
+
+const NAME: &str = "volume/host_path";
+
+/// The isolator.
+#[derive(Debug)]
+pub struct VolumeHostPath {
+    config: Arc<Config>,
+}
+
+impl VolumeHostPath {
+    /// # Errors
+    /// The combination of flags cannot work.
+    pub fn new(config: Arc<Config>, filesystem_linux: bool) -> Result<Self, IsolatorError> {
+        if config.launcher != Launcher::Linux {
+            let object = "with --launcher=posix: 'linux' launcher must be used";
+            return Err(IsolatorError::plain(NAME, "start", object));
+        }
+        if !filesystem_linux {
+            let object = "without 'filesystem/linux': add it to --isolation";
+            return Err(IsolatorError::plain(NAME, "start", object));
+        }
+        Ok(VolumeHostPath { config })
+    }
+}
+
+#[async_trait]
+impl Isolator for VolumeHostPath {
+    fn name(&self) -> &'static str {
+        NAME
+    }
+
+    fn supports_nesting(&self) -> bool {
+        true
+    }
+
+    fn supports_standalone(&self) -> bool {
+        true
+    }
+
+    fn attach(&self, context: &ContainerContext) -> Box<dyn Isolation> {
+        let (config, context) = (Arc::clone(&self.config), context.clone());
+        Box::new(Prepared { config, context, prepare })
+    }
+
+    async fn recover(&self, known: &[Known]) -> Result<Recovered, IsolatorError> {
+        Ok(recovered(&self.config, prepare, known))
+    }
+}
+
+fn prepare(
+    config: &Arc<Config>,
+    context: &ContainerContext,
+) -> Result<Contribution, IsolatorError> {
+    let mut part = Contribution::default();
+    let all = volumes(context).map_err(|text| IsolatorError::plain(NAME, "use", text))?;
+    for (volume, source) in all {
+        let Source::Host { path, bidirectional } = source else { continue };
+        if bidirectional {
+            let object = format!(
+                "volume '{}': bidirectional mount propagation is not supported yet",
+                volume.container_path
+            );
+            return Err(IsolatorError::plain(NAME, "mount", object));
+        }
+        let is_dir = host_path(config, path)?;
+        let target = target(NAME, context, &config.sandbox_directory, volume, is_dir)?;
+        // The container sees the host's own path there already.
+        if context.rootfs.is_none() && target == path {
+            continue;
+        }
+        part.mounts.push(bind(path, &target, read_only(volume)));
+    }
+    Ok(part)
+}
+
+fn read_only(volume: &Volume) -> bool {
+    volume.mode == Mode::Ro as i32
+}
+
+/// Checks the host path, or makes it where the operator allows. Whether it is a
+/// directory.
+fn host_path(config: &Config, path: &Path) -> Result<bool, IsolatorError> {
+    match fs::metadata(path) {
+        Ok(metadata) => Ok(metadata.is_dir()),
+        Err(error) => {
+            let may_create = is_tame(path)
+                && config.host_path_volume_force_creation.iter().any(|dir| path.starts_with(dir));
+            let show = || format!("host path '{}'", path.display());
+            if !may_create {
+                return Err(IsolatorError::new(NAME, "find", show(), error));
+            }
+            fs::create_dir_all(path).map_err(|e| IsolatorError::new(NAME, "create", show(), e))?;
+            Ok(true)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use kernel::cgroup::Hierarchies;
+    use mesos::ContainerInfo;
+
+    use super::*;
+    use crate::suite::context;
+    use crate::volume::tests::{host, volume};
+
+    #[test]
+    fn binds_are_made_only_where_something_changes() {
+        let dir = std::env::temp_dir().join(format!("host-path-{}", std::process::id()));
+        fs::create_dir_all(&dir).unwrap();
+        let mut context = context("a");
+        context.sandbox.clone_from(&dir);
+        let mut config = Config::new(Launcher::Linux, Hierarchies::default());
+        config.host_path_volume_force_creation = vec![dir.join("force")];
+        let config = Arc::new(config);
+        let mut with = |volumes: Vec<Volume>| {
+            context.info = Some(ContainerInfo { volumes, ..ContainerInfo::default() });
+            prepare(&config, &context)
+        };
+        let part = with(vec![volume("/tmp", host("/tmp")), volume("data", host("/tmp"))]).unwrap();
+        assert_eq!(part.mounts, [bind(Path::new("/tmp"), &dir.join("data"), false)]);
+        assert!(dir.join("data").is_dir());
+        assert!(with(vec![volume("x", host("/does/not/exist"))]).is_err());
+        assert!(with(vec![volume("../x", host("/tmp"))]).is_err());
+        assert!(with(vec![volume("/does/not/exist", host("/tmp"))]).is_err());
+        let forced = dir.join("force/new");
+        assert!(with(vec![volume("y", host(forced.to_str().unwrap()))]).is_ok());
+        assert!(forced.is_dir());
+        fs::remove_dir_all(&dir).unwrap();
+    }
+}
