@@ -3,3 +3,4 @@
 pub mod cgroup;
 pub mod lookup;
 pub mod machine;
+pub mod proctree;
