@@ -8,5 +8,6 @@ pub mod cli;
 pub mod containerizer;
 pub mod daemon;
 pub mod executor;
+pub mod launch;
 pub mod master;
 pub mod wire;

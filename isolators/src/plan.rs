@@ -21,11 +21,15 @@ pub struct LaunchPlan {
     /// devices. `linux.resources` and `linux.cgroupsPath` stay empty: our
     /// isolators own the cgroups, see [`LaunchPlan::cgroups`].
     pub spec: Spec,
+    /// What to execute when it is not the first of the arguments (Mesos'
+    /// `CommandInfo` names the file and `argv[0]` apart). Without a `/` it is
+    /// looked up in the `PATH` of the container's environment.
+    pub executable: Option<String>,
     /// Where the root file system comes from, when it is not a plain directory.
     pub overlay: Option<Overlay>,
     /// Cgroups the container joins before it executes; they exist already.
     pub cgroups: Vec<CgroupJoin>,
-    /// Steps on the container's file system, after the mounts, in order.
+    /// Steps on the container's file system, after the mounts and devices, in order.
     pub file_operations: Vec<FileOperation>,
     /// `/proc/<pid>/oom_score_adj` of the container's init, if set.
     pub oom_score_adj: Option<i32>,
@@ -58,7 +62,8 @@ pub enum CgroupJoin {
     V2(PathBuf),
 }
 
-/// A step on files, in the container's mount namespace before `pivot_root`.
+/// A step on files in the container's mount namespace. Paths are as the container
+/// sees them, so links of an image cannot lead out of its root.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[allow(missing_docs)]
 pub enum FileOperation {

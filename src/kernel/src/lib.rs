@@ -1,6 +1,27 @@
-//! Typed Linux: the machine, for those above. Knows nothing of Mesos.
+//! Typed Linux: the only place, besides the launch code and the shim, that talks
+//! to the kernel in ways the standard library does not.
+//!
+//! Knows nothing of Mesos. Every function says which file or call it wraps; an
+//! error names the verb and the object once ([`Error`]).
 
+#[path = "../../shim/src/arch.rs"]
+mod arch;
+
+pub mod boot;
 pub mod cgroup;
+mod error;
+pub mod host;
+pub mod lock;
 pub mod lookup;
 pub mod machine;
+pub mod memfd;
+pub mod mounts;
+pub mod namespaces;
+pub mod pidfd;
+pub mod process;
 pub mod proctree;
+pub mod sched;
+pub mod spawn;
+pub mod users;
+
+pub use error::Error;

@@ -1,0 +1,128 @@
+//! The mount table, for recovery only: reading it grows with the number of
+//! mounts, so nothing on a launch path calls this.
+
+use std::ffi::OsString;
+use std::fs;
+use std::os::unix::ffi::OsStringExt;
+use std::path::{Path, PathBuf};
+
+use crate::Error;
+
+/// One line of `/proc/<pid>/mountinfo`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Mount {
+    /// Mount id.
+    pub id: u64,
+    /// Id of the mount that it is mounted on.
+    pub parent: u64,
+    /// Directory of the file system that is the root of this mount.
+    pub root: PathBuf,
+    /// Mount point.
+    pub target: PathBuf,
+    /// File system type.
+    pub kind: String,
+    /// Source, as the file system prints it.
+    pub source: String,
+    /// Per-mount and per-superblock options.
+    pub options: Vec<String>,
+    /// Peer group, if the mount is shared.
+    pub shared: Option<u64>,
+}
+
+/// The caller's mounts in mount order.
+///
+/// # Errors
+/// If `/proc/self/mountinfo` cannot be read. Lines that cannot be understood
+/// are left out.
+pub fn table() -> Result<Vec<Mount>, Error> {
+    const PATH: &str = "/proc/self/mountinfo";
+    let bytes = fs::read(PATH).map_err(|e| Error::new("read", PATH, e))?;
+    Ok(bytes.split(|b| *b == b'\n').filter_map(parse).collect())
+}
+
+/// Those of `mounts` at or below `directory`, deepest first: the order in which
+/// they can be unmounted.
+#[must_use]
+pub fn below<'a>(mounts: &'a [Mount], directory: &Path) -> Vec<&'a Mount> {
+    mounts.iter().rev().filter(|mount| mount.target.starts_with(directory)).collect()
+}
+
+fn parse(line: &[u8]) -> Option<Mount> {
+    let mut fields = line.split(|b| *b == b' ');
+    let mut number = || std::str::from_utf8(fields.next()?).ok()?.parse().ok();
+    let (id, parent) = (number()?, number()?);
+    let _device = fields.next()?;
+    let root = path(fields.next()?);
+    let target = path(fields.next()?);
+    let mut options = list(fields.next()?);
+    let mut shared = None;
+    loop {
+        match fields.next()? {
+            b"-" => break,
+            tag => {
+                let tag = std::str::from_utf8(tag).ok()?;
+                shared = tag.strip_prefix("shared:").and_then(|n| n.parse().ok()).or(shared);
+            }
+        }
+    }
+    let kind = path(fields.next()?).to_string_lossy().into_owned();
+    let source = path(fields.next()?).to_string_lossy().into_owned();
+    options.extend(list(fields.next()?));
+    Some(Mount { id, parent, root, target, kind, source, options, shared })
+}
+
+fn list(field: &[u8]) -> Vec<String> {
+    String::from_utf8_lossy(field).split(',').map(str::to_owned).collect()
+}
+
+/// Undoes the kernel's octal escapes (`\040`).
+fn path(field: &[u8]) -> PathBuf {
+    let mut out = Vec::with_capacity(field.len());
+    let mut rest = field;
+    while let Some((first, after)) = rest.split_first() {
+        let digits = (*first == b'\\').then(|| after.get(..3)).flatten();
+        match digits.filter(|d| d.iter().all(|b| (b'0'..b'8').contains(b))) {
+            Some(d) => {
+                let value = d.iter().fold(0u32, |sum, b| sum * 8 + u32::from(b - b'0'));
+                out.push(value as u8);
+                rest = &after[3..];
+            }
+            None => {
+                out.push(*first);
+                rest = after;
+            }
+        }
+    }
+    PathBuf::from(OsString::from_vec(out))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_a_line() {
+        let line = br"36 35 98:0 /mnt1 /a\040b rw,noatime shared:7 master:1 - ext3 /dev/root rw,errors=continue";
+        let mount = parse(line).expect("a mount");
+        assert_eq!((mount.id, mount.parent, mount.shared), (36, 35, Some(7)));
+        assert_eq!(mount.target, Path::new("/a b"));
+        assert_eq!(mount.root, Path::new("/mnt1"));
+        assert_eq!((mount.kind.as_str(), mount.source.as_str()), ("ext3", "/dev/root"));
+        assert_eq!(mount.options, ["rw", "noatime", "rw", "errors=continue"]);
+    }
+
+    #[test]
+    fn rejects_what_is_not_a_line() {
+        for line in [&b""[..], b"36", b"36 35 98:0 / /a rw shared:1", b"x y z / / rw - a b c"] {
+            assert_eq!(parse(line), None);
+        }
+    }
+
+    #[test]
+    fn the_root_is_mounted_and_everything_is_below_it() {
+        let mounts = table().expect("table");
+        assert!(mounts.iter().any(|mount| mount.target == Path::new("/")));
+        let below = below(&mounts, Path::new("/proc"));
+        assert!(below.iter().all(|mount| mount.target.starts_with("/proc")));
+    }
+}

@@ -1,0 +1,159 @@
+//! From a launch plan to a running container.
+//!
+//! ```text
+//! LaunchPlan --compile--> program --spawn--> shim --clone--> first process
+//!                                              |
+//!                                         exit record (outlives the agent)
+//! ```
+//!
+//! [`Launcher::launch`] compiles the plan into a flat program, creates the exit
+//! record and starts the shim in the container's new namespaces; the shim makes
+//! the mounts, starts the first process, reaps it and records its end. Called by
+//! the containerizer only. Decides nothing about cgroups, sandboxes or policy and
+//! knows no Mesos message.
+//!
+//! ```text
+//! launch() -> Launching --release()--> Running --wait()--> End
+//!                                         ^
+//! recover() ------------------------------+
+//! ```
+
+mod capabilities;
+mod compile;
+mod error;
+mod mounts;
+mod program;
+mod record;
+mod recover;
+mod running;
+
+use std::fmt;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::str::FromStr;
+
+use isolators::plan::LaunchPlan;
+use kernel::boot::BootId;
+use kernel::{memfd, sched, spawn};
+
+pub use error::{LaunchError, Step};
+pub use recover::{Recovered, recover};
+pub use running::{End, Exited, Launching, Running};
+
+/// The shim, built by the build script (docs/decisions/0003-shim.md).
+static SHIM: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/bulkhead-shim"));
+
+/// How plans are run (`--launcher`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Engine {
+    /// Namespaces, mounts and cgroups: the default, needs root.
+    Linux,
+    /// Plain processes; a plan that asks for namespaces is refused.
+    Posix,
+}
+
+impl Engine {
+    /// Name as in `--launcher`.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Engine::Linux => "linux",
+            Engine::Posix => "posix",
+        }
+    }
+}
+
+impl fmt::Display for Engine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl FromStr for Engine {
+    type Err = String;
+
+    fn from_str(name: &str) -> Result<Engine, String> {
+        match name {
+            "linux" => Ok(Engine::Linux),
+            "posix" => Ok(Engine::Posix),
+            "oci" => Err("launcher 'oci' is not supported yet, use 'linux' or 'posix'".to_owned()),
+            other => Err(format!("unknown launcher '{other}', use 'linux' or 'posix'")),
+        }
+    }
+}
+
+/// Starts containers; one value per agent.
+#[derive(Debug)]
+pub struct Launcher {
+    engine: Engine,
+    shim: OwnedFd,
+    boot: BootId,
+}
+
+impl Launcher {
+    /// Prepares the shim's image. Asks for a short scheduler slice for the
+    /// calling thread, which threads started from it inherit.
+    ///
+    /// # Errors
+    /// If the kernel has no executable memory files or no boot id.
+    pub fn new(engine: Engine) -> Result<Launcher, LaunchError> {
+        // Only latency is at stake, so a refusal is not worth a word.
+        let _ = sched::set_slice(sched::SHORT_SLICE_NS);
+        Ok(Launcher {
+            engine,
+            shim: memfd::executable(c"bulkhead-shim", SHIM)?,
+            boot: BootId::read()?,
+        })
+    }
+
+    /// The engine that this launcher uses.
+    #[must_use]
+    pub fn engine(&self) -> Engine {
+        self.engine
+    }
+
+    /// Starts the container. Returns when its first process executes the command
+    /// or, if the plan has `wait_for`, when it waits for [`Launching::release`].
+    /// Dropping the future or the result kills the container.
+    ///
+    /// `record` must not exist; it is left behind on success and on failure, and
+    /// belongs to the caller. It should be on a tmpfs: it is meaningless after a
+    /// reboot. Must be called on a tokio runtime.
+    ///
+    /// # Errors
+    /// See [`LaunchError`]; nothing of the container is left running.
+    pub async fn launch(&self, plan: &LaunchPlan, record: &Path) -> Result<Launching, LaunchError> {
+        let compiled = compile::compile(plan, self.engine)?;
+        let file = record::create(record, self.boot, compiled.own_pids)?;
+        let program = memfd::sealed(c"bulkhead-program", &compiled.bytes)?;
+        let (ours, theirs) = UnixStream::pair().map_err(|source| LaunchError::Prepare {
+            verb: "create",
+            object: "the launch socket".to_owned(),
+            source,
+        })?;
+        let stdio = &plan.stdio;
+        let fds = [
+            stdio.stdin.as_fd(),
+            stdio.stdout.as_fd(),
+            stdio.stderr.as_fd(),
+            program.as_fd(),
+            file.as_fd(),
+            theirs.as_fd(),
+        ];
+        let child = spawn::spawn(self.shim.as_fd(), c"bulkhead-shim", compiled.namespaces, &fds)
+            .map_err(|source| LaunchError::Prepare {
+                verb: "start",
+                object: "the shim".to_owned(),
+                source,
+            })?;
+        drop((program, theirs));
+        Launching::begin(child, ours, file, compiled.steps).await
+    }
+}
+
+impl From<kernel::Error> for LaunchError {
+    fn from(error: kernel::Error) -> LaunchError {
+        LaunchError::Prepare { verb: error.verb, object: error.object, source: error.source }
+    }
+}

@@ -1,0 +1,94 @@
+//! What became of a container while no agent watched.
+//!
+//! Reads the record, its lock and the boot id. Whoever holds the lock is the
+//! shim, so a pid in a locked record is never a stranger's.
+
+use std::io;
+use std::path::Path;
+use std::time::Duration;
+
+use kernel::boot::BootId;
+use kernel::pidfd::Pidfd;
+use kernel::{lock, process};
+
+use super::error::LaunchError;
+use super::program::Steps;
+use super::record::{self, Record, state};
+use super::running::{Exited, Running};
+
+/// A container found by its record.
+#[derive(Debug)]
+pub enum Recovered {
+    /// It runs; the shim watches it.
+    Running(Running),
+    /// It ended; this is how.
+    Exited(Exited),
+    /// It never executed its command.
+    Failed(LaunchError),
+    /// The shim was killed or the machine restarted: no status. `pid` is the first
+    /// process if it lives on, which takes a container without a pid namespace.
+    Lost {
+        /// Its pid, to be killed with all that descends from it.
+        pid: Option<u32>,
+    },
+}
+
+/// How long a launch that was under way may take to come to a result.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Finds out what the record at `path` says. A launch that is still under way is
+/// waited for; one that waits for a release was told by the socket's end to fail.
+///
+/// # Errors
+/// If the record cannot be opened or is not one, or /proc cannot be read.
+pub async fn recover(path: &Path) -> io::Result<Recovered> {
+    let file = record::open(path)?;
+    let boot = BootId::read().map_err(|e| io::Error::new(e.source.kind(), e))?;
+    let deadline = tokio::time::Instant::now() + PATIENCE;
+    loop {
+        if record::read(&file)?.boot != boot {
+            return Ok(Recovered::Lost { pid: None });
+        }
+        if !lock::is_locked(&file)? {
+            return gone(&record::read(&file)?);
+        }
+        let record = record::read(&file)?;
+        let late = tokio::time::Instant::now() > deadline;
+        if late || !matches!(record.state, state::CREATED | state::PUBLISHED) {
+            // Opened while the lock is held, so it is the shim.
+            if let Ok(shim) = Pidfd::open(record.shim)
+                && lock::is_locked(&file)?
+            {
+                return Ok(Recovered::Running(Running::new(shim, file, &record)?));
+            }
+            if late {
+                return Err(io::ErrorKind::TimedOut.into());
+            }
+        }
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+}
+
+/// The end of a container whose shim is gone.
+fn gone(record: &Record) -> io::Result<Recovered> {
+    Ok(match record.state {
+        state::EXITED => Recovered::Exited(record.exited.clone()),
+        state::FAILED => Recovered::Failed(Steps::default().error(record.failed)),
+        _ if record.own_pids => Recovered::Lost { pid: None },
+        _ => Recovered::Lost { pid: survivor(record)? },
+    })
+}
+
+/// The first process, if the pid is still its own: it started before its pid was
+/// published, and not long before.
+fn survivor(record: &Record) -> io::Result<Option<u32>> {
+    if record.pid == 0 {
+        return Ok(None);
+    }
+    let found = process::get(record.pid).map_err(|e| io::Error::new(e.source.kind(), e))?;
+    let published = record.started_boot.as_secs_f64();
+    let own = |p: &process::Process| {
+        (published - 60.0..=published + 0.1).contains(&process::start_seconds(p)) && p.state != 'Z'
+    };
+    Ok(found.filter(own).map(|p| p.pid))
+}

@@ -1,0 +1,259 @@
+//! A container between launch and end.
+//!
+//! [`Launching`] kills the container when it is dropped; [`Running`] leaves it
+//! alone: an agent that stops leaves its containers running.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::net::UnixStream as StdStream;
+use std::time::{Duration, SystemTime};
+
+use kernel::pidfd::Pidfd;
+use kernel::spawn::Child;
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+use tokio::net::UnixStream;
+
+use super::error::LaunchError;
+use super::program::{self, Steps};
+use super::record::{self, Record, state};
+
+/// How a container ended, as its shim recorded it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Exited {
+    /// Wait status of the first process, as `waitpid` gives it.
+    pub status: i32,
+    /// When its pid was published, just before it executed.
+    pub started: SystemTime,
+    /// When it was reaped.
+    pub ended: SystemTime,
+    /// CPU time in user mode of it and the children it waited for.
+    pub user_time: Duration,
+    /// CPU time in the kernel, likewise.
+    pub system_time: Duration,
+    /// Largest resident set in bytes.
+    pub max_rss: u64,
+}
+
+/// What is known of a container that is gone.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum End {
+    /// The shim reaped the first process and recorded this.
+    Exited(Exited),
+    /// The shim was killed, and the first process with it; the status is lost.
+    Lost,
+}
+
+impl End {
+    /// The wait status, if it is known.
+    #[must_use]
+    pub fn status(&self) -> Option<i32> {
+        match self {
+            End::Exited(exited) => Some(exited.status),
+            End::Lost => None,
+        }
+    }
+}
+
+/// A running container.
+#[derive(Debug)]
+pub struct Running {
+    pid: u32,
+    shim_pid: u32,
+    shim: AsyncFd<Pidfd>,
+    record: File,
+}
+
+impl Running {
+    pub(super) fn new(shim: Pidfd, record: File, content: &Record) -> io::Result<Running> {
+        // SAFETY: a `Pidfd` keeps its one descriptor until it is dropped.
+        let shim = unsafe { AsyncFd::register_with_interest(shim, Interest::READABLE) }?;
+        Ok(Running { pid: content.pid, shim_pid: content.shim, shim, record })
+    }
+
+    /// The first process' pid in the host's pid namespace.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.pid
+    }
+
+    /// The shim's pid in the host's pid namespace. With a pid namespace the shim
+    /// is the container's init; killing it kills every process of the container.
+    #[must_use]
+    pub fn shim_pid(&self) -> u32 {
+        self.shim_pid
+    }
+
+    /// Completes when the container is gone: the shim has ended and, with a pid
+    /// namespace, every process in it. May be called again and from several tasks.
+    ///
+    /// # Errors
+    /// If the record cannot be read any more.
+    pub async fn wait(&self) -> io::Result<End> {
+        ended(&self.shim).await?;
+        let record = record::read(&self.record)?;
+        Ok(match record.state {
+            state::EXITED => End::Exited(record.exited),
+            _ => End::Lost,
+        })
+    }
+
+    /// Sends `signal` to the first process; `false` if it has ended.
+    ///
+    /// # Errors
+    /// As `pidfd_send_signal`.
+    pub fn signal(&self, signal: i32) -> io::Result<bool> {
+        let Ok(first) = Pidfd::open(self.pid) else { return Ok(false) };
+        // The shim says so before it gives the pid back to the kernel; read after
+        // the open, it proves that the descriptor is the container's process.
+        match record::read(&self.record)?.state {
+            state::PUBLISHED | state::RUNNING if !self.shim.get_ref().ended()? => {
+                first.signal(signal)
+            }
+            _ => Ok(false),
+        }
+    }
+
+    /// Kills the shim: with a pid namespace every process of the container dies,
+    /// else its first process. Its exit status is lost, so this is the last resort;
+    /// `signal(SIGKILL)` keeps it.
+    ///
+    /// # Errors
+    /// As `pidfd_send_signal`.
+    pub fn kill_shim(&self) -> io::Result<bool> {
+        self.shim.get_ref().signal(libc::SIGKILL)
+    }
+}
+
+/// Waits for the shim's end and reaps it, if it is our child.
+async fn ended(shim: &AsyncFd<Pidfd>) -> io::Result<()> {
+    while !shim.get_ref().ended()? {
+        shim.readable().await?.clear_ready();
+    }
+    shim.get_ref().reap()?;
+    Ok(())
+}
+
+/// A container whose first process exists. Dropping this kills it.
+#[derive(Debug)]
+pub struct Launching {
+    /// Present until `release` succeeds.
+    running: Option<Running>,
+    socket: UnixStream,
+    steps: Steps,
+    waits: bool,
+}
+
+impl Launching {
+    /// Waits for the shim's first word.
+    pub(super) async fn begin(
+        child: Child,
+        socket: StdStream,
+        record: File,
+        steps: Steps,
+    ) -> Result<Launching, LaunchError> {
+        let failed =
+            |source| LaunchError::Prepare { verb: "watch", object: "the shim".to_owned(), source };
+        let mut content = record::read(&record).map_err(failed)?;
+        (content.shim, content.pid) = (child.pid, 0);
+        let running = Running::new(child.pidfd, record, &content).map_err(failed)?;
+        socket.set_nonblocking(true).map_err(failed)?;
+        let socket = UnixStream::from_std(socket).map_err(failed)?;
+        let mut launching = Launching { running: Some(running), socket, steps, waits: false };
+        launching.waits = launching.word().await? == program::SAYS_WAITING;
+        if let Some(running) = &mut launching.running {
+            running.pid = record::read(&running.record).map_err(failed)?.pid;
+        }
+        Ok(launching)
+    }
+
+    fn current(&self) -> &Running {
+        self.running.as_ref().expect("present until release succeeds")
+    }
+
+    /// The first process' pid in the host's pid namespace.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.current().pid
+    }
+
+    /// The shim's pid in the host's pid namespace.
+    #[must_use]
+    pub fn shim_pid(&self) -> u32 {
+        self.current().shim_pid
+    }
+
+    /// Whether the first process waits for [`Launching::release`]; else it
+    /// executes its command already.
+    #[must_use]
+    pub fn waits(&self) -> bool {
+        self.waits
+    }
+
+    /// Lets the first process execute, if it waits, and returns when it does.
+    ///
+    /// # Errors
+    /// As [`super::Launcher::launch`].
+    pub async fn release(mut self) -> Result<Running, LaunchError> {
+        if self.waits {
+            // A refused write means that the shim is gone; the next read says how.
+            let _ = self.socket.try_write(&[program::SAYS_RUNNING]);
+            if self.word().await? != program::SAYS_RUNNING {
+                return Err(LaunchError::Lost(None));
+            }
+        }
+        Ok(self.running.take().expect("present until release succeeds"))
+    }
+
+    /// The next word of the shim; a failure, reported or not, is the error.
+    async fn word(&mut self) -> Result<u8, LaunchError> {
+        let mut word = [0u8; 1];
+        loop {
+            let lost = |_| LaunchError::Lost(None);
+            self.socket.readable().await.map_err(lost)?;
+            match self.socket.try_read(&mut word) {
+                Ok(1) if word[0] != program::SAYS_FAILED => return Ok(word[0]),
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
+                _ => break,
+            }
+        }
+        Err(self.failure().await)
+    }
+
+    /// What the record says of a launch that failed, once the shim is gone.
+    async fn failure(&mut self) -> LaunchError {
+        let running = self.running.take().expect("present until release succeeds");
+        let _ = running.kill_shim();
+        if let Err(source) = ended(&running.shim).await {
+            return LaunchError::Prepare { verb: "reap", object: "the shim".to_owned(), source };
+        }
+        match record::read(&running.record) {
+            Ok(record) if record.state == state::FAILED => self.steps.error(record.failed),
+            Ok(record) if record.state == state::EXITED => {
+                LaunchError::Lost(Some(record.exited.status))
+            }
+            _ => LaunchError::Lost(None),
+        }
+    }
+}
+
+impl Drop for Launching {
+    fn drop(&mut self) {
+        let Some(running) = self.running.take() else { return };
+        let _ = running.kill_shim();
+        // Somebody must reap it; without a runtime the process is about to end.
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            runtime.spawn(async move { ended(&running.shim).await });
+        }
+    }
+}
+
+/// A record's wait status as a shell would print it, for logs.
+impl std::fmt::Display for Exited {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match (libc::WIFEXITED(self.status), libc::WEXITSTATUS(self.status)) {
+            (true, code) => write!(f, "exited with status {code}"),
+            (false, _) => write!(f, "terminated by signal {}", libc::WTERMSIG(self.status)),
+        }
+    }
+}

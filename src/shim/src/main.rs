@@ -1,0 +1,187 @@
+//! The shim: parent and reaper of one container.
+//!
+//! A static program without libc, started by the agent in the container's new
+//! namespaces with the launch program, the exit record and a socket as inherited
+//! descriptors. It puts the container together ([`steps`]), starts its first
+//! process ([`first`]), reaps whatever dies, writes the first process' end into
+//! the record and exits. In a pid namespace it is the init: when it goes, so does
+//! everything in the container. It forwards nothing, decides nothing and
+//! allocates nothing; it must stay small, because there is one per container.
+//!
+//! All signals are blocked for it, so only SIGKILL ends it early.
+
+#![no_std]
+#![no_main]
+
+mod arch;
+mod first;
+mod memory;
+// The launch code uses the rest of these two.
+#[allow(dead_code)]
+mod program;
+mod reap;
+#[allow(dead_code)]
+mod record;
+mod report;
+mod steps;
+mod sys;
+
+use core::arch::global_asm;
+
+use program::{PROGRAM_FD, Program, RECORD_FD, SAYS_FAILED, SAYS_RUNNING, SLOTS, SOCKET_FD, code};
+use report::Report;
+use sys::{call, errno};
+
+#[cfg(target_arch = "x86_64")]
+global_asm!(
+    ".globl _start",
+    "_start:",
+    "xor ebp, ebp",
+    "and rsp, -16",
+    "call {main}",
+    "ud2",
+    main = sym main,
+);
+
+#[cfg(target_arch = "aarch64")]
+global_asm!(".globl _start", "_start:", "mov x29, xzr", "bl {main}", "brk 1", main = sym main);
+
+#[panic_handler]
+fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
+    sys::exit(127)
+}
+
+/// What the shim and, while it is stopped, the first process work on.
+pub struct Shim {
+    /// The mapped program, writable in private.
+    base: *mut u8,
+    program: Program<'static>,
+    /// The mapped exit record.
+    record: Report,
+    /// Open descriptors by slot; -1 is free.
+    slots: [i32; SLOTS],
+    /// The list of own children, if this is not a pid namespace's init; else -1.
+    children: i32,
+    /// The inherited file mode creation mask, until an operation changes it.
+    umask: usize,
+}
+
+impl Shim {
+    /// The string at `offset`.
+    fn string(&self, offset: impl TryInto<usize>) -> Result<*mut u8, i32> {
+        let offset = offset.try_into().map_err(|_| errno::EINVAL)?;
+        match self.program.holds(offset, 1, 1) {
+            // SAFETY: inside the mapping, and NUL-terminated there.
+            true => Ok(unsafe { self.base.add(offset) }),
+            false => Err(errno::EINVAL),
+        }
+    }
+
+    /// The string at `offset`, or a null pointer for offset 0.
+    fn optional(&self, offset: impl TryInto<usize>) -> Result<*mut u8, i32> {
+        match offset.try_into() {
+            Ok(0) => Ok(core::ptr::null_mut()),
+            Ok(offset) => self.string(offset),
+            Err(_) => Err(errno::EINVAL),
+        }
+    }
+
+    /// `length` bytes at `offset`, aligned to `align`.
+    fn bytes(&self, offset: u32, length: usize, align: usize) -> Result<*mut u8, i32> {
+        match self.program.holds(offset as usize, length, align) {
+            // SAFETY: inside the mapping.
+            true => Ok(unsafe { self.base.add(offset as usize) }),
+            false => Err(errno::EINVAL),
+        }
+    }
+
+    /// The descriptor in `slot`.
+    fn slot(&self, slot: u32) -> Result<usize, i32> {
+        match self.slots.get(slot as usize) {
+            Some(fd) if *fd >= 0 => Ok(*fd as usize),
+            _ => Err(errno::EINVAL),
+        }
+    }
+
+    fn keep(&mut self, slot: u32, fd: usize) -> Result<(), i32> {
+        *self.slots.get_mut(slot as usize).ok_or(errno::EINVAL)? = fd as i32;
+        Ok(())
+    }
+}
+
+unsafe extern "C" fn main() -> ! {
+    let Some(record) = Report::new(RECORD_FD as usize) else { sys::exit(126) };
+    let _ = call!(PRCTL, 15, c"bulkhead-shim".as_ptr());
+    sys::slice(100_000);
+    reset_signals();
+    let umask = call!(UMASK, 0).unwrap_or(0o22);
+    let Some((base, program)) = load() else {
+        record.fail(0, code::LOAD, errno::EINVAL);
+        finish(SAYS_FAILED, -1);
+        sys::exit(1)
+    };
+    let mut shim = Shim { base, program, record, slots: [-1; SLOTS], children: -1, umask };
+    let mut index = 0;
+    let child = loop {
+        let Some(op) = program.op(index) else {
+            record.fail(index as u32, code::LOAD, errno::EINVAL);
+            break 0;
+        };
+        let result = match op.code {
+            code::SPAWN => first::spawn(&mut shim, index),
+            _ => steps::run(&mut shim, &op).map(|()| 0),
+        };
+        match result {
+            Ok(0) => index += 1,
+            Ok(child) => break child,
+            Err(errno) => {
+                record.fail(index as u32, op.code, errno);
+                break 0;
+            }
+        }
+    };
+    if record.failed() {
+        if child != 0 {
+            let _ = call!(WAIT4, child, 0, 0, 0);
+        }
+        finish(SAYS_FAILED, -1);
+        sys::exit(1)
+    }
+    record.running();
+    let children = shim.children;
+    let _ = call!(MUNMAP, base, program.length());
+    finish(SAYS_RUNNING, children);
+    reap::until_end(&record, child as u32, children);
+    sys::exit(0)
+}
+
+/// Maps the program.
+fn load() -> Option<(*mut u8, Program<'static>)> {
+    let length = call!(LSEEK, PROGRAM_FD, 0, 2).ok()?;
+    // PROT_READ | PROT_WRITE, MAP_PRIVATE
+    let base = call!(MMAP, 0, length, 3, 2, PROGRAM_FD, 0).ok()? as *mut u8;
+    // SAFETY: mapped just now, `length` bytes; the file is sealed, so it cannot
+    // shrink. The writes through `base` go to string tables and back, never to
+    // what `Program` has checked.
+    let bytes = unsafe { core::slice::from_raw_parts(base, length) };
+    Some((base, Program::parse(bytes)?))
+}
+
+/// Tells the agent and lets go of everything but the record (its open file holds
+/// the lock) and the list of children.
+fn finish(word: u8, children: i32) {
+    let _ = call!(WRITE, SOCKET_FD, &raw const word, 1);
+    let _ = call!(CLOSE_RANGE, 0, PROGRAM_FD, 0);
+    let _ = call!(CLOSE_RANGE, SOCKET_FD, SOCKET_FD, 0);
+    let rest = if children >= 0 { reap::CHILDREN_FD + 1 } else { reap::CHILDREN_FD };
+    let _ = call!(CLOSE_RANGE, rest, u32::MAX, 0);
+}
+
+/// Dispositions survive an execution when they are "ignore"; the container must
+/// not inherit those of the agent.
+fn reset_signals() {
+    let default = [0u64; 4];
+    for signal in 1..=64 {
+        let _ = call!(RT_SIGACTION, signal, default.as_ptr(), 0, 8);
+    }
+}

@@ -1,0 +1,67 @@
+//! Waiting: reaps everything, records the end of the first process.
+
+use crate::report::Report;
+use crate::sys::{SIGKILL, call, errno};
+
+/// Where the list of own children is kept open: the lowest descriptor that is not
+/// inherited, because the list is opened first.
+pub const CHILDREN_FD: usize = 6;
+
+const P_ALL: usize = 0;
+const WEXITED: usize = 4;
+const WNOWAIT: usize = 0x0100_0000;
+
+/// Reaps until the first process `child` has ended and is recorded. In a pid
+/// namespace the shim's exit kills the rest; elsewhere the rest, which has been
+/// re-parented to the shim, is killed here.
+pub fn until_end(record: &Report, child: u32, children: i32) {
+    loop {
+        // siginfo: si_pid is the 32-bit word at offset 12.
+        let mut info = [0u32; 32];
+        match call!(WAITID, P_ALL, 0, info.as_mut_ptr(), WEXITED | WNOWAIT, 0) {
+            Err(errno::EINTR) => continue,
+            Err(_) => break,
+            Ok(_) => {}
+        }
+        let pid = info[3];
+        let mut status = 0i32;
+        let mut usage = [0u64; 18];
+        if pid == child {
+            record.reaping();
+        }
+        let _ = call!(WAIT4, pid, &raw mut status, 0, usage.as_mut_ptr());
+        if pid == child {
+            record.exited(status, &usage);
+            break;
+        }
+    }
+    if children >= 0 {
+        kill_rest();
+    }
+}
+
+/// Kills own children until there are none; those of the killed become own.
+fn kill_rest() {
+    let mut text = [0u8; 512];
+    loop {
+        let length = match call!(PREAD, CHILDREN_FD, text.as_mut_ptr(), text.len(), 0) {
+            Ok(length) if length > 0 => length,
+            _ => return,
+        };
+        let mut pid = 0u32;
+        for byte in text.iter().take(length) {
+            match byte {
+                b'0'..=b'9' => pid = pid.wrapping_mul(10).wrapping_add((byte - b'0') as u32),
+                // A number that the buffer cuts off is left for the next round.
+                _ if pid != 0 => {
+                    let _ = call!(KILL, pid, SIGKILL);
+                    pid = 0;
+                }
+                _ => {}
+            }
+        }
+        if call!(WAIT4, -1isize, 0, 0, 0).is_err() {
+            return;
+        }
+    }
+}

@@ -1,0 +1,203 @@
+//! Operations of the shim itself: namespaces, mounts, root, files.
+
+use crate::Shim;
+use crate::program::{Op, code};
+use crate::reap::CHILDREN_FD;
+use crate::sys::{self, call, errno};
+
+/// Runs one operation.
+pub fn run(shim: &mut Shim, op: &Op) -> Result<(), i32> {
+    match op.code {
+        code::SUBREAPER => subreaper(shim),
+        code::OPEN => {
+            let flags = op.d as usize | sys::O_CLOEXEC;
+            let fd = call!(OPENAT, sys::AT_FDCWD, shim.string(op.a)?, flags, 0)?;
+            shim.keep(op.b, fd)
+        }
+        code::TREE => {
+            let depth = if op.c == 1 { sys::AT_RECURSIVE } else { 0 };
+            let flags = sys::OPEN_TREE_CLONE | sys::O_CLOEXEC | depth;
+            let fd = call!(OPEN_TREE, sys::AT_FDCWD, shim.string(op.a)?, flags)?;
+            shim.keep(op.b, fd)
+        }
+        code::JOIN => {
+            let fd = call!(OPENAT, sys::AT_FDCWD, shim.string(op.a)?, sys::O_CLOEXEC, 0)?;
+            let joined = call!(SETNS, fd, op.b);
+            let _ = call!(CLOSE_RANGE, fd, fd, 0);
+            done(joined)
+        }
+        code::IDENTIFY => {
+            shim.record.identify(sys::own_pid(shim.slot(op.a)?)?);
+            Ok(())
+        }
+        code::HOSTNAME => done(call!(SETHOSTNAME, shim.string(op.a)?, op.b)),
+        code::MOUNT => {
+            let (source, target) = (shim.optional(op.a)?, shim.string(op.b)?);
+            let (kind, data) = (shim.optional(op.c)?, shim.optional(op.e)?);
+            done(call!(MOUNT, source, target, kind, op.d, data))
+        }
+        code::ATTACH => attach(shim.slot(op.a)?, shim.string(op.b)?),
+        code::RESTRICT => restrict(shim.string(op.a)?, op.d, op.e as usize, op.b == 1),
+        code::MKDIR => make_directory(shim.string(op.a)?, op.b, op.c == 1),
+        code::SYMLINK => {
+            let (target, link) = (shim.string(op.a)?, shim.string(op.b)?);
+            existing(call!(SYMLINKAT, target, sys::AT_FDCWD, link))
+        }
+        code::RENAME => {
+            let (from, to) = (shim.string(op.a)?, shim.string(op.b)?);
+            done(call!(RENAMEAT2, sys::AT_FDCWD, from, sys::AT_FDCWD, to, 0))
+        }
+        code::MKNOD => existing(call!(MKNODAT, sys::AT_FDCWD, shim.string(op.a)?, op.b, op.d)),
+        code::CHOWN => done(call!(FCHOWNAT, sys::AT_FDCWD, shim.string(op.a)?, op.b, op.c, 0)),
+        code::PIVOT => pivot(shim.string(op.a)?),
+        code::CHROOT => {
+            call!(CHROOT, shim.string(op.a)?)?;
+            done(call!(CHDIR, c"/".as_ptr()))
+        }
+        code::MASK => mask(shim.string(op.a)?),
+        code::PROTECT => protect(shim.string(op.a)?),
+        _ => Err(errno::EINVAL),
+    }
+}
+
+/// Drops the value of a successful call.
+pub fn done(answer: sys::Answer) -> Result<(), i32> {
+    answer.map(|_| ())
+}
+
+/// As [`done`]; "exists already" is success.
+fn existing(answer: sys::Answer) -> Result<(), i32> {
+    match answer {
+        Err(errno::EEXIST) => Ok(()),
+        other => done(other),
+    }
+}
+
+/// Orphans come to us, and we keep the list of own children at hand, because
+/// /proc may be out of reach when it is needed.
+fn subreaper(shim: &mut Shim) -> Result<(), i32> {
+    call!(PRCTL, 36, 1)?;
+    let path = c"/proc/thread-self/children".as_ptr();
+    // Without CONFIG_PROC_CHILDREN orphans are left to the agent.
+    if let Ok(fd) = call!(OPENAT, sys::AT_FDCWD, path, sys::O_CLOEXEC, 0) {
+        if fd != CHILDREN_FD {
+            return Err(errno::EINVAL);
+        }
+        shim.children = fd as i32;
+    }
+    Ok(())
+}
+
+/// Makes directory `path`; with `parents` the missing ones above it, too.
+fn make_directory(path: *mut u8, mode: u32, parents: bool) -> Result<(), i32> {
+    match call!(MKDIRAT, sys::AT_FDCWD, path, mode) {
+        Err(errno::ENOENT) if parents => {
+            make_parents(path)?;
+            existing(call!(MKDIRAT, sys::AT_FDCWD, path, mode))
+        }
+        other => existing(other),
+    }
+}
+
+/// Makes every directory above `path`, by ending the string at each slash in turn.
+fn make_parents(path: *mut u8) -> Result<(), i32> {
+    let mut at = 1;
+    loop {
+        // SAFETY: `at` runs up to the terminating NUL and the string is writable.
+        let byte = unsafe { path.add(at) };
+        // SAFETY: as above.
+        match unsafe { byte.read() } {
+            0 => return Ok(()),
+            b'/' => {
+                // SAFETY: as above.
+                unsafe { byte.write(0) };
+                let made = existing(call!(MKDIRAT, sys::AT_FDCWD, path, 0o755));
+                // SAFETY: as above.
+                unsafe { byte.write(b'/') };
+                made?;
+            }
+            _ => {}
+        }
+        at += 1;
+    }
+}
+
+/// Attaches the tree in `fd` at `target`, made to match if it is missing.
+fn attach(fd: usize, target: *mut u8) -> Result<(), i32> {
+    if sys::mode(fd, core::ptr::null())? & sys::S_IFMT == sys::S_IFDIR {
+        make_directory(target, 0o755, true)?;
+    } else {
+        let mode = sys::S_IFREG | 0o644;
+        match call!(MKNODAT, sys::AT_FDCWD, target, mode, 0) {
+            Err(errno::ENOENT) => {
+                make_parents(target)?;
+                existing(call!(MKNODAT, sys::AT_FDCWD, target, mode, 0))?;
+            }
+            other => existing(other)?,
+        }
+    }
+    let flags = sys::MOVE_MOUNT_F_EMPTY_PATH;
+    done(call!(MOVE_MOUNT, fd, c"".as_ptr(), sys::AT_FDCWD, target, flags))
+}
+
+/// Adds mount attributes, keeping those that are there.
+fn restrict(path: *const u8, attributes: u64, flags: usize, recursive: bool) -> Result<(), i32> {
+    const ATIME: u64 = 0x70;
+    let clear = if attributes & ATIME != 0 { ATIME } else { 0 };
+    let request = [attributes, clear, 0, 0];
+    let depth = if recursive { sys::AT_RECURSIVE } else { 0 };
+    match call!(MOUNT_SETATTR, sys::AT_FDCWD, path, depth, request.as_ptr(), 32) {
+        Err(errno::ENOSYS) => {}
+        other => return done(other),
+    }
+    // Before 5.12: a remount replaces the flags, so it has to repeat them.
+    let mut out = [0u64; 15];
+    call!(STATFS, path, out.as_mut_ptr())?;
+    let now = out[10] as usize;
+    let relatime = if now & 0x1000 != 0 { sys::MS_RELATIME } else { 0 };
+    let flags = flags | now & 0xc0f | relatime | sys::MS_REMOUNT | sys::MS_BIND;
+    done(call!(MOUNT, 0, path, 0, flags, 0))
+}
+
+/// Makes `root` the root. The old root is mounted on top of the new one and the
+/// working directory stays in it, so it can be detached without a name.
+fn pivot(root: *const u8) -> Result<(), i32> {
+    let here = c".".as_ptr();
+    call!(CHDIR, root)?;
+    match call!(PIVOT_ROOT, here, here) {
+        // The initial ramfs cannot be pivoted away: move over it instead.
+        Err(errno::EINVAL) => {
+            call!(MOUNT, here, c"/".as_ptr(), 0, sys::MS_MOVE, 0)?;
+            call!(CHROOT, here)?;
+        }
+        other => {
+            other?;
+            call!(UMOUNT2, here, sys::MNT_DETACH)?;
+        }
+    }
+    done(call!(CHDIR, c"/".as_ptr()))
+}
+
+/// Hides a path, if it exists.
+fn mask(path: *const u8) -> Result<(), i32> {
+    let mode = match sys::mode(sys::AT_FDCWD, path) {
+        Err(errno::ENOENT | errno::ENOTDIR) => return Ok(()),
+        other => other?,
+    };
+    if mode & sys::S_IFMT == sys::S_IFDIR {
+        let tmpfs = c"tmpfs".as_ptr();
+        return done(call!(MOUNT, tmpfs, path, tmpfs, sys::MS_RDONLY, 0));
+    }
+    done(call!(MOUNT, c"/dev/null".as_ptr(), path, 0, sys::MS_BIND, 0))
+}
+
+/// Makes a path read-only, if it exists.
+fn protect(path: *const u8) -> Result<(), i32> {
+    match call!(MOUNT, path, path, 0, sys::MS_BIND | sys::MS_REC, 0) {
+        Err(errno::ENOENT | errno::ENOTDIR) => Ok(()),
+        other => {
+            other?;
+            restrict(path, 1, sys::MS_RDONLY, true)
+        }
+    }
+}
