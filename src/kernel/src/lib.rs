@@ -10,7 +10,6 @@ mod arch;
 pub mod boot;
 pub mod cgroup;
 mod error;
-pub mod host;
 pub mod lock;
 pub mod lookup;
 pub mod machine;
