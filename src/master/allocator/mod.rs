@@ -8,8 +8,8 @@
 //!
 //! ```text
 //! Allocator::new(Options) -> Self
-//! add_framework(&FrameworkId, FrameworkOptions, active: bool, used: &BTreeMap<AgentId, Resources>)
-//! update_framework(&FrameworkId, FrameworkOptions)     // roles, suppressed, capabilities, filters, constraints
+//! add_framework(&FrameworkId, FrameworkOptions, active: bool)   // what it holds comes from add_agent
+//! update_framework(&FrameworkId, FrameworkOptions)    // roles, suppressed, capabilities, filters, constraints
 //! activate_framework(&FrameworkId)                     // connected again
 //! deactivate_framework(&FrameworkId)                   // forgets its refusal filters
 //! remove_framework(&FrameworkId)                       // forgets what it uses
@@ -31,12 +31,24 @@
 //!
 //! Resources handed in and out carry `allocation_info.role`. Agents' totals do not.
 
+pub mod constraints;
+mod cycle;
+mod filters;
+mod sorter;
+mod state;
+#[cfg(test)]
+mod tests;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use mesos::resources::{Quantities, Scalar};
+
 use crate::master::Resources;
 use crate::master::ids::{AgentId, FrameworkId};
+pub use sorter::SorterKind;
+pub use state::Allocator;
 
 /// What the master's flags say about allocation.
 #[derive(Debug, Clone, Default)]
@@ -71,6 +83,15 @@ pub struct AgentOptions {
     pub info: Arc<mesos::SlaveInfo>,
     /// Everything it has, reserved and revocable included.
     pub total: Resources,
+}
+
+/// Quota of a top-level role.
+#[derive(Debug, Clone, Default)]
+pub struct Quota {
+    /// Kept free for the role even while it has no use for it.
+    pub guarantees: Quantities,
+    /// The most it may hold unreserved, by name; no entry is no limit.
+    pub limits: BTreeMap<String, Scalar>,
 }
 
 /// Which agents a cycle looks at.
