@@ -15,6 +15,7 @@ pub mod inbox;
 pub mod info;
 pub mod resources;
 pub mod snapshot;
+pub mod updates;
 
 pub use config::Config;
 pub use handle::{CallError, Handle, Subscription};

@@ -25,6 +25,7 @@
 //! |                           `-- tasks/<task id>
 //! |                               |-- task.info                 mesos.Task
 //! |                               |-- task.launch               mesos.TaskInfo (ours)
+//! |                               |-- task.kill                 a kill has begun (ours)
 //! |                               `-- task.updates              append log
 //! |-- slaves/<agent id>/frameworks/<framework id>/executors/<executor id>/runs
 //! |       |-- latest -> <container id>
@@ -34,8 +35,8 @@
 //! `-- volumes/roles/<role>/<persistence id>
 //! ```
 //!
-//! Everything but `task.launch` is Mesos' own layout; a C++ agent ignores that
-//! one file. Used by the storage task, by recovery, by the agent's driver for
+//! Everything but `task.launch` and `task.kill` is Mesos' own layout; a C++ agent
+//! ignores those two. Used by the storage task, by recovery, by the agent's driver for
 //! sandboxes and by `/files`. It touches no file itself.
 
 use std::path::{Path, PathBuf};
@@ -172,6 +173,7 @@ pub(super) mod names {
     pub const LIBPROCESS_PID: &str = "pids/libprocess.pid";
     pub const TASK_INFO: &str = "task.info";
     pub const TASK_LAUNCH: &str = "task.launch";
+    pub const TASK_KILL: &str = "task.kill";
     pub const TASK_UPDATES: &str = "task.updates";
 }
 

@@ -58,6 +58,13 @@ pub enum Record {
         /// What the agent needs to play the executor of a command task.
         launch: Option<Box<TaskInfo>>,
     },
+    /// The task of a played executor is being killed (`task.kill`, ours).
+    Kill {
+        /// The run.
+        run: RunKey,
+        /// The task.
+        task: String,
+    },
     /// A status update, or the acknowledgement of one.
     Update {
         /// The run.

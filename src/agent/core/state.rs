@@ -196,6 +196,28 @@ impl Executor {
         self.queued.contains_key(task) || self.task(task).is_some()
     }
 
+    /// Whether any task was ever handed over.
+    pub fn ever_sent_task(&self) -> bool {
+        !self.launched.is_empty() || !self.terminated.is_empty() || !self.completed.is_empty()
+    }
+
+    /// Takes a task from the queue to the launched ones; `None` if it is not queued.
+    pub fn hand_over(&mut self, task: &str) -> Option<TaskInfo> {
+        let info = self.queued.remove(task)?;
+        self.launched.insert(task.to_owned(), task_of(&info, &self.framework_id, None));
+        Some(info)
+    }
+
+    /// A queued task that ends without having been handed over.
+    pub fn unqueue(&mut self, task: &str) {
+        if self.hand_over(task).is_some() {
+            for group in &mut self.groups {
+                group.retain(|id| id != task);
+            }
+            self.groups.retain(|g| !g.is_empty());
+        }
+    }
+
     /// Notes a status in the task's history and moves the task if it ended.
     /// Successive statuses of one state replace each other, as in Mesos.
     pub fn note(&mut self, status: &TaskStatus) {

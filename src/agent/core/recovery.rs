@@ -1,0 +1,441 @@
+//! Taking up where the last agent process left.
+//!
+//! Checkpoints say what was; the containerizer says what lives. Played command
+//! tasks are taken over at once. Executors of frameworks are given
+//! `--executor_reregistration_timeout` to come back; recovery ends as soon as the
+//! last of them did.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+use mesos::{ContainerId, SlaveInfo, TaskState, task_status};
+use thiserror::Error;
+
+use super::event::{Effect, Timer};
+use super::state::{
+    Executor, ExecutorSink, ExecutorState, Framework, FrameworkState, Played, is_terminal,
+};
+use super::{AgentState, Core, Time, names};
+use crate::agent::config::{ReconfigurationPolicy, RecoverMode};
+use crate::agent::gc::Garbage;
+use crate::agent::updates::Key;
+use crate::checkpoint::{
+    Recovered, RecoveredExecutor, RecoveredFramework, RecoveredRun, RecoveredTask,
+};
+use crate::containerizer::Termination;
+
+/// Why an agent cannot carry on with what it finds.
+#[derive(Debug, Error)]
+pub enum RecoveryError {
+    /// `--reconfiguration_policy` forbids the change.
+    #[error(
+        "incompatible agent info detected: {detail}\n\
+         old: {old:?}\nnew: {new:?}\n\
+         to keep the old agent's tasks, start with its former settings; to give them up, remove {remedy}"
+    )]
+    Incompatible {
+        /// What changed.
+        detail: String,
+        /// As checkpointed.
+        old: Box<SlaveInfo>,
+        /// As configured.
+        new: Box<SlaveInfo>,
+        /// The link to be removed by the operator.
+        remedy: String,
+    },
+}
+
+impl Core {
+    /// First step, before the containerizer recovers: takes the checkpoints over.
+    /// Frameworks, executors, tasks and update streams exist afterwards; nothing
+    /// is sent yet.
+    pub fn recover(&mut self, recovered: Recovered) -> Result<(), RecoveryError> {
+        self.counters.recovery_errors = recovered.errors.len() as u64;
+        for (agent, modified) in recovered.other_agents {
+            self.garbage.add(Garbage::Agent(agent), modified);
+        }
+        let Some(old) = recovered.agent else { return Ok(()) };
+        if let Err(detail) = compatible(&old, &self.info, self.config.reconfiguration) {
+            if recovered.rebooted {
+                tracing::warn!(detail, "agent info changed over a reboot: starting as a new agent");
+                if let Some(id) = old.id {
+                    self.garbage.add(Garbage::Agent(id.value), self.now);
+                }
+                self.persist(crate::checkpoint::Record::ForgetAgent);
+                return Ok(());
+            }
+            return Err(RecoveryError::Incompatible {
+                detail,
+                new: Box::new((*self.info).clone()),
+                remedy: self.config.work_dir.latest_agent().display().to_string(),
+                old: Box::new(old),
+            });
+        }
+        Arc::make_mut(&mut self.info).id = old.id;
+        for framework in recovered.frameworks {
+            self.recover_framework(framework, recovered.rebooted);
+        }
+        Ok(())
+    }
+
+    fn recover_framework(&mut self, recovered: RecoveredFramework, rebooted: bool) {
+        let Some(id) = recovered.info.id.as_ref().map(|id| id.value.clone()) else { return };
+        let framework = Framework {
+            info: recovered.info,
+            pid: recovered.pid,
+            state: FrameworkState::Running,
+            executors: BTreeMap::new(),
+            completed: VecDeque::new(),
+        };
+        self.frameworks.insert(id.clone(), Arc::new(framework));
+        for executor in recovered.executors {
+            self.recover_executor(&id, executor, rebooted);
+        }
+        let f = &self.frameworks[&id];
+        if f.executors.is_empty() && !self.updates.has_framework(&id) {
+            if let Some(f) = self.frameworks.remove(&id) {
+                self.completed.push_back(f);
+            }
+            let garbage = Garbage::Framework { agent: self.agent_id().to_owned(), framework: id };
+            self.garbage.add(garbage, recovered.modified);
+        }
+    }
+
+    fn recover_executor(&mut self, framework: &str, recovered: RecoveredExecutor, rebooted: bool) {
+        for (run, modified) in recovered.old_runs {
+            self.garbage.add(Garbage::Run(run), modified);
+        }
+        let id = recovered.info.executor_id.value.clone();
+        let garbage = Garbage::Executor {
+            agent: self.agent_id().to_owned(),
+            framework: framework.to_owned(),
+            executor: id.clone(),
+        };
+        let Some(mut run) = recovered.run else {
+            return self.garbage.add(garbage, self.now);
+        };
+        if rebooted {
+            run.forked_pid = None;
+            run.libprocess_pid = None;
+        }
+        let completed = run.completed;
+        let (modified, key) = (run.modified, run.key.clone());
+        let tasks = std::mem::take(&mut run.tasks);
+        let mut executor = self.executor_from(framework, recovered.info, run, &tasks);
+        for task in tasks {
+            self.recover_task(&mut executor, task);
+        }
+        let executor = Arc::new(executor);
+        let Some(f) = self.frameworks.get_mut(framework).map(Arc::make_mut) else { return };
+        if completed {
+            f.completed.push_back(executor);
+            self.garbage.add(Garbage::Run(key), modified);
+            self.garbage.add(garbage, modified);
+        } else {
+            f.executors.insert(id.clone(), executor);
+            self.containers.insert(key.container, (framework.to_owned(), id));
+        }
+    }
+
+    fn executor_from(
+        &self,
+        framework: &str,
+        info: mesos::ExecutorInfo,
+        run: RecoveredRun,
+        tasks: &[RecoveredTask],
+    ) -> Executor {
+        let played = tasks.iter().find_map(|t| t.launch.clone()).map(|task| Played {
+            task,
+            kill: None,
+            out_of_time: false,
+        });
+        let command_user = match &played {
+            Some(played) => played.task.command.as_ref().and_then(|c| c.user.clone()),
+            None => info.command.as_ref().and_then(|c| c.user.clone()),
+        };
+        let framework_user = self.frameworks.get(framework).map(|f| f.info.user.clone());
+        Executor {
+            directory: self.config.work_dir.sandbox(&run.key).to_string_lossy().into_owned(),
+            container_id: ContainerId { value: run.key.container.clone(), parent: None },
+            framework_id: mesos::FrameworkId { value: framework.to_owned() },
+            user: command_user
+                .or(framework_user)
+                .filter(|u| !u.is_empty())
+                .filter(|_| self.config.switch_user),
+            info,
+            run: run.key,
+            checkpoint: true,
+            state: if run.completed { ExecutorState::Terminated } else { ExecutorState::Registering },
+            sink: run.libprocess_pid.filter(|_| !run.http).map(ExecutorSink::Pid),
+            played,
+            pid: run.forked_pid,
+            container_status: None,
+            queued: BTreeMap::new(),
+            groups: Vec::new(),
+            launched: BTreeMap::new(),
+            terminated: BTreeMap::new(),
+            completed: VecDeque::new(),
+            pending_termination: None,
+        }
+    }
+
+    fn recover_task(&mut self, executor: &mut Executor, recovered: RecoveredTask) {
+        let id = recovered.task.task_id.value.clone();
+        executor.launched.insert(id.clone(), recovered.task);
+        let mut acknowledged = None;
+        for update in &recovered.updates {
+            executor.note(&update.status);
+            if update.uuid.as_ref().is_some_and(|u| recovered.acknowledged.contains(u)) {
+                acknowledged = Some(update);
+            }
+        }
+        if let Some(update) = acknowledged
+            && let Some(task) =
+                executor.launched.get_mut(&id).or_else(|| executor.terminated.get_mut(&id))
+        {
+            task.status_update_state = Some(update.status.state);
+            task.status_update_uuid = update.uuid.clone();
+        }
+        if recovered.killed
+            && let Some(played) = &mut executor.played
+        {
+            played.kill = Some(super::state::KillProgress { generation: 0 });
+        }
+        let key = Key { framework: executor.run.framework.clone(), task: id.clone() };
+        let ended = self.updates.recover(
+            key,
+            executor.run.clone(),
+            &recovered.updates,
+            &recovered.acknowledged,
+        );
+        if ended {
+            executor.complete(&id);
+        }
+    }
+
+    /// Second step, after the containerizer recovered: `alive` are the containers
+    /// it knows, running or just ended, with their pids.
+    pub fn resume(&mut self, now: Time, alive: &BTreeMap<String, Option<u32>>) -> Vec<Effect> {
+        self.now = now;
+        let runs: Vec<(String, String, String)> = self
+            .containers
+            .iter()
+            .map(|(container, (framework, executor))| {
+                (container.clone(), framework.clone(), executor.clone())
+            })
+            .collect();
+        for (container, framework, executor) in runs {
+            let id = ContainerId { value: container.clone(), parent: None };
+            self.out.push(Effect::Watch { container: id });
+            if let Some(pid) = alive.get(&container) {
+                self.take_over(&framework, &executor, *pid);
+            }
+        }
+        self.reconnect_executors();
+        if self.waits_for_executors() {
+            self.out.push(Effect::Schedule {
+                after: self.config.executor_reregistration_timeout,
+                timer: Timer::ExecutorReregistration,
+            });
+        }
+        self.recovery_progress();
+        std::mem::take(&mut self.out)
+    }
+
+    /// A played task whose container lives on.
+    fn take_over(&mut self, framework: &str, executor: &str, pid: Option<u32>) {
+        let Some(e) = self.executor_mut(framework, executor) else { return };
+        let known = e.pid;
+        e.pid = pid.or(e.pid);
+        let (run, forked) = (e.run.clone(), e.pid);
+        let (container, launched) = (e.container_id.value.clone(), !e.launched.is_empty());
+        let Some(played) = e.played.clone() else { return };
+        if let Some(pid) = forked.filter(|_| known.is_none()) {
+            self.persist(crate::checkpoint::Record::ForkedPid { run, pid });
+        }
+        let Some(e) = self.executor_mut(framework, executor).filter(|_| launched) else { return };
+        e.state = ExecutorState::Running;
+        let task = played.task.task_id.value.clone();
+        if forked.is_some() {
+            self.report_started(framework, executor, &task);
+        }
+        self.limit_time(framework, executor);
+        if played.kill.is_some() {
+            // The grace period starts again: nobody counted it while we were away.
+            if let Some(e) = self.executor_mut(framework, executor)
+                && let Some(played) = &mut e.played
+            {
+                played.kill = None;
+            }
+            self.kill_played(&container, None);
+        }
+    }
+
+    fn waits_for_executors(&self) -> bool {
+        self.frameworks
+            .values()
+            .flat_map(|f| f.executors.values())
+            .any(|e| e.state == ExecutorState::Registering)
+    }
+
+    /// Ends recovery once nobody is waited for. compat: Mesos always waits for
+    /// the whole timeout.
+    pub(super) fn recovery_progress(&mut self) {
+        if self.state == AgentState::Recovering && !self.waits_for_executors() {
+            self.recovered();
+        }
+    }
+
+    pub(super) fn reregistration_timeout(&mut self) {
+        if self.state != AgentState::Recovering {
+            return;
+        }
+        let within = names::duration(self.config.executor_reregistration_timeout);
+        let silent: Vec<String> = self
+            .frameworks
+            .values()
+            .flat_map(|f| f.executors.values())
+            .filter(|e| e.state == ExecutorState::Registering)
+            .map(|e| e.container_id.value.clone())
+            .collect();
+        for container in silent {
+            let gone = self
+                .containers
+                .get(&container)
+                .and_then(|(framework, _)| self.frameworks.get(framework))
+                .map_or(TaskState::TaskLost, |f| f.gone());
+            let Some(e) = self.run_in(&container) else { continue };
+            e.state = ExecutorState::Terminating;
+            e.pending_termination.get_or_insert_with(|| Termination {
+                state: Some(gone),
+                reasons: vec![task_status::Reason::ExecutorReregistrationTimeout],
+                message: Some(format!("Executor did not reregister within {within}")),
+                ..Termination::default()
+            });
+            let container = e.container_id.clone();
+            self.out.push(Effect::Destroy { container, termination: None });
+        }
+        self.recovered();
+    }
+
+    fn recovered(&mut self) {
+        self.recovery_secs = Some((self.now - self.recovery_started).max(0.0));
+        tracing::info!(seconds = self.recovery_secs, "finished recovery");
+        self.out.push(Effect::Schedule { after: Duration::ZERO, timer: Timer::DiskWatch });
+        if self.config.recover == RecoverMode::Cleanup {
+            return self.terminate();
+        }
+        self.state = AgentState::Disconnected;
+        self.out.push(Effect::Detect);
+    }
+
+    /// Containers that the checkpoints speak of, for the containerizer.
+    pub fn known_runs(&self) -> Vec<KnownRun> {
+        self.containers
+            .values()
+            .filter_map(|(framework, executor)| self.executor(framework, executor))
+            .map(|e| {
+                let (requests, limits) = self.allocation(e);
+                KnownRun {
+                    spec: super::event::LaunchSpec {
+                        run: e.run.clone(),
+                        container: e.container_id.clone(),
+                        executor: e.info.clone(),
+                        task: e.played.as_ref().map(|p| p.task.clone()),
+                        requests,
+                        limits,
+                        user: e.user.clone(),
+                        checkpoint: e.checkpoint,
+                    },
+                    pid: e.pid,
+                    unfinished: unfinished(e),
+                }
+            })
+            .collect()
+    }
+}
+
+/// A run that may still have a container.
+#[derive(Debug)]
+pub struct KnownRun {
+    /// As at launch.
+    pub spec: super::event::LaunchSpec,
+    /// The checkpointed pid.
+    pub pid: Option<u32>,
+    /// Tasks that have not ended by what is known so far.
+    pub unfinished: BTreeSet<String>,
+}
+
+fn unfinished(e: &Executor) -> BTreeSet<String> {
+    e.launched
+        .values()
+        .filter(|t| !is_terminal(t.state()))
+        .map(|t| t.task_id.value.clone())
+        .collect()
+}
+
+/// Whether an agent may go on under its old id with a new description.
+fn compatible(
+    old: &SlaveInfo,
+    new: &SlaveInfo,
+    policy: ReconfigurationPolicy,
+) -> Result<(), String> {
+    let mut expected = old.clone();
+    expected.id = None;
+    let mut offered = new.clone();
+    offered.id = None;
+    if expected == offered {
+        return Ok(());
+    }
+    if expected.hostname != offered.hostname {
+        return Err("the hostname changed".to_owned());
+    }
+    if expected.port() != offered.port() {
+        return Err("the port changed".to_owned());
+    }
+    match policy {
+        ReconfigurationPolicy::Equal => {
+            Err("resources, attributes or domain changed (see --reconfiguration_policy)".to_owned())
+        }
+        ReconfigurationPolicy::Additive => additive(&expected, &offered),
+    }
+}
+
+fn additive(old: &SlaveInfo, new: &SlaveInfo) -> Result<(), String> {
+    if old.domain.is_some() && old.domain != new.domain {
+        return Err("the domain changed".to_owned());
+    }
+    for name in old.resources.iter().map(|r| r.name.as_str()).collect::<BTreeSet<_>>() {
+        let had = super::wire::scalar(&old.resources, name);
+        let has = super::wire::scalar(&new.resources, name);
+        if has < had || !new.resources.iter().any(|r| r.name == name) {
+            return Err(format!("there is less of resource '{name}'"));
+        }
+        let fits = |r: &mesos::Resource| {
+            r.scalar.is_some() || new.resources.iter().any(|n| n.name == r.name && covers(n, r))
+        };
+        if !old.resources.iter().filter(|r| r.name == name).all(fits) {
+            return Err(format!("resource '{name}' does not include what it had"));
+        }
+    }
+    for attribute in &old.attributes {
+        if !new.attributes.contains(attribute) {
+            return Err(format!("attribute '{}' changed", attribute.name));
+        }
+    }
+    Ok(())
+}
+
+fn covers(new: &mesos::Resource, old: &mesos::Resource) -> bool {
+    let ranges = old.ranges.iter().flat_map(|r| &r.range).all(|o| {
+        new.ranges.iter().flat_map(|r| &r.range).any(|n| n.begin <= o.begin && o.end <= n.end)
+    });
+    let items = old
+        .set
+        .iter()
+        .flat_map(|s| &s.item)
+        .all(|item| new.set.iter().flat_map(|s| &s.item).any(|i| i == item));
+    ranges && items
+}
+
