@@ -168,7 +168,10 @@ impl Updates {
     /// [`Updates::next`].
     pub fn acknowledge(&mut self, key: &Key, uuid: &[u8]) -> Acknowledged {
         let Some(stream) = self.streams.get_mut(key) else { return Acknowledged::Unexpected };
-        if !stream.pending.front().is_some_and(|e| e.stored && e.update.uuid.as_deref() == Some(uuid))
+        if !stream
+            .pending
+            .front()
+            .is_some_and(|e| e.stored && e.update.uuid.as_deref() == Some(uuid))
         {
             return Acknowledged::Unexpected;
         }
@@ -186,7 +189,9 @@ impl Updates {
     /// Sends the front of the stream if it is not in flight.
     pub fn next(&mut self, key: &Key) -> Vec<Action> {
         let mut actions = Vec::new();
-        if self.running && let Some(stream) = self.streams.get_mut(key) {
+        if self.running
+            && let Some(stream) = self.streams.get_mut(key)
+        {
             stream.start(key, &mut actions);
         }
         actions

@@ -75,7 +75,10 @@ fn one_update_is_in_flight_at_a_time() {
         Acknowledged::Done { ended: false, .. }
     ));
     assert_eq!(forwarded(&updates.next(&key())), [2]);
-    assert!(matches!(updates.acknowledge(&key(), &[2; 16]), Acknowledged::Done { ended: true, .. }));
+    assert!(matches!(
+        updates.acknowledge(&key(), &[2; 16]),
+        Acknowledged::Done { ended: true, .. }
+    ));
     assert!(updates.is_empty());
     assert_eq!(updates.acknowledge(&key(), &[2; 16]), Acknowledged::Unexpected);
 }
@@ -117,7 +120,10 @@ fn an_acknowledgement_counts_while_paused() {
     updates.receive(update(1, TaskState::TaskFinished), None);
     updates.stored(&key(), &[1; 16]);
     updates.pause();
-    assert!(matches!(updates.acknowledge(&key(), &[1; 16]), Acknowledged::Done { ended: true, .. }));
+    assert!(matches!(
+        updates.acknowledge(&key(), &[1; 16]),
+        Acknowledged::Done { ended: true, .. }
+    ));
     assert!(updates.resume().is_empty());
 }
 

@@ -48,7 +48,8 @@ type Result<T> = std::result::Result<T, StorageError>;
 
 /// Makes a directory and its parents.
 pub(super) fn create_dir(path: &Path) -> Result<()> {
-    fs::create_dir_all(path).map_err(|source| StorageError::CreateDir { path: path.to_owned(), source })
+    fs::create_dir_all(path)
+        .map_err(|source| StorageError::CreateDir { path: path.to_owned(), source })
 }
 
 /// Size and bytes of a message.
@@ -78,7 +79,8 @@ pub(super) fn replace(path: &Path, bytes: &[u8], sync: bool) -> Result<()> {
         let _ = fs::remove_file(&temp);
         return Err(StorageError::Write { path: path.to_owned(), source });
     }
-    fs::rename(&temp, path).map_err(|source| StorageError::Rename { path: path.to_owned(), source })?;
+    fs::rename(&temp, path)
+        .map_err(|source| StorageError::Rename { path: path.to_owned(), source })?;
     if sync {
         File::open(dir)
             .and_then(|d| d.sync_all())
@@ -167,7 +169,9 @@ pub(super) fn records<M: Message + Name + Default>(path: &Path) -> Result<Vec<M>
 
 /// Whole records and the length of the good part. A record that is whole but
 /// does not decode is damage, not a torn tail, unless it is the last one.
-fn parse<M: Message + Name + Default>(bytes: &[u8]) -> std::result::Result<(Vec<M>, usize), String> {
+fn parse<M: Message + Name + Default>(
+    bytes: &[u8],
+) -> std::result::Result<(Vec<M>, usize), String> {
     let mut records = Vec::new();
     let mut good = 0;
     while let Some((size, rest)) = split(&bytes[good..]) {
@@ -202,7 +206,8 @@ mod tests {
     }
 
     fn dir(name: &str) -> PathBuf {
-        let dir = std::env::temp_dir().join(format!("bulkhead-files-{name}-{}", std::process::id()));
+        let dir =
+            std::env::temp_dir().join(format!("bulkhead-files-{name}-{}", std::process::id()));
         let _ = fs::remove_dir_all(&dir);
         fs::create_dir_all(&dir).unwrap();
         dir

@@ -23,7 +23,9 @@ use super::{
 #[derive(Debug, Error)]
 pub enum RecoverError {
     /// Under `--strict`: the first problem found.
-    #[error("failed to recover from '{meta}': {source} (start with --no-strict to skip what is damaged)")]
+    #[error(
+        "failed to recover from '{meta}': {source} (start with --no-strict to skip what is damaged)"
+    )]
     Damaged {
         /// The directory.
         meta: PathBuf,
@@ -35,9 +37,8 @@ pub enum RecoverError {
 /// Reads everything below `work`.
 pub fn recover(work: &WorkDir, strict: bool) -> Result<Recovered, RecoverError> {
     let mut reader = Reader { work, strict, errors: Vec::new() };
-    let mut recovered = reader
-        .agent()
-        .map_err(|source| RecoverError::Damaged { meta: work.meta(), source })?;
+    let mut recovered =
+        reader.agent().map_err(|source| RecoverError::Damaged { meta: work.meta(), source })?;
     recovered.errors = reader.errors;
     Ok(recovered)
 }
@@ -63,7 +64,10 @@ struct Reader<'a> {
 
 impl Reader<'_> {
     /// Without `--strict` a problem is noted and the thing skipped.
-    fn tolerate<T>(&mut self, result: Result<Option<T>, StorageError>) -> Result<Option<T>, StorageError> {
+    fn tolerate<T>(
+        &mut self,
+        result: Result<Option<T>, StorageError>,
+    ) -> Result<Option<T>, StorageError> {
         match result {
             Err(error) if !self.strict => {
                 tracing::warn!(%error, "skipping a damaged checkpoint");
@@ -109,13 +113,18 @@ impl Reader<'_> {
             .into_iter()
             .filter(|id| Some(id.as_str()) != latest)
             .map(|id| {
-                let since = modified(&self.work.agent(&id)).max(modified(&self.work.meta_agent(&id)));
+                let since =
+                    modified(&self.work.agent(&id)).max(modified(&self.work.meta_agent(&id)));
                 (id, since)
             })
             .collect())
     }
 
-    fn framework(&mut self, agent: &str, id: &str) -> Result<Option<RecoveredFramework>, StorageError> {
+    fn framework(
+        &mut self,
+        agent: &str,
+        id: &str,
+    ) -> Result<Option<RecoveredFramework>, StorageError> {
         let info = files::message(&self.work.framework_info(agent, id));
         let Some(info) = self.tolerate(info)? else { return Ok(None) };
         let pid = files::read(&self.work.framework_pid(agent, id))?
@@ -168,7 +177,9 @@ impl Reader<'_> {
         let dir = self.work.meta_run(&key);
         let text = |name: &str| -> Result<Option<String>, StorageError> {
             let bytes = files::read(&dir.join(name))?;
-            Ok(bytes.map(|b| String::from_utf8_lossy(&b).trim().to_owned()).filter(|t| !t.is_empty()))
+            Ok(bytes
+                .map(|b| String::from_utf8_lossy(&b).trim().to_owned())
+                .filter(|t| !t.is_empty()))
         };
         let forked = match text(names::FORKED_PID)? {
             None => None,

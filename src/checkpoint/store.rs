@@ -60,9 +60,7 @@ impl Store {
                 }
                 self.put(dir.join(names::TASK_INFO), &framed(&**task))
             }
-            Record::Kill { run, task } => {
-                touch(&work.meta_task(run, task).join(names::TASK_KILL))
-            }
+            Record::Kill { run, task } => touch(&work.meta_task(run, task).join(names::TASK_KILL)),
             Record::Update { run, task, record } => {
                 let path = work.meta_task(run, task).join(names::TASK_UPDATES);
                 append(&path, &framed(&**record), self.sync)

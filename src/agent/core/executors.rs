@@ -27,11 +27,16 @@ impl Core {
         let executor = message.executor_id.value.clone();
         let ready = matches!(self.state, AgentState::Running | AgentState::Disconnected)
             && self.frameworks.get(&framework).is_some_and(|f| f.state == FrameworkState::Running)
-            && self.executor(&framework, &executor).is_some_and(|e| {
-                e.state == ExecutorState::Registering && !e.is_generated()
-            });
+            && self
+                .executor(&framework, &executor)
+                .is_some_and(|e| e.state == ExecutorState::Registering && !e.is_generated());
         if !ready {
-            tracing::warn!(from, framework, executor, "shutting down an executor that is not expected");
+            tracing::warn!(
+                from,
+                framework,
+                executor,
+                "shutting down an executor that is not expected"
+            );
             return self.shut_down_pid(from, &framework, &executor);
         }
         self.adopt(&framework, &executor, ExecutorSink::Pid(from.to_owned()));
@@ -133,7 +138,8 @@ impl Core {
     }
 
     fn send_subscribed(&mut self, framework: &str, executor: &str, stream: StreamId) {
-        let (Some(f), Some(e)) = (self.frameworks.get(framework), self.executor(framework, executor))
+        let (Some(f), Some(e)) =
+            (self.frameworks.get(framework), self.executor(framework, executor))
         else {
             return;
         };
@@ -151,7 +157,11 @@ impl Core {
     }
 
     /// The executor behind a call other than SUBSCRIBE.
-    pub(super) fn subscribed(&self, framework: &str, executor: &str) -> Result<ExecutorSink, Refusal> {
+    pub(super) fn subscribed(
+        &self,
+        framework: &str,
+        executor: &str,
+    ) -> Result<ExecutorSink, Refusal> {
         if self.state == AgentState::Recovering {
             return Err(Refusal::Recovering);
         }
@@ -182,10 +192,12 @@ impl Core {
 
     pub(super) fn stream_heartbeat(&mut self, stream: StreamId) {
         let sink = Some(ExecutorSink::Http(stream));
-        let open = self.frameworks.values().flat_map(|f| f.executors.values()).any(|e| e.sink == sink);
+        let open =
+            self.frameworks.values().flat_map(|f| f.executors.values()).any(|e| e.sink == sink);
         if open {
             self.stream(stream, bare(executor::event::Type::Heartbeat));
-            self.out.push(Effect::Schedule { after: HEARTBEAT, timer: Timer::StreamHeartbeat(stream) });
+            self.out
+                .push(Effect::Schedule { after: HEARTBEAT, timer: Timer::StreamHeartbeat(stream) });
         }
     }
 
@@ -260,7 +272,12 @@ impl Core {
         }
     }
 
-    pub(super) fn updated(&mut self, container: &str, tasks: &[String], result: Result<(), String>) {
+    pub(super) fn updated(
+        &mut self,
+        container: &str,
+        tasks: &[String],
+        result: Result<(), String>,
+    ) {
         match result {
             Ok(()) => self.deliver(container, tasks),
             Err(error) => {
@@ -289,7 +306,8 @@ impl Core {
     /// Hands queued tasks to their executor, groups as a whole.
     fn deliver(&mut self, container: &str, tasks: &[String]) {
         let Some((framework, executor)) = self.containers.get(container).cloned() else { return };
-        let Some(f) = self.frameworks.get(&framework).filter(|f| f.state == FrameworkState::Running)
+        let Some(f) =
+            self.frameworks.get(&framework).filter(|f| f.state == FrameworkState::Running)
         else {
             return;
         };
@@ -321,11 +339,14 @@ impl Core {
         if !matches!(self.state, AgentState::Running | AgentState::Terminating) {
             return;
         }
-        let (Some(framework), Some(executor)) = (&message.framework_id, &message.executor_id) else {
+        let (Some(framework), Some(executor)) = (&message.framework_id, &message.executor_id)
+        else {
             return;
         };
-        let running =
-            self.frameworks.get(&framework.value).is_some_and(|f| f.state == FrameworkState::Running);
+        let running = self
+            .frameworks
+            .get(&framework.value)
+            .is_some_and(|f| f.state == FrameworkState::Running);
         if running {
             self.shut_down_executor(&framework.value, &executor.value);
         }
@@ -358,7 +379,8 @@ impl Core {
 
     pub(super) fn registration_timeout(&mut self, container: &str) {
         let within = names::duration(self.config.executor_registration_timeout);
-        let Some(e) = self.run_in(container).filter(|e| e.state == ExecutorState::Registering) else {
+        let Some(e) = self.run_in(container).filter(|e| e.state == ExecutorState::Registering)
+        else {
             return;
         };
         e.state = ExecutorState::Terminating;

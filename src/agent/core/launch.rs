@@ -23,11 +23,17 @@ const EXECUTOR_MEM_MB: f64 = 32.0;
 impl Core {
     /// Adds an executor that is not launched yet. `info` is `None` for a command
     /// task.
-    pub(super) fn add_executor(&mut self, framework: &str, info: Option<ExecutorInfo>, task: &TaskInfo) {
+    pub(super) fn add_executor(
+        &mut self,
+        framework: &str,
+        info: Option<ExecutorInfo>,
+        task: &TaskInfo,
+    ) {
         let Some(f) = self.frameworks.get(framework) else { return };
         let checkpoint = f.checkpoint();
         let framework_id = FrameworkId { value: framework.to_owned() };
-        let played = info.is_none().then(|| Played { task: task.clone(), kill: None, out_of_time: false });
+        let played =
+            info.is_none().then(|| Played { task: task.clone(), kill: None, out_of_time: false });
         let command = match &info {
             Some(info) => info.command.as_ref(),
             None => task.command.as_ref(),

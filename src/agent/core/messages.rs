@@ -4,9 +4,7 @@ use mesos::internal::{
     ExecutorToFrameworkMessage, FrameworkToExecutorMessage, KillTaskMessage, RunTaskMessage,
     ShutdownExecutorMessage, StatusUpdateAcknowledgementMessage,
 };
-use mesos::{
-    ExecutorId, FrameworkId, FrameworkInfo, TaskGroupInfo, TaskId, TaskInfo, executor,
-};
+use mesos::{ExecutorId, FrameworkId, FrameworkInfo, TaskGroupInfo, TaskId, TaskInfo, executor};
 
 use super::event::{Effect, Refusal, WireMessage};
 use super::state::{ExecutorSink, ExecutorState, FrameworkState, StreamId};
@@ -26,12 +24,19 @@ impl Core {
         self.executor(framework, executor)?.sink.clone()
     }
 
-    pub(super) fn send_task(&mut self, framework: &FrameworkInfo, pid: Option<&str>, executor: &str, task: TaskInfo) {
+    pub(super) fn send_task(
+        &mut self,
+        framework: &FrameworkInfo,
+        pid: Option<&str>,
+        executor: &str,
+        task: TaskInfo,
+    ) {
         let id = framework.id.as_ref().map_or("", |id| id.value.as_str());
         match self.sink(id, executor) {
             Some(ExecutorSink::Http(stream)) => {
                 let launch = executor::event::Launch { task };
-                let event = executor::Event { launch: Some(launch), ..bare(executor::event::Type::Launch) };
+                let event =
+                    executor::Event { launch: Some(launch), ..bare(executor::event::Type::Launch) };
                 self.stream(stream, event);
             }
             Some(ExecutorSink::Pid(to)) => {
@@ -48,10 +53,18 @@ impl Core {
     }
 
     /// V0 has no word for groups: `false`.
-    pub(super) fn send_group(&mut self, framework: &str, executor: &str, tasks: Vec<TaskInfo>) -> bool {
+    pub(super) fn send_group(
+        &mut self,
+        framework: &str,
+        executor: &str,
+        tasks: Vec<TaskInfo>,
+    ) -> bool {
         let Some(ExecutorSink::Http(stream)) = self.sink(framework, executor) else { return false };
         let group = executor::event::LaunchGroup { task_group: TaskGroupInfo { tasks } };
-        let event = executor::Event { launch_group: Some(group), ..bare(executor::event::Type::LaunchGroup) };
+        let event = executor::Event {
+            launch_group: Some(group),
+            ..bare(executor::event::Type::LaunchGroup)
+        };
         self.stream(stream, event);
         true
     }
@@ -63,7 +76,8 @@ impl Core {
                     task_id: message.task_id.clone(),
                     kill_policy: message.kill_policy.clone(),
                 };
-                let event = executor::Event { kill: Some(kill), ..bare(executor::event::Type::Kill) };
+                let event =
+                    executor::Event { kill: Some(kill), ..bare(executor::event::Type::Kill) };
                 self.stream(stream, event);
             }
             Some(ExecutorSink::Pid(to)) => self.send(&to, WireMessage::of(message)),
@@ -91,7 +105,13 @@ impl Core {
     }
 
     /// Tells an executor that its update is safe with the agent.
-    pub(super) fn acknowledge_executor(&mut self, sink: &ExecutorSink, framework: &str, task: &str, uuid: &[u8]) {
+    pub(super) fn acknowledge_executor(
+        &mut self,
+        sink: &ExecutorSink,
+        framework: &str,
+        task: &str,
+        uuid: &[u8],
+    ) {
         match sink {
             ExecutorSink::Http(stream) => {
                 let acknowledged = executor::event::Acknowledged {
@@ -121,17 +141,26 @@ impl Core {
         let executor = message.executor_id.value.clone();
         let deliverable = self.state == AgentState::Running
             && self.frameworks.get(&framework).is_some_and(|f| f.state == FrameworkState::Running)
-            && self.executor(&framework, &executor).is_some_and(|e| e.state == ExecutorState::Running);
+            && self
+                .executor(&framework, &executor)
+                .is_some_and(|e| e.state == ExecutorState::Running);
         let sink = self.sink(&framework, &executor).filter(|_| deliverable);
         match sink {
             Some(ExecutorSink::Http(stream)) => {
                 let payload = executor::event::Message { data: message.data };
-                let event = executor::Event { message: Some(payload), ..bare(executor::event::Type::Message) };
+                let event = executor::Event {
+                    message: Some(payload),
+                    ..bare(executor::event::Type::Message)
+                };
                 self.stream(stream, event);
             }
             Some(ExecutorSink::Pid(to)) => self.send(&to, WireMessage::of(&message)),
             None => {
-                tracing::warn!(framework, executor, "dropping a message to an executor that is not running");
+                tracing::warn!(
+                    framework,
+                    executor,
+                    "dropping a message to an executor that is not running"
+                );
                 self.counters.invalid_framework_messages += 1;
                 return;
             }
@@ -157,7 +186,12 @@ impl Core {
         }
     }
 
-    pub(super) fn http_message(&mut self, framework: &str, executor: &str, data: Vec<u8>) -> Result<(), Refusal> {
+    pub(super) fn http_message(
+        &mut self,
+        framework: &str,
+        executor: &str,
+        data: Vec<u8>,
+    ) -> Result<(), Refusal> {
         self.subscribed(framework, executor)?;
         self.executor_to_framework(ExecutorToFrameworkMessage {
             slave_id: self.info.id.clone().unwrap_or_default(),

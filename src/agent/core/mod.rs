@@ -58,11 +58,7 @@ enum Then {
     /// These can happen now.
     Effects(Vec<Effect>),
     /// The update may be forwarded and its sender answered.
-    UpdateStored {
-        key: Key,
-        uuid: Vec<u8>,
-        origin: status::Origin,
-    },
+    UpdateStored { key: Key, uuid: Vec<u8>, origin: status::Origin },
     /// The next update of the stream may go.
     AcknowledgementStored(Key),
 }
@@ -181,7 +177,11 @@ impl Core {
             from_master if self.is_master(from) => self.master_message(from_master),
             other => {
                 let kind = names::inbound(&other);
-                tracing::warn!(from, kind, "ignoring a message from somebody who is not the detected master");
+                tracing::warn!(
+                    from,
+                    kind,
+                    "ignoring a message from somebody who is not the detected master"
+                );
             }
         }
     }
@@ -228,7 +228,9 @@ impl Core {
             Timer::ExecutorReregistration => self.reregistration_timeout(),
             Timer::ExecutorReconnect => self.reconnect_executors(),
             Timer::ExecutorShutdown { container } => self.shutdown_timeout(&container),
-            Timer::KillGrace { container, generation } => self.kill_grace_over(&container, generation),
+            Timer::KillGrace { container, generation } => {
+                self.kill_grace_over(&container, generation)
+            }
             Timer::MaxCompletion { container } => self.out_of_time(&container),
             Timer::UpdateRetry { framework, task, generation } => {
                 let actions = self.updates.timeout(&Key { framework, task }, generation);
@@ -272,7 +274,8 @@ impl Core {
     /// Mesos aborts as well: an agent that cannot remember must not promise.
     fn persist_failed(&mut self, seq: Seq, error: &str) {
         self.waiting.remove(&seq);
-        self.out.push(Effect::Exit { message: format!("failed to checkpoint: {error}"), ok: false });
+        self.out
+            .push(Effect::Exit { message: format!("failed to checkpoint: {error}"), ok: false });
     }
 
     // Lookups.
@@ -352,8 +355,7 @@ impl Core {
     }
 
     fn disk_measured(&mut self, used: f64) {
-        let age =
-            gc::max_allowed_age(self.config.gc_delay, self.config.gc_disk_headroom, used);
+        let age = gc::max_allowed_age(self.config.gc_delay, self.config.gc_disk_headroom, used);
         self.max_sandbox_age = age.as_secs_f64();
         for garbage in self.garbage.due(self.now, age) {
             self.out.push(Effect::Remove(garbage));

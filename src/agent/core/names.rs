@@ -133,7 +133,10 @@ mod tests {
     fn command_executors_are_named_as_recorded() {
         for (task, name) in [
             (task("true", &[]), "Command Executor (Task: t) (Command: sh -c 'true')"),
-            (task("echo x > path", &[]), "Command Executor (Task: t) (Command: sh -c 'echo x > path')"),
+            (
+                task("echo x > path", &[]),
+                "Command Executor (Task: t) (Command: sh -c 'echo x > path')",
+            ),
             (
                 task("echo out; echo err", &[]),
                 "Command Executor (Task: t) (Command: sh -c 'echo out; ec...')",

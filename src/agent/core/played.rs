@@ -128,10 +128,12 @@ impl Core {
     }
 
     pub(super) fn kill_grace_over(&mut self, container: &str, generation: u64) {
-        let Some(e) = self.run_in(container).filter(|e| e.state != ExecutorState::Terminated) else {
+        let Some(e) = self.run_in(container).filter(|e| e.state != ExecutorState::Terminated)
+        else {
             return;
         };
-        let current = e.played.as_ref().and_then(|p| p.kill).is_some_and(|k| k.generation == generation);
+        let current =
+            e.played.as_ref().and_then(|p| p.kill).is_some_and(|k| k.generation == generation);
         if current {
             let container = e.container_id.clone();
             self.out.push(Effect::Destroy { container, termination: None });
@@ -167,7 +169,8 @@ impl Core {
         let Some(e) = self.executor(framework, executor) else { return false };
         let (Some(played), Some(termination)) = (&e.played, termination) else { return false };
         let limited = termination.state.is_some() || !termination.reasons.is_empty();
-        let Some(status) = termination.status.filter(|_| !limited && e.pending_termination.is_none())
+        let Some(status) =
+            termination.status.filter(|_| !limited && e.pending_termination.is_none())
         else {
             return false;
         };

@@ -166,7 +166,11 @@ impl Core {
             info,
             run: run.key,
             checkpoint: true,
-            state: if run.completed { ExecutorState::Terminated } else { ExecutorState::Registering },
+            state: if run.completed {
+                ExecutorState::Terminated
+            } else {
+                ExecutorState::Registering
+            },
             sink: run.libprocess_pid.filter(|_| !run.http).map(ExecutorSink::Pid),
             played,
             pid: run.forked_pid,
@@ -438,4 +442,3 @@ fn covers(new: &mesos::Resource, old: &mesos::Resource) -> bool {
         .all(|item| new.set.iter().flat_map(|s| &s.item).any(|i| i == item));
     ranges && items
 }
-

@@ -108,7 +108,10 @@ impl Core {
                 message.tasks.extend(executor.launched.values().cloned());
                 message.tasks.extend(executor.terminated.values().cloned());
                 message.tasks.extend(
-                    executor.queued.values().map(|task| task_of(task, &executor.framework_id, None)),
+                    executor
+                        .queued
+                        .values()
+                        .map(|task| task_of(task, &executor.framework_id, None)),
                 );
                 if !executor.is_generated() && executor.state != ExecutorState::Terminated {
                     message.executor_infos.push(executor.info.clone());
@@ -138,7 +141,10 @@ impl Core {
                     .completed
                     .iter()
                     .flat_map(|e| {
-                        e.terminated.values().cloned().chain(e.completed.iter().map(|t| (**t).clone()))
+                        e.terminated
+                            .values()
+                            .cloned()
+                            .chain(e.completed.iter().map(|t| (**t).clone()))
                     })
                     .collect(),
             })
@@ -299,6 +305,8 @@ impl Core {
     }
 }
 
-fn resources_of<'a>(tasks: impl Iterator<Item = &'a mut Task>) -> impl Iterator<Item = &'a mut Resource> {
+fn resources_of<'a>(
+    tasks: impl Iterator<Item = &'a mut Task>,
+) -> impl Iterator<Item = &'a mut Resource> {
     tasks.flat_map(|t| &mut t.resources)
 }

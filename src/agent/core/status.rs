@@ -8,8 +8,8 @@ use mesos::internal::{
     status_update_record,
 };
 use mesos::{
-    ContainerStatus, ExecutorId, FrameworkId, NetworkInfo, Resource, TaskId, TaskResourceLimitation,
-    TaskState, TaskStatus, network_info, task_status,
+    ContainerStatus, ExecutorId, FrameworkId, NetworkInfo, Resource, TaskId,
+    TaskResourceLimitation, TaskState, TaskStatus, network_info, task_status,
 };
 
 use super::event::{Effect, Refusal, Timer, WireMessage};
@@ -146,14 +146,16 @@ impl Core {
 
     pub(super) fn status_update(&mut self, mut update: StatusUpdate, origin: Origin) {
         let framework = update.framework_id.value.clone();
-        let known = self
-            .frameworks
-            .get(&framework)
-            .is_some_and(|f| f.state == FrameworkState::Running);
+        let known =
+            self.frameworks.get(&framework).is_some_and(|f| f.state == FrameworkState::Running);
         let ours = update.slave_id == self.info.id
             && update.status.slave_id.as_ref().is_none_or(|id| Some(id) == self.info.id.as_ref());
         let Some(uuid) = update.uuid.clone().filter(|_| known && ours) else {
-            tracing::warn!(framework, task = update.status.task_id.value, "ignoring an invalid status update");
+            tracing::warn!(
+                framework,
+                task = update.status.task_id.value,
+                "ignoring an invalid status update"
+            );
             self.counters.invalid_status_updates += 1;
             return;
         };
@@ -168,7 +170,8 @@ impl Core {
         }
         self.counters.valid_status_updates += 1;
         let task = update.status.task_id.value.clone();
-        let Some(executor) = self.executor_of_task(&framework, &task).map(|e| e.id().to_owned()) else {
+        let Some(executor) = self.executor_of_task(&framework, &task).map(|e| e.id().to_owned())
+        else {
             return self.stream_update(update, None, &origin);
         };
         let state = update.status.state();
@@ -241,7 +244,8 @@ impl Core {
         }
         let Some(e) = self.executor(framework, executor) else { return };
         let run = e.checkpoint.then(|| e.run.clone());
-        let resize = is_terminal(state) && !over && !e.is_generated() && e.state == ExecutorState::Running;
+        let resize =
+            is_terminal(state) && !over && !e.is_generated() && e.state == ExecutorState::Running;
         if resize {
             self.resize(framework, executor, Vec::new());
         }
@@ -341,7 +345,8 @@ impl Core {
         }
         let framework = &message.framework_id.value;
         let key = Key { framework: framework.clone(), task: message.task_id.value.clone() };
-        let Acknowledged::Done { run, ended, .. } = self.updates.acknowledge(&key, &message.uuid) else {
+        let Acknowledged::Done { run, ended, .. } = self.updates.acknowledge(&key, &message.uuid)
+        else {
             tracing::debug!(framework, task = key.task, "unexpected acknowledgement");
             return;
         };

@@ -48,8 +48,14 @@ struct Refused {
 
 impl Core {
     pub(super) fn run_task(&mut self, message: RunTaskMessage) {
-        let RunTaskMessage { framework, mut task, resource_version_uuids, pid, launch_executor, .. } =
-            message;
+        let RunTaskMessage {
+            framework,
+            mut task,
+            resource_version_uuids,
+            pid,
+            launch_executor,
+            ..
+        } = message;
         normalize(&mut task);
         let executor = task.executor.clone();
         let run = Run {

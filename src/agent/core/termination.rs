@@ -27,10 +27,8 @@ impl Core {
         if let Some(ExecutorSink::Http(stream)) = sink {
             self.out.push(Effect::CloseStream(stream));
         }
-        let terminating = self
-            .frameworks
-            .get(&framework)
-            .is_none_or(|f| f.state == FrameworkState::Terminating);
+        let terminating =
+            self.frameworks.get(&framework).is_none_or(|f| f.state == FrameworkState::Terminating);
         if !terminating {
             self.end_tasks(&framework, &executor, termination);
         }
@@ -121,7 +119,11 @@ impl Core {
 
 /// The agent's status for a task whose container ended under it. What the
 /// containerizer says goes before what the agent meant to do.
-fn last_word(task: &str, pending: Option<&Termination>, termination: Option<&Termination>) -> NewStatus {
+fn last_word(
+    task: &str,
+    pending: Option<&Termination>,
+    termination: Option<&Termination>,
+) -> NewStatus {
     let both = || termination.into_iter().chain(pending);
     let mut messages: Vec<String> = pending.iter().filter_map(|p| p.message.clone()).collect();
     match termination {

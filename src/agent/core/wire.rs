@@ -42,7 +42,9 @@ pub fn upgrade(resources: &mut [Resource]) {
         }
         let (kind, old) = match resource.reservation.take() {
             Some(old) => (resource::reservation_info::Type::Dynamic, old),
-            None => (resource::reservation_info::Type::Static, resource::ReservationInfo::default()),
+            None => {
+                (resource::reservation_info::Type::Static, resource::ReservationInfo::default())
+            }
         };
         resource.reservations.push(resource::ReservationInfo {
             r#type: Some(kind as i32),
@@ -62,7 +64,8 @@ pub fn add(total: &mut Vec<Resource>, more: &[Resource]) {
         };
         match total.iter_mut().find(same) {
             Some(t) => {
-                let sum = t.scalar.map_or(0.0, |s| s.value) + scalar(std::slice::from_ref(resource), &resource.name);
+                let sum = t.scalar.map_or(0.0, |s| s.value)
+                    + scalar(std::slice::from_ref(resource), &resource.name);
                 // Fixed point with three decimals, as everywhere in Mesos.
                 t.scalar = Some(value::Scalar { value: (sum * 1000.0).round() / 1000.0 });
             }
