@@ -44,6 +44,9 @@ pub struct TaskArgs {
     /// Environment: NAME=VALUE, repeated, or one JSON object
     #[arg(long, value_name = "NAME=VALUE")]
     env: Vec<String>,
+    /// Most processes and threads the task may have
+    #[arg(long, value_name = "N")]
+    pids: Option<u64>,
     /// Command and arguments, run without a shell
     #[arg(last = true, value_name = "COMMAND")]
     argv: Vec<String>,
@@ -83,6 +86,11 @@ impl TaskArgs {
         }
         if !limits.is_empty() {
             members.insert("limits".into(), Value::Object(limits));
+        }
+        if let Some(pids) = self.pids {
+            // Mesos has no such resource: the agent reads it from a label.
+            let label = json!({ "key": "pids_limit", "value": pids.to_string() });
+            members.insert("labels".into(), json!({ "labels": [label] }));
         }
         // One check for all: the schema says what a task must have.
         let text = task.to_string();

@@ -1,0 +1,16 @@
+//! The built master and agent from outside: limits, agent death, bad input.
+
+#[path = "../support/cluster.rs"]
+mod cluster;
+#[path = "../support/framework.rs"]
+mod framework;
+#[path = "../support/mod.rs"]
+mod support;
+
+mod e2e {
+    //! One file per theme.
+    pub mod bad_input;
+    pub mod disk;
+    pub mod limits;
+    pub mod restart;
+}

@@ -1,0 +1,56 @@
+//! A full disk under the work dir: a clear error, and work goes on afterwards.
+
+use std::process::Command;
+
+use crate::cluster::{Cluster, Options};
+use crate::framework::{Framework, command};
+use crate::require;
+use crate::support::TempDir;
+
+/// A small tmpfs, unmounted when dropped.
+struct Tmpfs(TempDir);
+
+impl Tmpfs {
+    fn new(name: &str, size: &str) -> Self {
+        let dir = TempDir::new(name);
+        let done = Command::new("mount")
+            .args(["-t", "tmpfs", "-o", size, "tmpfs"])
+            .arg(dir.path())
+            .status();
+        assert!(done.expect("run mount").success());
+        Self(dir)
+    }
+}
+
+impl Drop for Tmpfs {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("-l").arg(self.0.path()).status();
+    }
+}
+
+#[tokio::test]
+async fn full_disk_under_the_work_dir() {
+    require!(root, cgroup);
+    let small = Tmpfs::new("fulldisk", "size=8m");
+    let work = small.0.path().to_owned();
+    let options = Options { agent_work_dir: Some(work.clone()), ..Options::default() };
+    let mut cluster = Cluster::start("disk", options);
+    let mut framework = Framework::subscribe(&cluster.master, "disk").await;
+    let end = framework.run(command("before", "echo fine", 16.0), 30).await;
+    assert_eq!(end["state"], "TASK_FINISHED", "{end}");
+
+    let ballast = work.join("ballast");
+    // Fills to the last byte; the error at the end is the point.
+    let _ = std::fs::copy("/dev/zero", &ballast).map(drop);
+    assert!(std::fs::metadata(&ballast).is_ok_and(|m| m.len() > 4 << 20));
+    let end = framework.run(command("during", "echo more", 16.0), 60).await;
+    let state = end["state"].as_str().unwrap_or("");
+    assert!(["TASK_FAILED", "TASK_DROPPED", "TASK_LOST"].contains(&state), "{end}");
+    let message = end["message"].as_str().unwrap_or("").to_lowercase();
+    assert!(message.contains("no space left"), "{end}");
+    assert!(cluster.alive(), "the agent survives a full disk");
+
+    std::fs::remove_file(&ballast).expect("make room");
+    let end = framework.run(command("after", "echo fine", 16.0), 60).await;
+    assert_eq!(end["state"], "TASK_FINISHED", "{end}");
+}
