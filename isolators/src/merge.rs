@@ -292,10 +292,7 @@ mod tests {
         assert_eq!(merged.spec.linux().as_ref().unwrap().namespaces().as_ref().unwrap().len(), 1);
         let join = with(joined(LinuxNamespaceType::Mount, "/proc/1/ns/mnt"));
         let error = merge(Base::default(), vec![("a", mnt()), ("b", join)]).unwrap_err();
-        assert_eq!(
-            error.to_string(),
-            "'a' and 'b' disagree on the mnt namespace of the container"
-        );
+        assert_eq!(error.to_string(), "'a' and 'b' disagree on the mnt namespace of the container");
     }
 
     #[test]

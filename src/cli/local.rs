@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use clap::Args;
 use kernel::cgroup::{Cgroup, Hierarchies};
+use kernel::pidfd::Pidfd;
 use serde_json::json;
 use tokio::process::{Child, Command};
 use tokio::signal::unix::{SignalKind, signal};
@@ -290,9 +291,11 @@ async fn ready(daemon: Option<&mut Daemon>, check: impl AsyncFn() -> bool) -> Re
 
 /// Asks a daemon to end, then insists.
 async fn end(mut daemon: Daemon, with: i32) {
-    if let Some(pid) = daemon.child.id() {
+    if let Some(pid) = daemon.child.id()
+        && let Ok(process) = Pidfd::open(pid)
+    {
         // It may have ended already.
-        let _ = Command::new("kill").args([format!("-{with}"), pid.to_string()]).status().await;
+        let _ = process.signal(with);
     }
     if timeout(STOP, daemon.child.wait()).await.is_err() {
         let _ = daemon.child.kill().await;

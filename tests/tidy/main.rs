@@ -141,7 +141,10 @@ fn guarded_names_stay_in_their_rooms() {
                 let at_home = rooms.iter().any(|r| {
                     file.path.starts_with(r) || (r.starts_with('/') && file.path.contains(r))
                 });
-                let used = source::has_word(line, word);
+                // A crate is used through `name::`; a type by its name.
+                let crate_name = word.starts_with(char::is_lowercase);
+                let used = source::has_word(line, word)
+                    && (!crate_name || line.contains(&format!("{word}::")));
                 if used && !at_home && !file.is_test() && !is_own_module(word, line) {
                     breaches.add(&file, number, *why);
                 }

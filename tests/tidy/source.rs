@@ -52,10 +52,10 @@ impl Source {
         let end = (0..lines.len())
             .find(|&i| {
                 lines[i].trim() == "#[cfg(test)]"
-                    && lines[i + 1..].iter().take(3).any(|l| {
-                        let l = l.trim_start();
-                        l.starts_with("mod ") && l.ends_with('{')
-                    })
+                    && lines[i + 1..]
+                        .iter()
+                        .take(3)
+                        .any(|l| has_word(l, "mod") && l.trim_end().ends_with('{'))
             })
             .unwrap_or(lines.len());
         (1..).zip(lines.into_iter().take(end))

@@ -1,3 +1,5 @@
+//! Tests of the flag parser: spellings, sources, types, errors.
+
 use super::*;
 
 const TABLE: &[Flag] = &[
