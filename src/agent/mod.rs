@@ -9,6 +9,7 @@
 
 pub mod config;
 pub mod core;
+pub mod driver;
 pub mod gc;
 pub mod handle;
 pub mod inbox;
@@ -18,5 +19,6 @@ pub mod snapshot;
 pub mod updates;
 
 pub use config::Config;
+pub use driver::{AgentError, Outbox, Outcome, PostOutbox, start};
 pub use handle::{CallError, Handle, Subscription};
 pub use snapshot::{AgentState, Snapshot};

@@ -91,7 +91,7 @@ fn signal_name(signal: i32) -> String {
 }
 
 /// A time span in the words of Mesos' flags, e.g. `1mins`, `2secs`, `1500ms`.
-pub(super) fn duration(span: std::time::Duration) -> String {
+pub(in crate::agent) fn duration(span: std::time::Duration) -> String {
     const UNITS: [(u128, &str); 8] = [
         (7 * 86_400_000_000_000, "weeks"),
         (86_400_000_000_000, "days"),

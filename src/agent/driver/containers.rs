@@ -1,0 +1,199 @@
+//! Effects on containers and on the disk: each runs in a task of its own and
+//! reports by mail. Resizes go one after the other, so that the newest wins.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use mesos::{ContainerId, Resource};
+use tokio::sync::mpsc;
+
+use super::{environment, removal, sandbox};
+use crate::agent::config::Config;
+use crate::agent::core::event::{Event, LaunchSpec, LaunchedContainer};
+use crate::agent::gc::Garbage;
+use crate::agent::handle::Mail;
+use crate::containerizer::{Containerizer, ContainerizerError, LaunchRequest, Termination};
+
+/// One resize that waits for its turn.
+struct Resize {
+    container: ContainerId,
+    requests: Vec<Resource>,
+    limits: BTreeMap<String, f64>,
+    tasks: Vec<String>,
+}
+
+pub(super) struct Containers {
+    containerizer: Arc<dyn Containerizer>,
+    config: Arc<Config>,
+    /// What executors inherit from the agent, read once.
+    base: Arc<BTreeMap<String, String>>,
+    back: mpsc::Sender<Mail>,
+    resizes: mpsc::UnboundedSender<Resize>,
+}
+
+async fn report(back: &mpsc::Sender<Mail>, event: Event) {
+    // Fails only if the driver is gone; then nobody needs to know.
+    let _ = back.send(Mail::Event(event)).await;
+}
+
+impl Containers {
+    pub(super) fn new(
+        containerizer: Arc<dyn Containerizer>,
+        config: Arc<Config>,
+        back: mpsc::Sender<Mail>,
+    ) -> Self {
+        let base = config.executor_environment.clone().unwrap_or_else(environment::inherited);
+        let (resizes, queue) = mpsc::unbounded_channel();
+        tokio::spawn(resize(containerizer.clone(), queue, back.clone()));
+        Containers { containerizer, config, base: Arc::new(base), back, resizes }
+    }
+
+    /// What the containerizer needs to know of a run.
+    pub(super) fn request(&self, spec: LaunchSpec) -> LaunchRequest {
+        let sandbox = self.config.work_dir.sandbox(&spec.run);
+        let environment =
+            environment::of_run(&self.config, &self.base, &spec, &sandbox.to_string_lossy());
+        let (command, container) = match &spec.task {
+            Some(task) => (task.command.clone(), task.container.clone()),
+            None => (spec.executor.command.clone(), spec.executor.container.clone()),
+        };
+        LaunchRequest {
+            id: spec.container,
+            command: command.unwrap_or_default(),
+            container,
+            requests: spec.requests,
+            limits: spec.limits,
+            sandbox,
+            user: spec.user,
+            environment,
+            framework_id: Some(mesos::FrameworkId { value: spec.run.framework }),
+            executor: Some(spec.executor),
+            task: spec.task,
+        }
+    }
+
+    pub(super) fn launch(&self, spec: LaunchSpec) {
+        let (run, user) = (spec.run.clone(), spec.user.clone());
+        let request = self.request(spec);
+        let (containerizer, back) = (self.containerizer.clone(), self.back.clone());
+        let work = self.config.work_dir.clone();
+        tokio::spawn(async move {
+            let id = request.id.clone();
+            let made =
+                tokio::task::spawn_blocking(move || sandbox::create(&work, &run, user.as_deref()))
+                    .await;
+            let result = match made {
+                Ok(Ok(())) => start(&*containerizer, request).await,
+                Ok(Err(error)) => Err(error.to_string()),
+                Err(error) => Err(format!("failed to create the sandbox: {error}")),
+            };
+            let launched = result.is_ok();
+            let container = id.value.clone();
+            report(&back, Event::Launched { container: container.clone(), result }).await;
+            if launched {
+                let termination = containerizer.wait(&id).await;
+                report(&back, Event::Terminated { container, termination }).await;
+            }
+        });
+    }
+
+    pub(super) fn watch(&self, container: ContainerId) {
+        let (containerizer, back) = (self.containerizer.clone(), self.back.clone());
+        tokio::spawn(async move {
+            let termination = containerizer.wait(&container).await;
+            report(&back, Event::Terminated { container: container.value, termination }).await;
+        });
+    }
+
+    pub(super) fn update(
+        &self,
+        container: ContainerId,
+        requests: Vec<Resource>,
+        limits: BTreeMap<String, f64>,
+        tasks: Vec<String>,
+    ) {
+        let _ = self.resizes.send(Resize { container, requests, limits, tasks });
+    }
+
+    pub(super) fn signal(&self, container: ContainerId, signal: i32) {
+        let containerizer = self.containerizer.clone();
+        tokio::spawn(async move {
+            if !containerizer.kill_all(&container, signal).await {
+                tracing::debug!(container = container.value, signal, "nothing left to signal");
+            }
+        });
+    }
+
+    pub(super) fn destroy(&self, container: ContainerId, termination: Option<Termination>) {
+        let containerizer = self.containerizer.clone();
+        // Whoever waits for the container hears of its end.
+        tokio::spawn(async move {
+            containerizer.destroy(&container, termination).await;
+        });
+    }
+
+    pub(super) fn forget(&self, container: ContainerId) {
+        let containerizer = self.containerizer.clone();
+        tokio::spawn(async move { containerizer.forget(&container).await });
+    }
+
+    pub(super) fn measure_disk(&self) {
+        let (back, root) = (self.back.clone(), self.config.work_dir.root().to_owned());
+        tokio::spawn(async move {
+            let used = tokio::task::spawn_blocking(move || kernel::machine::space(&root)).await;
+            let used = match used {
+                Ok(Ok(space)) if space.total > 0 => {
+                    1.0 - space.available as f64 / space.total as f64
+                }
+                Ok(Err(error)) => {
+                    tracing::warn!(%error, "failed to measure the work directory's file system");
+                    0.0
+                }
+                _ => 0.0,
+            };
+            report(&back, Event::DiskMeasured { used }).await;
+        });
+    }
+
+    pub(super) fn remove(&self, garbage: Garbage) {
+        let (back, work) = (self.back.clone(), self.config.work_dir.clone());
+        tokio::spawn(async move {
+            let what = garbage.clone();
+            let result = tokio::task::spawn_blocking(move || removal::remove(&work, &what))
+                .await
+                .unwrap_or_else(|error| Err(error.to_string()));
+            report(&back, Event::Removed { garbage, result }).await;
+        });
+    }
+}
+
+async fn start(
+    containerizer: &dyn Containerizer,
+    request: LaunchRequest,
+) -> Result<LaunchedContainer, String> {
+    let id = request.id.clone();
+    match containerizer.launch(request).await {
+        Ok(launched) => {
+            let status = containerizer.status(&id).await;
+            Ok(LaunchedContainer { pid: launched.pid, status })
+        }
+        Err(ContainerizerError::Launch { step, message, .. }) => Err(format!("{step}: {message}")),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+async fn resize(
+    containerizer: Arc<dyn Containerizer>,
+    mut queue: mpsc::UnboundedReceiver<Resize>,
+    back: mpsc::Sender<Mail>,
+) {
+    while let Some(Resize { container, requests, limits, tasks }) = queue.recv().await {
+        let result = containerizer.update(&container, requests, limits).await;
+        // A container that ended meanwhile is told by its watcher.
+        let result = match result {
+            Err(ContainerizerError::Unknown(_)) | Ok(()) => Ok(()),
+            Err(error) => Err(error.to_string()),
+        };
+        report(&back, Event::Updated { container: container.value, tasks, result }).await;
+    }
+}

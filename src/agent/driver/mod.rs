@@ -1,0 +1,217 @@
+//! The one task that owns the agent's core.
+//!
+//! Mail comes in, goes through [`Core::handle`], the new [`Snapshot`] is
+//! published, the effects run. No effect is awaited here: those that take time
+//! run in tasks of their own and report back by mail, so the mailbox never
+//! stalls. Checkpoints are written by the storage thread, strictly in order.
+//!
+//! Ends on [`Handle::detach`] (containers live on), or when the core asks to.
+
+mod containers;
+mod environment;
+mod outbox;
+mod removal;
+mod sandbox;
+mod start;
+mod storage;
+mod timers;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use mesos::executor;
+use thiserror::Error;
+use tokio::sync::{mpsc, oneshot, watch};
+
+use self::containers::Containers;
+use self::storage::Storage;
+use self::timers::Timers;
+use super::core::event::{CallId, Effect, Event, Refusal};
+use super::core::recovery::RecoveryError;
+use super::core::state::StreamId;
+use super::core::{Core, Time};
+use super::handle::{CallIds, Mail};
+use super::snapshot::Snapshot;
+use crate::checkpoint::RecoverError;
+use crate::containerizer::ContainerizerError;
+
+pub use self::outbox::{Outbox, PostOutbox};
+pub use self::start::start;
+
+/// Why the agent ended before its time.
+#[derive(Debug, Error)]
+#[allow(missing_docs)]
+pub enum AgentError {
+    #[error("failed to read the checkpoints: {0}")]
+    Checkpoints(#[from] RecoverError),
+    #[error("failed to recover: {0}")]
+    Recovery(#[from] RecoveryError),
+    #[error("failed to recover the containers: {0}")]
+    Containers(#[from] ContainerizerError),
+    #[error("{0}")]
+    Fatal(String),
+}
+
+/// How the agent ended in good order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// It left its containers running.
+    Detached,
+    /// Everything was shut down.
+    ShutDown,
+}
+
+/// Seconds since the epoch.
+fn now() -> Time {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |d| d.as_secs_f64())
+}
+
+struct Driver {
+    core: Core,
+    mailbox: mpsc::Receiver<Mail>,
+    /// For tasks that report back.
+    back: mpsc::Sender<Mail>,
+    snapshots: watch::Sender<Arc<Snapshot>>,
+    storage: Storage,
+    timers: Timers,
+    containers: Containers,
+    outbox: Arc<dyn Outbox>,
+    master: String,
+    calls: HashMap<CallId, oneshot::Sender<Result<(), Refusal>>>,
+    ids: CallIds,
+    streams: HashMap<StreamId, mpsc::Sender<executor::Event>>,
+    /// Events that effects caused at once, to be handled next.
+    local: Vec<Event>,
+    ended: Option<Result<Outcome, AgentError>>,
+}
+
+/// Mail handled before the snapshot is published.
+const BATCH: usize = 256;
+
+impl Driver {
+    async fn run(mut self) -> Result<Outcome, AgentError> {
+        let mut batch = Vec::with_capacity(BATCH);
+        loop {
+            tokio::select! {
+                biased;
+                count = self.mailbox.recv_many(&mut batch, BATCH) => {
+                    if count == 0 {
+                        break;
+                    }
+                }
+                timer = self.timers.next() => {
+                    batch.push(Mail::Event(Event::Timer(timer)));
+                }
+            }
+            let mut effects = Vec::new();
+            for mail in batch.drain(..) {
+                self.take(mail, &mut effects);
+            }
+            self.publish();
+            self.apply(effects);
+            if let Some(ended) = self.ended.take() {
+                self.storage.finish().await;
+                return ended;
+            }
+        }
+        Ok(Outcome::Detached)
+    }
+
+    fn take(&mut self, mail: Mail, effects: &mut Vec<Effect>) {
+        let event = match mail {
+            Mail::Event(event) => event,
+            Mail::Call { command, reply } => {
+                let id = self.ids.next();
+                self.calls.insert(id, reply);
+                Event::Call { id, command }
+            }
+            Mail::Subscribe { stream, events, command, reply } => {
+                let id = self.ids.next();
+                self.calls.insert(id, reply);
+                self.streams.insert(stream, events);
+                Event::Call { id, command }
+            }
+            Mail::Detach => {
+                self.ended = Some(Ok(Outcome::Detached));
+                return;
+            }
+        };
+        if let Event::StreamClosed(stream) = &event {
+            self.streams.remove(stream);
+        }
+        effects.extend(self.core.handle(now(), event));
+    }
+
+    fn publish(&mut self) {
+        let snapshot = Arc::new(self.core.snapshot());
+        self.snapshots.send_replace(snapshot);
+    }
+
+    /// Runs effects, and those of the events they cause at once.
+    fn apply(&mut self, effects: Vec<Effect>) {
+        let mut effects = effects;
+        loop {
+            for effect in effects.drain(..) {
+                self.run_effect(effect);
+            }
+            if self.local.is_empty() {
+                return;
+            }
+            for event in std::mem::take(&mut self.local) {
+                effects.extend(self.core.handle(now(), event));
+            }
+            self.publish();
+        }
+    }
+
+    fn run_effect(&mut self, effect: Effect) {
+        match effect {
+            Effect::Detect => start::detect(self.master.clone(), self.back.clone()),
+            Effect::Link { to } => self.outbox.link(&to),
+            Effect::Send { to, message } => self.outbox.send(&to, message),
+            Effect::Stream { stream, event } => self.write(stream, *event),
+            Effect::CloseStream(stream) => {
+                self.streams.remove(&stream);
+            }
+            Effect::Reply { call, result } => {
+                if let Some(reply) = self.calls.remove(&call) {
+                    let _ = reply.send(result); // The caller may have gone.
+                }
+            }
+            Effect::Persist { seq, record } => self.storage.write(seq, record),
+            Effect::Launch(spec) => self.containers.launch(*spec),
+            Effect::Watch { container } => self.containers.watch(container),
+            Effect::Update { container, requests, limits, tasks } => {
+                self.containers.update(container, requests, limits, tasks);
+            }
+            Effect::Signal { container, signal } => self.containers.signal(container, signal),
+            Effect::Destroy { container, termination } => {
+                self.containers.destroy(container, termination);
+            }
+            Effect::Forget { container } => self.containers.forget(container),
+            Effect::Schedule { after, timer } => self.timers.add(after, timer),
+            Effect::MeasureDisk => self.containers.measure_disk(),
+            Effect::Remove(garbage) => self.containers.remove(garbage),
+            Effect::Exit { message, ok } => {
+                let result = if ok {
+                    tracing::info!("{message}");
+                    Ok(Outcome::ShutDown)
+                } else {
+                    Err(AgentError::Fatal(message))
+                };
+                self.ended.get_or_insert(result);
+            }
+        }
+    }
+
+    fn write(&mut self, stream: StreamId, event: executor::Event) {
+        let Some(sender) = self.streams.get(&stream) else { return };
+        if sender.try_send(event).is_err() {
+            // Gone, or too slow to be told everything: it must subscribe again.
+            tracing::warn!(?stream, "closing the event stream of an executor that does not read");
+            self.streams.remove(&stream);
+            self.local.push(Event::StreamClosed(stream));
+        }
+    }
+}
