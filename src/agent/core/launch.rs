@@ -82,6 +82,7 @@ impl Core {
 
     /// The executor that Mesos would start for a command task. It is shown and
     /// checkpointed, but never runs.
+    #[allow(deprecated)] // `source` is still what `/state` shows
     fn command_executor(&self, task: &TaskInfo) -> ExecutorInfo {
         let command = task.command.clone().unwrap_or_default();
         let launcher = self.config.launcher_dir.to_string_lossy();

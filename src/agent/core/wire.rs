@@ -4,6 +4,9 @@
 //! master in (re)registration is brought back to the older `role` format unless
 //! a reservation is refined, exactly as Mesos' agents do.
 
+// The older format's fields are deprecated and still what older peers read.
+#![allow(deprecated)]
+
 use std::collections::BTreeMap;
 
 use mesos::{Resource, TaskInfo, resource, value};

@@ -118,7 +118,7 @@ pub(super) fn detect(master: String, back: mpsc::Sender<Mail>) {
         };
         let lost = found.is_none();
         let _ = back.send(Mail::Event(Event::MasterDetected(found))).await;
-        if lost {
+        if lost && !back.is_closed() {
             tokio::time::sleep(std::time::Duration::from_secs(5)).await;
             detect(master, back);
         }
@@ -143,7 +143,7 @@ fn master_info(configured: &str, address: SocketAddr) -> MasterInfo {
     MasterInfo {
         id: String::new(),
         ip,
-        port: Some(u32::from(address.port())),
+        port: u32::from(address.port()),
         pid: Some(format!("master@{address}")),
         hostname: Some(host.to_owned()),
         address: Some(Address {
