@@ -12,16 +12,16 @@ use thiserror::Error;
 #[derive(Debug, Error)]
 #[allow(missing_docs)]
 pub enum InfoError {
-    #[error("failed to parse --{flag}: '{value}' is not an IP address")]
-    Address { flag: &'static str, value: String },
+    #[error("--ip_discovery_command printed '{0}', which is not an IP address")]
+    Address(String),
     #[error("--ip and --ip_discovery_command cannot be given together")]
     TwoAddresses,
     #[error("failed to run --ip_discovery_command '{command}': {message}")]
     Discovery { command: String, message: String },
     #[error(
-        "failed to find the host name of {ip}: {source}; give --hostname or --no-hostname_lookup"
+        "failed to find the host name of {ip}: {message}; give --hostname or --no-hostname_lookup"
     )]
-    Lookup { ip: IpAddr, source: std::io::Error },
+    Lookup { ip: IpAddr, message: String },
     #[error("failed to find an address of this host ({name}): {message}; give --ip")]
     OwnAddress { name: String, message: String },
     #[error("failed to parse --attributes: {0}")]
@@ -34,10 +34,10 @@ pub enum InfoError {
 #[derive(Debug, Clone, Default)]
 #[allow(missing_docs)] // named as the flags are
 pub struct Whereabouts {
-    pub ip: Option<String>,
+    pub ip: Option<IpAddr>,
     pub ip_discovery_command: Option<String>,
     pub port: u16,
-    pub advertise_ip: Option<String>,
+    pub advertise_ip: Option<IpAddr>,
     pub advertise_port: Option<u16>,
     pub hostname: Option<String>,
     pub hostname_lookup: bool,
@@ -52,8 +52,8 @@ impl Whereabouts {
     pub fn listen(&self) -> Result<SocketAddr, InfoError> {
         let ip = match (&self.ip, &self.ip_discovery_command) {
             (Some(_), Some(_)) => return Err(InfoError::TwoAddresses),
-            (Some(ip), None) => address("ip", ip)?,
-            (None, Some(command)) => address("ip_discovery_command", &discover(command)?)?,
+            (Some(ip), None) => *ip,
+            (None, Some(command)) => printed_address(&discover(command)?)?,
             (None, None) => Ipv4Addr::UNSPECIFIED.into(),
         };
         Ok(SocketAddr::new(ip, self.port))
@@ -64,8 +64,8 @@ impl Whereabouts {
     /// # Errors
     /// [`InfoError`] naming the flag, or if this host has no address.
     pub fn advertised(&self, listening: SocketAddr) -> Result<SocketAddr, InfoError> {
-        let ip = match &self.advertise_ip {
-            Some(ip) => address("advertise_ip", ip)?,
+        let ip = match self.advertise_ip {
+            Some(ip) => ip,
             None if listening.ip().is_unspecified() => own_address()?,
             None => listening.ip(),
         };
@@ -81,16 +81,15 @@ impl Whereabouts {
         match &self.hostname {
             Some(name) => Ok(name.clone()),
             None if !self.hostname_lookup => Ok(ip.to_string()),
-            None => {
-                kernel::lookup::hostname_of(ip).map_err(|source| InfoError::Lookup { ip, source })
-            }
+            None => kernel::lookup::hostname_of(ip)
+                .map_err(|e| InfoError::Lookup { ip, message: e.to_string() }),
         }
     }
 }
 
-fn address(flag: &'static str, value: &str) -> Result<IpAddr, InfoError> {
-    let value = value.trim();
-    value.parse().map_err(|_| InfoError::Address { flag, value: value.to_owned() })
+fn printed_address(text: &str) -> Result<IpAddr, InfoError> {
+    let text = text.trim();
+    text.parse().map_err(|_| InfoError::Address(text.to_owned()))
 }
 
 fn discover(command: &str) -> Result<String, InfoError> {
@@ -156,7 +155,7 @@ mod tests {
     use super::*;
 
     fn at(ip: &str) -> Whereabouts {
-        Whereabouts { ip: Some(ip.into()), port: 5051, ..Default::default() }
+        Whereabouts { ip: Some(ip.parse().expect(ip)), port: 5051, ..Default::default() }
     }
 
     #[test]
@@ -164,7 +163,7 @@ mod tests {
         let listen = at("127.0.0.1").listen().expect("an address");
         assert_eq!(listen.to_string(), "127.0.0.1:5051");
         let mut flags = at("10.0.0.1");
-        flags.advertise_ip = Some("192.0.2.7".into());
+        flags.advertise_ip = Some([192, 0, 2, 7].into());
         flags.advertise_port = Some(15051);
         let advertised = flags.advertised(listen).expect("given");
         assert_eq!(advertised.to_string(), "192.0.2.7:15051");
@@ -177,7 +176,11 @@ mod tests {
 
     #[test]
     fn wrong_addresses_are_named() {
-        assert!(matches!(at("localhost").listen(), Err(InfoError::Address { flag: "ip", .. })));
+        let printed = Whereabouts {
+            ip_discovery_command: Some("echo localhost".into()),
+            ..Default::default()
+        };
+        assert!(matches!(printed.listen(), Err(InfoError::Address(text)) if text == "localhost"));
         let mut both = at("127.0.0.1");
         both.ip_discovery_command = Some("echo".into());
         assert!(matches!(both.listen(), Err(InfoError::TwoAddresses)));

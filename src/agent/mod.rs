@@ -7,9 +7,11 @@
 //!
 //! State is owned by the driver's task alone; nothing here takes a lock.
 
+pub mod api;
 pub mod config;
 pub mod core;
 pub mod driver;
+pub mod flags;
 pub mod gc;
 pub mod handle;
 pub mod inbox;

@@ -1,6 +1,8 @@
 //! Runs the default executor: one task owns the [`Core`], short tasks do its
 //! effects and report back through one channel. Called by `bulkhead-executor`.
 
+#![allow(deprecated)] // the older names of container calls are what executors use
+
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};

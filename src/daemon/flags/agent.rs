@@ -64,7 +64,7 @@ pub const FLAGS: &[Flag] = &[
     Flag::new("docker_store_dir", Path, Some("/tmp/mesos/store/docker"), "Where docker images are stored.").not_yet(),
     Flag::new("docker_volume_checkpoint_dir", Path, Some("/var/run/mesos/isolators/docker/volume"), "Where mounts of docker volumes are recorded.").not_yet(),
     Flag::new("docker_volume_chown", Bool, Some("false"), "Give docker volumes to the user of the container.").not_yet(),
-    Flag::new("domain", Json, None, "Fault domain of this machine, as JSON.").not_yet(),
+    Flag::new("domain", Json, None, "Fault domain of this machine, as JSON."),
     Flag::new("domain_socket_location", Path, None, "Unix socket that executors use; default: agent.sock in the runtime directory.").not_yet(),
     Flag::new("effective_capabilities", Json, None, "Linux capabilities of tasks that ask for none, as JSON.").alias("allowed_capabilities").not_yet(),
     Flag::new("egress_burst", Bytes, None, "Egress burst (port mapping).").not_yet(),

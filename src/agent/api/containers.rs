@@ -1,0 +1,174 @@
+//! `/containers`, `/monitor/statistics` and `GET_CONTAINERS`: what runs in which
+//! container and what it uses.
+//!
+//! The description comes from the snapshot, status and statistics from the
+//! containerizer's newest sample.
+
+use std::collections::HashMap;
+
+use mesos::agent::response::{GetContainers, get_containers};
+use mesos::json::Writer;
+use mesos::{ContainerId, ContainerStatus, ResourceStatistics};
+
+use super::nested::display;
+use crate::agent::core::state::{Executor, ExecutorState};
+use crate::agent::snapshot::Snapshot;
+use crate::containerizer::Containerizer;
+
+/// Which containers are wanted; `None` is any.
+#[derive(Debug, Clone, Default)]
+pub struct Selection {
+    /// By container.
+    pub container: Option<String>,
+    /// By framework.
+    pub framework: Option<String>,
+    /// By executor, within a framework.
+    pub executor: Option<String>,
+    /// Also containers inside containers.
+    pub nested: bool,
+    /// Also containers without executor.
+    pub standalone: bool,
+}
+
+impl Selection {
+    /// The combinations of filters that Mesos knows.
+    #[must_use]
+    pub fn is_supported(&self) -> bool {
+        match (&self.container, &self.framework, &self.executor) {
+            (Some(_), None, None) | (None, Some(_), _) | (None, None, None) => true,
+            (Some(_), _, _) | (None, None, Some(_)) => false,
+        }
+    }
+
+    fn wants(&self, framework: &str, executor: &Executor) -> bool {
+        let is =
+            |wanted: &Option<String>, value: &str| wanted.as_deref().is_none_or(|w| w == value);
+        is(&self.framework, framework)
+            && is(&self.executor, executor.id())
+            && is(&self.container, &executor.container_id.value)
+    }
+}
+
+/// The executors that have a container now.
+fn alive(snapshot: &Snapshot) -> impl Iterator<Item = &Executor> {
+    snapshot.executors().map(|(_, e)| &**e).filter(|e| e.state != ExecutorState::Terminated)
+}
+
+/// Every selected container, those of executors first.
+pub async fn collect(
+    snapshot: &Snapshot,
+    containerizer: &dyn Containerizer,
+    selection: &Selection,
+) -> Vec<get_containers::Container> {
+    let mut samples = samples(containerizer).await;
+    let mut found = Vec::new();
+    let mut roots = Vec::new();
+    for executor in alive(snapshot) {
+        roots.push(executor.container_id.value.as_str());
+        if !selection.wants(&executor.framework_id.value, executor) {
+            continue;
+        }
+        let id = &executor.container_id;
+        found.push(get_containers::Container {
+            framework_id: Some(executor.framework_id.clone()),
+            executor_id: Some(executor.info.executor_id.clone()),
+            executor_name: Some(executor.info.name().to_owned()),
+            container_id: id.clone(),
+            container_status: Some(status(containerizer, id).await),
+            resource_statistics: samples.remove(&display(id)),
+        });
+    }
+    if !(selection.nested || selection.standalone) {
+        return found;
+    }
+    for (id, _) in containerizer.containers() {
+        let nested = id.parent.is_some();
+        let of_executor = roots.contains(&root(&id));
+        let wanted = selection.container.as_deref().is_none_or(|c| c == id.value);
+        if !wanted || (nested && !selection.nested) || (!of_executor && !selection.standalone) {
+            continue;
+        }
+        if of_executor && !nested {
+            continue;
+        }
+        found.push(get_containers::Container {
+            container_status: Some(status(containerizer, &id).await),
+            resource_statistics: samples.remove(&display(&id)),
+            // compat: the parent is only told in the status.
+            container_id: ContainerId { value: id.value, parent: None },
+            ..Default::default()
+        });
+    }
+    found
+}
+
+pub(super) fn root(id: &ContainerId) -> &str {
+    id.parent.as_deref().map_or(id.value.as_str(), root)
+}
+
+/// The newest samples by the id with its parents.
+async fn samples(containerizer: &dyn Containerizer) -> HashMap<String, ResourceStatistics> {
+    let all = containerizer.statistics().await.into_iter();
+    all.map(|(id, sample)| (display(&id), sample)).collect()
+}
+
+async fn status(containerizer: &dyn Containerizer, id: &ContainerId) -> ContainerStatus {
+    containerizer
+        .status(id)
+        .await
+        .unwrap_or_else(|| ContainerStatus { container_id: Some(id.clone()), ..Default::default() })
+}
+
+/// The body of `/containers`: every object with its members sorted.
+#[must_use]
+pub fn render(containers: &[get_containers::Container], snapshot: &Snapshot) -> Vec<u8> {
+    let executors: HashMap<&str, &Executor> =
+        alive(snapshot).map(|e| (e.container_id.value.as_str(), e)).collect();
+    let mut w = Writer::new();
+    w.array(|w| {
+        for c in containers {
+            w.object(|w| {
+                w.key("container_id").string(&c.container_id.value);
+                if let Some(executor) = executors.get(c.container_id.value.as_str()) {
+                    executor_members(w, executor);
+                }
+                if let Some(statistics) = &c.resource_statistics {
+                    w.key("statistics").sorted_message(statistics);
+                }
+                if let Some(status) = &c.container_status {
+                    w.key("status").sorted_message(status);
+                }
+            });
+        }
+    });
+    w.into_bytes()
+}
+
+fn executor_members(w: &mut Writer, executor: &Executor) {
+    w.key("executor_id").string(executor.id());
+    w.key("executor_name").string(executor.info.name());
+    w.key("framework_id").string(&executor.framework_id.value);
+    w.key("source").string(executor.info.source());
+}
+
+/// The body of `/monitor/statistics`: executors that have been sampled.
+pub async fn statistics(snapshot: &Snapshot, containerizer: &dyn Containerizer) -> Vec<u8> {
+    let samples = samples(containerizer).await;
+    let mut w = Writer::new();
+    w.array(|w| {
+        for executor in alive(snapshot) {
+            let Some(sample) = samples.get(&display(&executor.container_id)) else { continue };
+            w.object(|w| {
+                executor_members(w, executor);
+                w.key("statistics").sorted_message(sample);
+            });
+        }
+    });
+    w.into_bytes()
+}
+
+/// `GET_CONTAINERS`; compat: nothing at all when there is none.
+#[must_use]
+pub fn response(containers: Vec<get_containers::Container>) -> Option<GetContainers> {
+    (!containers.is_empty()).then_some(GetContainers { containers })
+}

@@ -1,0 +1,137 @@
+//! `/api/v1/executor`: what HTTP executors say, and the stream of what they are
+//! told. Called by the router; everything that changes the agent goes through
+//! its [`Handle`].
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use mesos::executor::{Call, Event, call, event};
+use mesos::json::JsonError;
+use mesos::{recordio, schema};
+use prost::Message as _;
+use tokio::sync::mpsc;
+
+use super::validate;
+use crate::agent::core::event::Refusal;
+use crate::agent::{CallError, Handle, Subscription};
+use crate::wire::http::media::{self, Media};
+use crate::wire::http::{Request, Response, StatusCode};
+
+/// Between two `HEARTBEAT` events (Mesos' number).
+const HEARTBEAT: Duration = Duration::from_secs(30 * 60);
+/// Encoded events waiting for the connection.
+const CHUNKS: usize = 16;
+
+/// Serves one call.
+pub async fn serve(handle: &Handle, mut request: Request) -> Response {
+    if request.method != "POST" {
+        return Response::method_not_allowed(&["POST"], &request.method);
+    }
+    match answer(handle, &mut request).await {
+        Ok(response) | Err(response) => response,
+    }
+}
+
+async fn answer(handle: &Handle, request: &mut Request) -> Result<Response, Response> {
+    let content = media::request_media(&request.headers)?;
+    let body = request.bytes().await?;
+    let call = decode(content, &body).map_err(bad_request)?;
+    validate::executor_call(&call)
+        .map_err(|e| bad_request(format!("Failed to validate Executor::Call: {e}")))?;
+    let (framework, executor) = (call.framework_id.clone(), call.executor_id.clone());
+    let done = match call.r#type() {
+        // compat: Mesos' executors send made-up ids with their heartbeats.
+        call::Type::Heartbeat => Ok(()),
+        call::Type::Subscribe => {
+            let accept = media::response_media(&request.headers)?;
+            let subscribe = call.subscribe.unwrap_or_default();
+            let stream = handle.subscribe(framework, executor, subscribe).await.map_err(refused)?;
+            return Ok(open(stream, accept));
+        }
+        call::Type::Update => {
+            let update = call.update.unwrap_or_default();
+            handle.update(framework, executor, update.status).await
+        }
+        call::Type::Message => {
+            let data = call.message.unwrap_or_default().data;
+            handle.executor_message(framework, executor, data).await
+        }
+        call::Type::Unknown => return Ok(not_implemented()),
+    };
+    done.map_err(refused)?;
+    Ok(Response::empty(StatusCode::ACCEPTED))
+}
+
+fn decode(content: Media, body: &[u8]) -> Result<Call, String> {
+    let bytes = match content {
+        Media::Protobuf => {
+            let wrong = |_| "Failed to parse body into Call protobuf".to_owned();
+            return schema::decode(body).map_err(wrong);
+        }
+        Media::Json => mesos::v1::from_json("mesos.v1.executor.Call", body),
+    };
+    let bytes = bytes.map_err(|e| match e {
+        JsonError::Syntax { .. } => format!("Failed to parse body into JSON: {e}"),
+        JsonError::Convert(_) => format!("Failed to convert JSON into Call protobuf: {e}"),
+    })?;
+    Call::decode(bytes.as_slice())
+        .map_err(|e| format!("Failed to convert JSON into Call protobuf: {e}"))
+}
+
+/// The response whose body is the stream of events. It ends when the agent ends
+/// the subscription or the executor hangs up.
+fn open(mut subscription: Subscription, accept: Media) -> Response {
+    let (sender, receiver) = mpsc::channel(CHUNKS);
+    tokio::spawn(async move {
+        let mut heartbeat = tokio::time::interval(HEARTBEAT);
+        heartbeat.tick().await;
+        loop {
+            let event = tokio::select! {
+                () = sender.closed() => return,
+                _ = heartbeat.tick() => {
+                    Event { r#type: Some(event::Type::Heartbeat as i32), ..Default::default() }
+                }
+                event = subscription.events.recv() => match event {
+                    Some(event) => event,
+                    None => return,
+                },
+            };
+            if sender.send(encode(&event, accept)).await.is_err() {
+                return;
+            }
+        }
+    });
+    Response::stream(accept.as_str(), receiver)
+}
+
+fn encode(event: &Event, accept: Media) -> Bytes {
+    let record = match accept {
+        Media::Protobuf => event.encode_to_vec(),
+        Media::Json => mesos::v1::to_json("mesos.v1.executor.Event", event)
+            .expect("a v0 event has the wire form of its v1 twin"),
+    };
+    let mut framed = Vec::with_capacity(record.len() + 8);
+    recordio::encode(&record, &mut framed);
+    framed.into()
+}
+
+fn bad_request(message: String) -> Response {
+    Response::text(StatusCode::BAD_REQUEST, message)
+}
+
+/// 501 as libprocess says it.
+pub(super) fn not_implemented() -> Response {
+    Response::text(StatusCode::NOT_IMPLEMENTED, "501 Not Implemented.")
+}
+
+/// The status of a call that the agent did not take.
+fn refused(error: CallError) -> Response {
+    let status = match &error {
+        CallError::Busy | CallError::Stopped | CallError::Refused(Refusal::Recovering) => {
+            StatusCode::SERVICE_UNAVAILABLE
+        }
+        CallError::Refused(Refusal::NotSubscribed) => StatusCode::FORBIDDEN,
+        CallError::Refused(_) => StatusCode::BAD_REQUEST,
+    };
+    Response::text(status, error.to_string())
+}

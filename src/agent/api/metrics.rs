@@ -1,0 +1,138 @@
+//! The agent's part of `/metrics/snapshot`, from a [`Snapshot`]. Pure.
+//!
+//! Names are Mesos'. What this agent does not have (fetcher, provisioner,
+//! resource providers) is there with its resting value: dashboards and alerts
+//! that divide by it must find it.
+
+use mesos::TaskState;
+use mesos::resources::Resources;
+
+use super::state::allocated_to;
+use crate::agent::core::state::ExecutorState;
+use crate::agent::snapshot::{AgentState, Snapshot};
+
+/// Figures that are not the agent owner's.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Surroundings {
+    /// Seconds since the process started.
+    pub uptime_secs: f64,
+    /// `--fetcher_cache_size` in bytes.
+    pub fetcher_cache_bytes: u64,
+    /// Containers that could not be destroyed.
+    pub destroy_errors: u64,
+}
+
+/// Every metric of the agent by name, unsorted.
+#[must_use]
+pub fn of(snapshot: &Snapshot, around: &Surroundings) -> Vec<(String, f64)> {
+    let mut all = Vec::with_capacity(80);
+    let mut put = |name: &str, value: f64| all.push((name.to_owned(), value));
+    let counters = &snapshot.counters;
+    put("slave/uptime_secs", around.uptime_secs);
+    put("slave/registered", if snapshot.state == AgentState::Running { 1.0 } else { 0.0 });
+    if let Some(secs) = snapshot.recovery_secs {
+        put("slave/recovery_time_secs", secs);
+    }
+    put("slave/frameworks_active", snapshot.frameworks.len() as f64);
+    put("slave/executor_directory_max_allowed_age_secs", snapshot.max_sandbox_age_secs);
+    for (name, value) in [
+        ("slave/recovery_errors", counters.recovery_errors),
+        ("slave/tasks_finished", counters.tasks_finished),
+        ("slave/tasks_failed", counters.tasks_failed),
+        ("slave/tasks_killed", counters.tasks_killed),
+        ("slave/tasks_lost", counters.tasks_lost),
+        ("slave/tasks_gone", counters.tasks_gone),
+        ("slave/executors_terminated", counters.executors_terminated),
+        ("slave/executors_preempted", counters.executors_preempted),
+        ("slave/valid_status_updates", counters.valid_status_updates),
+        ("slave/invalid_status_updates", counters.invalid_status_updates),
+        ("slave/valid_framework_messages", counters.valid_framework_messages),
+        ("slave/invalid_framework_messages", counters.invalid_framework_messages),
+        ("slave/container_launch_errors", counters.container_launch_errors),
+        ("gc/path_removals_succeeded", counters.gc_path_removals_succeeded),
+        ("gc/path_removals_failed", counters.gc_path_removals_failed),
+        ("gc/path_removals_pending", counters.gc_path_removals_pending),
+        ("containerizer/mesos/container_destroy_errors", around.destroy_errors),
+        ("containerizer/fetcher/cache_size_total_bytes", around.fetcher_cache_bytes),
+    ] {
+        put(name, value as f64);
+    }
+    for name in RESTING {
+        put(name, 0.0);
+    }
+    all.extend(running(snapshot));
+    all.extend(amounts(snapshot));
+    all
+}
+
+/// Parts of Mesos that are not here yet or have nothing to count.
+const RESTING: [&str; 9] = [
+    "containerizer/fetcher/cache_size_used_bytes",
+    "containerizer/fetcher/task_fetches_failed",
+    "containerizer/fetcher/task_fetches_succeeded",
+    "containerizer/mesos/filesystem/containers_new_rootfs",
+    "containerizer/mesos/provisioner/bind/remove_rootfs_errors",
+    "containerizer/mesos/provisioner/remove_container_errors",
+    "resource_provider_manager/events/disconnect",
+    "resource_provider_manager/events/subscribe",
+    "resource_provider_manager/subscribed",
+];
+
+/// Tasks and executors by state.
+fn running(snapshot: &Snapshot) -> Vec<(String, f64)> {
+    let (mut staging, mut starting, mut running, mut killing) = (0u32, 0u32, 0u32, 0u32);
+    let (mut registering, mut alive, mut terminating) = (0u32, 0u32, 0u32);
+    for (_, executor) in snapshot.executors() {
+        match executor.state {
+            ExecutorState::Registering => registering += 1,
+            ExecutorState::Running => alive += 1,
+            ExecutorState::Terminating => terminating += 1,
+            ExecutorState::Terminated => {}
+        }
+        staging += u32::try_from(executor.queued.len()).unwrap_or(u32::MAX);
+        for task in executor.launched.values() {
+            match task.state() {
+                TaskState::TaskStaging => staging += 1,
+                TaskState::TaskStarting => starting += 1,
+                TaskState::TaskRunning => running += 1,
+                TaskState::TaskKilling => killing += 1,
+                _ => {}
+            }
+        }
+    }
+    [
+        ("slave/tasks_staging", staging),
+        ("slave/tasks_starting", starting),
+        ("slave/tasks_running", running),
+        ("slave/tasks_killing", killing),
+        ("slave/executors_registering", registering),
+        ("slave/executors_running", alive),
+        ("slave/executors_terminating", terminating),
+    ]
+    .map(|(name, value)| (name.to_owned(), f64::from(value)))
+    .into()
+}
+
+/// Total, used and used share of each resource, revocable ones apart.
+fn amounts(snapshot: &Snapshot) -> Vec<(String, f64)> {
+    let total = Resources::from_valid(&snapshot.info.resources);
+    let mut used = Resources::default();
+    for (_, executor) in snapshot.executors() {
+        used += &allocated_to(executor);
+    }
+    let mut all = Vec::new();
+    for name in ["cpus", "gpus", "mem", "disk"] {
+        for (suffix, total, used) in [
+            ("", total.non_revocable(), used.non_revocable()),
+            ("revocable_", total.revocable(), used.revocable()),
+        ] {
+            let amount = |r: &Resources| r.scalar(name).map_or(0.0, |s| s.value());
+            let (total, used) = (amount(&total), amount(&used));
+            all.push((format!("slave/{name}_{suffix}total"), total));
+            all.push((format!("slave/{name}_{suffix}used"), used));
+            let share = if total > 0.0 { used / total } else { 0.0 };
+            all.push((format!("slave/{name}_{suffix}percent"), share));
+        }
+    }
+    all
+}

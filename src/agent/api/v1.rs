@@ -1,0 +1,183 @@
+//! `/api/v1`: the operator API. Decodes a call, checks it, answers reads from
+//! the snapshot and passes container calls on.
+//!
+//! Calls that belong to parts that are not there yet are 501 with a sentence
+//! that names them; docs/COMPAT.md lists them.
+
+#![allow(deprecated)] // the older names of container calls are what executors use
+
+use std::sync::Arc;
+
+use mesos::agent::{Call, Response as Answer, call, response};
+use mesos::json::JsonError;
+use mesos::{ContainerId, schema};
+use prost::Message as _;
+
+use super::containers::{self, Selection};
+use super::executor::not_implemented;
+use super::{Context, nested, reads, validate};
+use crate::agent::snapshot::{AgentState, Snapshot};
+use crate::wire::http::media::{self, Media};
+use crate::wire::http::{Request, Response, StatusCode};
+
+/// Serves one call.
+pub async fn serve(context: &Arc<Context>, mut request: Request) -> Response {
+    let snapshot = context.handle.snapshot();
+    if snapshot.state == AgentState::Recovering {
+        return super::recovering();
+    }
+    if request.method != "POST" {
+        return Response::method_not_allowed(&["POST"], &request.method);
+    }
+    match answer(context, &snapshot, &mut request).await {
+        Ok(response) | Err(response) => response,
+    }
+}
+
+async fn answer(
+    context: &Arc<Context>,
+    snapshot: &Snapshot,
+    request: &mut Request,
+) -> Result<Response, Response> {
+    let content = media::request_shape(&request.headers)?;
+    let accept = media::response_shape(&request.headers)?;
+    let media::Shape::Single(content) = content else {
+        return Err(not_yet("a stream of calls (ATTACH_CONTAINER_INPUT)"));
+    };
+    let body = request.bytes().await?;
+    let call = decode(content, &body)
+        .and_then(|call| {
+            validate::agent_call(&call)
+                .map_err(|e| format!("Failed to validate agent::Call: {e}"))?;
+            Ok(call)
+        })
+        .map_err(|e| Response::text(StatusCode::BAD_REQUEST, e))?;
+    let accept = match accept {
+        media::Shape::Single(media) | media::Shape::Stream(media) => media,
+    };
+    if let Some(answer) = reads::answer(&context.about, snapshot, &call) {
+        return Ok(encode(&answer, accept));
+    }
+    dispatch(context, snapshot, call, accept).await
+}
+
+fn decode(content: Media, body: &[u8]) -> Result<Call, String> {
+    let bytes = match content {
+        Media::Protobuf => {
+            let wrong = |_| "Failed to parse body into a protobuf object".to_owned();
+            return schema::decode(body).map_err(wrong);
+        }
+        Media::Json => mesos::v1::from_json("mesos.v1.agent.Call", body),
+    };
+    let bytes = bytes.map_err(|e| match e {
+        JsonError::Syntax { .. } => format!("Failed to parse body into JSON: {e}"),
+        JsonError::Convert(_) => e.to_string(),
+    })?;
+    Call::decode(bytes.as_slice()).map_err(|e| e.to_string())
+}
+
+/// The calls that do something, wait for something or ask the containerizer.
+async fn dispatch(
+    context: &Arc<Context>,
+    snapshot: &Snapshot,
+    call: Call,
+    accept: Media,
+) -> Result<Response, Response> {
+    use call::Type as T;
+    let kind = call.r#type();
+    Ok(match kind {
+        T::GetContainers => {
+            let wanted = call.get_containers.unwrap_or_default();
+            let selection = Selection {
+                nested: wanted.show_nested(),
+                standalone: wanted.show_standalone(),
+                ..Default::default()
+            };
+            let found = containers::collect(snapshot, &*context.containerizer, &selection).await;
+            let answer = Answer {
+                r#type: Some(response::Type::GetContainers as i32),
+                get_containers: containers::response(found),
+                ..Default::default()
+            };
+            encode(&answer, accept)
+        }
+        T::LaunchContainer => {
+            nested::launch(context, snapshot, call.launch_container.unwrap_or_default()).await
+        }
+        T::LaunchNestedContainer => {
+            let launch = call.launch_nested_container.unwrap_or_default();
+            let launch = call::LaunchContainer {
+                container_id: launch.container_id,
+                command: launch.command,
+                container: launch.container,
+                ..Default::default()
+            };
+            nested::launch(context, snapshot, launch).await
+        }
+        T::WaitContainer
+        | T::WaitNestedContainer
+        | T::KillContainer
+        | T::KillNestedContainer
+        | T::RemoveContainer
+        | T::RemoveNestedContainer
+        | T::AttachContainerOutput => {
+            return on_container(context, snapshot, &call, accept).await;
+        }
+        T::Unknown => not_implemented(),
+        _ => not_yet(kind.as_str_name()),
+    })
+}
+
+async fn on_container(
+    context: &Context,
+    snapshot: &Snapshot,
+    call: &Call,
+    accept: Media,
+) -> Result<Response, Response> {
+    if let Some(wait) = &call.wait_container {
+        return Ok(encode(&nested::wait(context, &wait.container_id, false).await?, accept));
+    }
+    if let Some(wait) = &call.wait_nested_container {
+        return Ok(encode(&nested::wait(context, &wait.container_id, true).await?, accept));
+    }
+    if let Some(kill) = &call.kill_container {
+        return Ok(nested::kill(context, &kill.container_id, kill.signal).await);
+    }
+    if let Some(kill) = &call.kill_nested_container {
+        return Ok(nested::kill(context, &kill.container_id, kill.signal).await);
+    }
+    if let Some(remove) = &call.remove_container {
+        return Ok(nested::remove(context, snapshot, &remove.container_id).await);
+    }
+    if let Some(remove) = &call.remove_nested_container {
+        return Ok(nested::remove(context, snapshot, &remove.container_id).await);
+    }
+    let attach = call.attach_container_output.clone().unwrap_or_default();
+    Ok(attach_output(context, &attach.container_id))
+}
+
+fn attach_output(context: &Context, id: &ContainerId) -> Response {
+    if context.containerizer.containers().iter().any(|(known, _)| known == id) {
+        return not_yet("ATTACH_CONTAINER_OUTPUT");
+    }
+    let message = format!("Container {} cannot be found", nested::display(id));
+    Response::text(StatusCode::NOT_FOUND, message)
+}
+
+fn not_yet(what: &str) -> Response {
+    Response::text(StatusCode::NOT_IMPLEMENTED, format!("{what} is not supported yet"))
+}
+
+fn encode(answer: &Answer, accept: Media) -> Response {
+    use response::Type as T;
+    match (accept, answer.r#type()) {
+        (Media::Protobuf, _) => Response::bytes(media::PROTOBUF, answer.encode_to_vec()),
+        (Media::Json, T::GetState | T::GetTasks | T::GetExecutors | T::GetFrameworks) => {
+            Response::json(reads::to_json(answer))
+        }
+        (Media::Json, _) => Response::json(
+            mesos::v1::to_json("mesos.v1.agent.Response", answer)
+                .expect("a v0 response has the wire form of its v1 twin"),
+        ),
+    }
+}

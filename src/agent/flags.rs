@@ -1,0 +1,300 @@
+//! From the command line to what the agent is told: [`Config`], addresses and
+//! description. Called once by `bulkhead-agent`, and by tests.
+//!
+//! The table of flags is `daemon::flags::agent`; here each becomes behaviour, and
+//! values that make no sense are refused by name.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use mesos::SlaveInfo;
+use thiserror::Error;
+
+use super::config::{Config, ReconfigurationPolicy, RecoverMode};
+use super::info::{self, InfoError, Whereabouts};
+use super::resources::{self, Machine, ResourcesError};
+use crate::daemon::flags::{Flags, nearest};
+
+/// Why the agent does not start with these flags.
+#[derive(Debug, Error)]
+#[allow(missing_docs)]
+pub enum StartError {
+    #[error("{0}")]
+    Info(#[from] InfoError),
+    #[error("{0}")]
+    Resources(#[from] ResourcesError),
+    #[error("missing required option --master")]
+    NoMaster,
+    #[error("--master={0}: finding the master in ZooKeeper is not supported yet; give host:port")]
+    ZooKeeper(String),
+    #[error("invalid value '{value}' for --{flag}: {expected}")]
+    Value { flag: &'static str, value: String, expected: String },
+    #[error("failed to create the agent's {what} '{}': {message}", path.display())]
+    Directory { what: &'static str, path: PathBuf, message: String },
+    #[error("--launcher=linux needs root (this is uid {uid}); give --launcher=posix")]
+    NotRoot { uid: u32 },
+}
+
+fn invalid(flag: &'static str, value: &str, expected: impl Into<String>) -> StartError {
+    StartError::Value { flag, value: value.to_owned(), expected: expected.into() }
+}
+
+/// Where the agent listens and how it is called.
+///
+/// # Errors
+/// A port that is none.
+pub fn whereabouts(flags: &Flags) -> Result<Whereabouts, StartError> {
+    Ok(Whereabouts {
+        ip: flags.ip("ip"),
+        ip_discovery_command: flags.text("ip_discovery_command").map(str::to_owned),
+        port: port(flags, "port")?.unwrap_or(5051),
+        advertise_ip: flags.ip("advertise_ip"),
+        advertise_port: port(flags, "advertise_port")?,
+        hostname: flags.text("hostname").map(str::to_owned),
+        hostname_lookup: flags.bool("hostname_lookup"),
+    })
+}
+
+fn port(flags: &Flags, name: &'static str) -> Result<Option<u16>, StartError> {
+    flags
+        .number(name)
+        .map(|n| u16::try_from(n).map_err(|_| invalid(name, &n.to_string(), "at most 65535")))
+        .transpose()
+}
+
+/// Makes the work directory and the runtime directory.
+///
+/// # Errors
+/// One cannot be made.
+pub fn directories(flags: &Flags) -> Result<(PathBuf, PathBuf), StartError> {
+    let make = |flag: &str, what| {
+        let path = PathBuf::from(flags.text(flag).unwrap_or_default());
+        std::fs::create_dir_all(&path)
+            .and_then(|()| path.canonicalize())
+            .map_err(|e| StartError::Directory { what, path: path.clone(), message: e.to_string() })
+    };
+    Ok((make("work_dir", "work directory")?, make("runtime_dir", "runtime directory")?))
+}
+
+/// The agent's description: resources, attributes, domain.
+///
+/// # Errors
+/// [`StartError`] naming the flag.
+pub fn slave_info(
+    flags: &Flags,
+    work_dir: &Path,
+    hostname: String,
+    port: u16,
+) -> Result<SlaveInfo, StartError> {
+    let machine = Machine::detect(work_dir);
+    let default_role = flags.text("default_role").unwrap_or("*");
+    let all = resources::complete(flags.text("resources"), default_role, &machine)?.to_protos();
+    resources::prepare_disks(&all, work_dir)?;
+    let attributes = flags.text("attributes").map(mesos::attributes::parse).transpose();
+    let attributes = attributes.map_err(InfoError::from)?.unwrap_or_default();
+    let domain = info::domain(flags.json("domain").map(ToString::to_string).as_deref())?;
+    Ok(info::slave_info(hostname, port, all, attributes, domain))
+}
+
+/// What the owner task is told.
+///
+/// # Errors
+/// [`StartError`] naming the flag.
+pub fn config(
+    flags: &Flags,
+    info: SlaveInfo,
+    pid: &str,
+    work_dir: &Path,
+) -> Result<Config, StartError> {
+    let master = flags.text("master").map(str::trim).filter(|m| !m.is_empty());
+    let master = master.ok_or(StartError::NoMaster)?;
+    if master.starts_with("zk://") {
+        return Err(StartError::ZooKeeper(master.to_owned()));
+    }
+    check_containerizers(flags.text("containerizers").unwrap_or_default())?;
+    let mut config = Config::new(info, pid, master, work_dir);
+    config.launcher_dir = launcher_dir(flags);
+    config.switch_user = flags.bool("switch_user");
+    config.strict = flags.bool("strict");
+    config.recover = one_of(
+        flags,
+        "recover",
+        &[("reconnect", RecoverMode::Reconnect), ("cleanup", RecoverMode::Cleanup)],
+    )?;
+    config.reconfiguration = one_of(
+        flags,
+        "reconfiguration_policy",
+        &[("equal", ReconfigurationPolicy::Equal), ("additive", ReconfigurationPolicy::Additive)],
+    )?;
+    let at_most = |name: &'static str, limit: Duration| match flags.duration(name) {
+        Some(value) if value > limit => {
+            Err(invalid(name, &format!("{value:?}"), format!("at most {limit:?}")))
+        }
+        value => Ok(value.unwrap_or(limit)),
+    };
+    config.registration_backoff = at_most("registration_backoff_factor", Duration::from_secs(60))?;
+    config.executor_reregistration_timeout =
+        at_most("executor_reregistration_timeout", Duration::from_secs(15))?;
+    config.executor_reregistration_retry = flags.duration("executor_reregistration_retry_interval");
+    for (name, field) in [
+        ("executor_registration_timeout", &mut config.executor_registration_timeout),
+        ("executor_shutdown_grace_period", &mut config.executor_shutdown_grace),
+        ("recovery_timeout", &mut config.recovery_timeout),
+        ("gc_delay", &mut config.gc_delay),
+        ("disk_watch_interval", &mut config.disk_watch_interval),
+    ] {
+        *field = flags.duration(name).unwrap_or(*field);
+    }
+    config.gc_disk_headroom = flags.float("gc_disk_headroom").unwrap_or(0.1);
+    if !(0.0..=1.0).contains(&config.gc_disk_headroom) {
+        let value = config.gc_disk_headroom.to_string();
+        return Err(invalid("gc_disk_headroom", &value, "a number from 0.0 to 1.0"));
+    }
+    if let Some(most) = flags.number("max_completed_executors_per_framework") {
+        config.max_completed_executors = usize::try_from(most).unwrap_or(usize::MAX);
+    }
+    config.executor_environment = executor_environment(flags)?;
+    Ok(config)
+}
+
+fn one_of<T: Copy>(
+    flags: &Flags,
+    name: &'static str,
+    known: &[(&'static str, T)],
+) -> Result<T, StartError> {
+    let given = flags.text(name).unwrap_or_default();
+    if let Some((_, value)) = known.iter().find(|(n, _)| *n == given) {
+        return Ok(*value);
+    }
+    let names: Vec<&str> = known.iter().map(|(n, _)| *n).collect();
+    Err(invalid(name, given, format!("one of {}", names.join(", "))))
+}
+
+fn check_containerizers(given: &str) -> Result<(), StartError> {
+    for name in given.split(',') {
+        let expected = match name {
+            "mesos" => continue,
+            "docker" => "the docker containerizer is not supported yet".to_owned(),
+            other => match nearest(other, ["mesos", "docker"]) {
+                Some(near) => format!("did you mean '{near}'?"),
+                None => "only 'mesos' is known".to_owned(),
+            },
+        };
+        return Err(invalid("containerizers", given, expected));
+    }
+    Ok(())
+}
+
+/// `--launcher_dir`, or where this program lies.
+#[must_use]
+pub fn launcher_dir(flags: &Flags) -> PathBuf {
+    flags.text("launcher_dir").map(PathBuf::from).unwrap_or_else(|| {
+        let own = std::env::current_exe().and_then(|p| p.canonicalize());
+        own.ok().and_then(|p| p.parent().map(Path::to_owned)).unwrap_or_default()
+    })
+}
+
+/// `linux` or `posix`; the default is what this user may do.
+///
+/// # Errors
+/// An unknown launcher, or `linux` without being root.
+pub fn launcher(flags: &Flags, uid: u32) -> Result<&'static str, StartError> {
+    match (flags.text("launcher"), uid) {
+        (Some("linux"), 0) | (None, 0) => Ok("linux"),
+        (Some("posix"), _) | (None, _) => Ok("posix"),
+        (Some("linux"), uid) => Err(StartError::NotRoot { uid }),
+        (Some(other), _) => {
+            let hint = nearest(other, ["linux", "posix"]);
+            let expected = hint.map_or("linux or posix".into(), |h| format!("did you mean '{h}'?"));
+            Err(invalid("launcher", other, expected))
+        }
+    }
+}
+
+/// `--executor_environment_variables`: an object of texts.
+fn executor_environment(flags: &Flags) -> Result<Option<BTreeMap<String, String>>, StartError> {
+    const FLAG: &str = "executor_environment_variables";
+    let Some(json) = flags.json(FLAG) else { return Ok(None) };
+    let wrong = || invalid(FLAG, &json.to_string(), "a JSON object whose values are strings");
+    let object = json.as_object().ok_or_else(wrong)?;
+    let pair = |(name, value): (&String, &serde_json::Value)| {
+        Ok((name.clone(), value.as_str().ok_or_else(wrong)?.to_owned()))
+    };
+    object.iter().map(pair).collect::<Result<_, StartError>>().map(Some)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::daemon::flags::agent::FLAGS;
+
+    fn parse(more: &[&str]) -> Flags {
+        let base = ["--work_dir=/tmp/none", "--master=127.0.0.1:5050"];
+        let arguments = base.iter().chain(more).map(|a| (*a).to_owned());
+        Flags::parse(FLAGS, arguments, []).expect("known flags")
+    }
+
+    fn built(more: &[&str]) -> Result<Config, StartError> {
+        let info = SlaveInfo::default();
+        config(&parse(more), info, "slave(1)@127.0.0.1:5051", Path::new("/tmp/none"))
+    }
+
+    #[test]
+    fn defaults_are_those_of_mesos() {
+        let config = built(&[]).expect("valid");
+        let plain = Config::new(SlaveInfo::default(), "p", "m", "/tmp/none");
+        assert_eq!(config.registration_backoff, plain.registration_backoff);
+        assert_eq!(config.executor_reregistration_timeout, plain.executor_reregistration_timeout);
+        assert_eq!(config.gc_delay, plain.gc_delay);
+        assert_eq!(config.max_completed_executors, plain.max_completed_executors);
+        assert_eq!(config.recovery_timeout, plain.recovery_timeout);
+        assert!(config.switch_user && config.strict);
+    }
+
+    #[test]
+    fn every_flag_reaches_its_field() {
+        let config = built(&[
+            "--no-switch_user",
+            "--no-strict",
+            "--recover=cleanup",
+            "--reconfiguration_policy=additive",
+            "--gc_delay=2days",
+            "--executor_environment_variables={\"A\": \"b\"}",
+            "--max_completed_executors_per_framework=7",
+        ])
+        .expect("valid");
+        assert!(!config.switch_user && !config.strict);
+        assert_eq!(config.recover, RecoverMode::Cleanup);
+        assert_eq!(config.reconfiguration, ReconfigurationPolicy::Additive);
+        assert_eq!(config.gc_delay, Duration::from_secs(2 * 86400));
+        assert_eq!(config.executor_environment, Some(BTreeMap::from([("A".into(), "b".into())])));
+        assert_eq!(config.max_completed_executors, 7);
+    }
+
+    #[test]
+    fn wrong_values_are_refused_by_name() {
+        for (flag, words) in [
+            ("--recover=later", "--recover: one of reconnect, cleanup"),
+            ("--registration_backoff_factor=2mins", "--registration_backoff_factor: at most"),
+            ("--executor_reregistration_timeout=16secs", "at most 15s"),
+            ("--gc_disk_headroom=1.5", "from 0.0 to 1.0"),
+            ("--containerizers=docker,mesos", "not supported yet"),
+            ("--containerizers=meso", "did you mean 'mesos'?"),
+            ("--executor_environment_variables={\"A\": 1}", "values are strings"),
+        ] {
+            let error = built(&[flag]).expect_err(flag).to_string();
+            assert!(error.contains(words), "{flag}: {error}");
+        }
+    }
+
+    #[test]
+    fn the_linux_launcher_is_for_root() {
+        assert_eq!(launcher(&parse(&[]), 0).expect("root"), "linux");
+        assert_eq!(launcher(&parse(&[]), 1000).expect("anyone"), "posix");
+        let linux = parse(&["--launcher=linux"]);
+        assert!(matches!(launcher(&linux, 1000), Err(StartError::NotRoot { uid: 1000 })));
+        let unknown = launcher(&parse(&["--launcher=linx"]), 0).expect_err("unknown").to_string();
+        assert!(unknown.contains("did you mean 'linux'?"), "{unknown}");
+    }
+}
