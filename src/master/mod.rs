@@ -9,6 +9,7 @@
 //! agent's code: they meet on the wire only.
 
 pub mod allocator;
+pub mod api;
 pub mod core;
 pub mod ids;
 pub mod shared;

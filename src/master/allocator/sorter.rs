@@ -140,10 +140,6 @@ impl Sorter {
         }
     }
 
-    pub fn find(&self, client: &str) -> Option<ClientId> {
-        self.clients.get(client).copied()
-    }
-
     pub fn contains(&self, client: &str) -> bool {
         self.clients.contains_key(client)
     }
