@@ -5,6 +5,8 @@
 //! later `docker`; `composing` tries several in order. Every container is owned
 //! by one task inside its containerizer; this trait is the door to it.
 
+pub mod native;
+
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
@@ -68,6 +70,9 @@ pub struct Termination {
 #[derive(Debug, Error)]
 #[allow(missing_docs)]
 pub enum ContainerizerError {
+    /// Flags contradict each other or the machine; says what to do.
+    #[error("failed to create the containerizer: {0}")]
+    Start(String),
     /// This containerizer does not run this kind of container; ask the next.
     #[error("not supported: {0}")]
     NotSupported(String),

@@ -81,9 +81,8 @@ impl Cpu {
     }
 
     pub(super) fn update(&mut self, demand: Demand<'_>) -> Result<(), IsolatorError> {
-        let cpus = quantity::total(demand.requests, "cpus").ok_or_else(|| {
-            IsolatorError::plain(NAME, "update", "the container: no 'cpus' in its resources")
-        })?;
+        // An executor without resources of its own gets the least there is.
+        let cpus = quantity::total(demand.requests, "cpus").unwrap_or(0.0);
         let low = self.revocable_is_low && is_revocable(demand.requests);
         let write = |knob: &str, value: String| {
             self.group.write(knob, &value).map_err(|e| failed(NAME, "set", &self.group, knob, e))

@@ -75,9 +75,8 @@ impl Mem {
     }
 
     pub(super) fn update(&mut self, demand: Demand<'_>) -> Result<(), IsolatorError> {
-        let request = quantity::total(demand.requests, "mem").ok_or_else(|| {
-            IsolatorError::plain(NAME, "update", "the container: no 'mem' in its resources")
-        })?;
+        // An executor without resources of its own gets the least there is.
+        let request = quantity::total(demand.requests, "mem").unwrap_or(0.0);
         let soft = soft_limit(request);
         let hard = hard_limit(request, demand.limit("mem"));
         let (soft_knob, hard_knob) = match self.group.version() {
@@ -101,7 +100,7 @@ impl Mem {
 
     /// `oom_score_adj` for the container as it starts.
     pub(super) fn oom_score(&self, demand: Demand<'_>) -> Option<i32> {
-        let request = quantity::total(demand.requests, "mem")?;
+        let request = quantity::total(demand.requests, "mem").unwrap_or(0.0);
         let hard = hard_limit(request, demand.limit("mem"));
         oom_score(soft_limit(request), hard, kernel::proctree::total_memory())
     }

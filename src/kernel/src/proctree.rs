@@ -7,6 +7,9 @@ use std::collections::HashMap;
 use std::fs;
 use std::sync::OnceLock;
 
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
 /// What `/proc/<pid>/stat` says of a process.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ProcessStat {
@@ -86,6 +89,30 @@ fn all_processes() -> Vec<ProcessStat> {
     let Ok(entries) = fs::read_dir("/proc") else { return Vec::new() };
     let pids = entries.flatten().filter_map(|e| e.file_name().to_str()?.parse().ok());
     pids.filter_map(ProcessStat::read).collect()
+}
+
+/// Sends a signal to each process; those that are gone are fine. A number that is
+/// no signal is sent to nobody.
+pub fn signal(pids: &[u32], signal: i32) {
+    let Ok(signal) = Signal::try_from(signal) else { return };
+    for pid in pids {
+        // Refused only if it has just gone: whom we signal is ours.
+        let _ = kill(Pid::from_raw(pid.cast_signed()), signal);
+    }
+}
+
+/// Whether this process may do what root may.
+#[must_use]
+pub fn is_root() -> bool {
+    nix::unistd::geteuid().is_root()
+}
+
+/// Effective user and group of this process, and its supplementary groups.
+#[must_use]
+pub fn own_ids() -> (u32, u32, Vec<u32>) {
+    let groups = nix::unistd::getgroups().unwrap_or_default();
+    let groups = groups.into_iter().map(nix::unistd::Gid::as_raw).collect();
+    (nix::unistd::geteuid().as_raw(), nix::unistd::getegid().as_raw(), groups)
 }
 
 /// The `count` processes of `pids` with the most resident memory, largest first.

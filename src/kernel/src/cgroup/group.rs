@@ -6,10 +6,8 @@ use std::path::{Path, PathBuf};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
-
 use super::{Error, Version, parse};
+use crate::proctree;
 
 /// A directory in a hierarchy; whether it exists is the kernel's knowledge.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -186,13 +184,9 @@ impl Cgroup {
 
     /// Sends a signal to every process in this cgroup and below; processes that
     /// are gone already are fine. How many were there.
-    #[must_use]
-    pub fn signal(&self, signal: Signal) -> usize {
+    pub fn signal(&self, signal: i32) -> usize {
         let pids = self.all_processes();
-        for pid in &pids {
-            // Fails only if it has just gone: root may signal everybody.
-            let _ = kill(Pid::from_raw(pid.cast_signed()), signal);
-        }
+        proctree::signal(&pids, signal);
         pids.len()
     }
 
@@ -215,14 +209,14 @@ impl Cgroup {
             // The kernel has signalled all; only waiting is left.
         } else {
             self.stop_forks();
-            let _ = self.signal(Signal::SIGKILL);
+            self.signal(libc::SIGKILL);
             // Frozen processes take the signal when they thaw.
             let _ = self.write_if_there("freezer.state", "THAWED");
         }
         loop {
             let left = match self.version {
                 Version::V2 => usize::from(self.is_populated()),
-                Version::V1 => self.signal(Signal::SIGKILL),
+                Version::V1 => self.signal(libc::SIGKILL),
             };
             if left == 0 {
                 return Ok(());

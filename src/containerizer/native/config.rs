@@ -1,0 +1,112 @@
+//! What the agent's flags say to the native containerizer.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use isolators::config::Launcher;
+use isolators::registry::{self, Isolators};
+use kernel::cgroup::Hierarchies;
+
+use crate::containerizer::ContainerizerError;
+use crate::launch::Engine;
+
+/// Flags with Mesos' names and defaults.
+#[derive(Debug, Clone)]
+#[allow(clippy::struct_excessive_bools)] // they are flags
+pub struct Config {
+    /// `--isolation`.
+    pub isolation: String,
+    /// `--launcher`.
+    pub launcher: Engine,
+    /// `--runtime_dir`: state of running containers, on a tmpfs.
+    pub runtime_dir: PathBuf,
+    /// `--sandbox_directory`.
+    pub sandbox_directory: PathBuf,
+    /// `--frameworks_home`: where relative URIs are looked up.
+    pub frameworks_home: Option<PathBuf>,
+    /// `--cgroups_root`.
+    pub cgroups_root: String,
+    /// `--cgroups_enable_cfs`.
+    pub cgroups_enable_cfs: bool,
+    /// `--cgroups_limit_swap`.
+    pub cgroups_limit_swap: bool,
+    /// `--cgroups_cpu_enable_pids_and_tids_count`.
+    pub cgroups_count_processes: bool,
+    /// `--cgroups_pids_limit`, ours: see docs/isolators/cgroups-pids.md.
+    pub cgroups_pids_limit: Option<u64>,
+    /// `--cgroups_destroy_timeout`.
+    pub cgroups_destroy_timeout: Duration,
+    /// `--revocable_cpu_low_priority`.
+    pub revocable_cpu_low_priority: bool,
+    /// `--host_path_volume_force_creation`, split at `:`.
+    pub host_path_volume_force_creation: Vec<PathBuf>,
+    /// `--disallow_sharing_agent_pid_namespace`.
+    pub disallow_sharing_agent_pid_namespace: bool,
+    /// `--disallow_sharing_agent_ipc_namespace`.
+    pub disallow_sharing_agent_ipc_namespace: bool,
+    /// `--default_container_shm_size` in bytes.
+    pub default_container_shm_size: Option<u64>,
+    /// How long a sample of the statistics is served before the next is taken.
+    pub statistics_age: Duration,
+}
+
+impl Default for Config {
+    fn default() -> Config {
+        Config {
+            isolation: registry::DEFAULT.into(),
+            launcher: Engine::Linux,
+            runtime_dir: "/var/run/mesos".into(),
+            sandbox_directory: "/mnt/mesos/sandbox".into(),
+            frameworks_home: None,
+            cgroups_root: "mesos".into(),
+            cgroups_enable_cfs: false,
+            cgroups_limit_swap: false,
+            cgroups_count_processes: false,
+            cgroups_pids_limit: None,
+            cgroups_destroy_timeout: Duration::from_secs(60),
+            revocable_cpu_low_priority: true,
+            host_path_volume_force_creation: Vec::new(),
+            disallow_sharing_agent_pid_namespace: false,
+            disallow_sharing_agent_ipc_namespace: false,
+            default_container_shm_size: None,
+            statistics_age: Duration::from_secs(1),
+        }
+    }
+}
+
+impl Config {
+    /// Makes the isolators: finds the cgroup hierarchies, makes root cgroups.
+    ///
+    /// # Errors
+    /// `--isolation` is wrong, or an isolator cannot work here; for people.
+    pub(super) fn isolators(&self) -> Result<Isolators, ContainerizerError> {
+        let start = ContainerizerError::Start;
+        let hierarchies = Hierarchies::detect().map_err(|e| start(super::chain(&e)))?;
+        let launcher = match self.launcher {
+            Engine::Linux => Launcher::Linux,
+            Engine::Posix => Launcher::Posix,
+        };
+        let config = isolators::config::Config {
+            cgroups_root: self.cgroups_root.clone(),
+            cgroups_enable_cfs: self.cgroups_enable_cfs,
+            cgroups_limit_swap: self.cgroups_limit_swap,
+            cgroups_count_processes: self.cgroups_count_processes,
+            revocable_cpu_low_priority: self.revocable_cpu_low_priority,
+            cgroups_pids_limit: self.cgroups_pids_limit,
+            cgroups_destroy_timeout: self.cgroups_destroy_timeout,
+            sandbox_directory: self.sandbox_directory.clone(),
+            host_path_volume_force_creation: self.host_path_volume_force_creation.clone(),
+            disallow_sharing_agent_pid_namespace: self.disallow_sharing_agent_pid_namespace,
+            disallow_sharing_agent_ipc_namespace: self.disallow_sharing_agent_ipc_namespace,
+            default_container_shm_size: self.default_container_shm_size,
+            root: kernel::proctree::is_root(),
+            ..isolators::config::Config::new(launcher, hierarchies)
+        };
+        if launcher == Launcher::Linux && !config.root {
+            let text = "--launcher=linux needs root; use --launcher=posix";
+            return Err(start(text.into()));
+        }
+        registry::create(&self.isolation, Arc::new(config)).map_err(|e| start(super::chain(&e)))
+    }
+}

@@ -1,0 +1,339 @@
+//! The one task that owns a container, from launch to end.
+//!
+//! ```text
+//! PROVISIONING -> PREPARING -> FETCHING -> ISOLATING -> RUNNING
+//!       |             |            |           |           |
+//!       +-------------+------------+-----------+-----------+--> DESTROYING -> (ended)
+//! ```
+//!
+//! Mesos fetches after it isolates, because there the process exists and waits;
+//! here everything that can fail comes before the process. A container is born
+//! with all its isolators' handles and dies only through `finish`, whatever it was
+//! doing. What it does at birth is in `start`, its end in `finish`.
+
+use std::collections::BTreeMap;
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::Poll;
+
+use isolators::api::{ContainerContext, Isolation, Limitation, Watch};
+use mesos::{ContainerId, ContainerStatus, Resource};
+use tokio::sync::{mpsc, oneshot, watch};
+use tracing::{info, warn};
+
+use super::Shared;
+use super::request;
+use super::runtime::ContainerDir;
+use crate::containerizer::{LaunchRequest, Termination};
+use crate::launch::{End, Running};
+
+/// Mesos' container states.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Phase {
+    Provisioning,
+    Preparing,
+    Fetching,
+    Isolating,
+    Running,
+    Destroying,
+}
+
+/// What everybody may see of a container.
+#[derive(Debug, Clone)]
+pub(super) struct View {
+    pub(super) phase: Phase,
+    pub(super) pid: Option<u32>,
+    /// Set once, last.
+    pub(super) end: Option<Termination>,
+}
+
+/// What a container may be told.
+#[derive(Debug)]
+pub(super) enum Command {
+    Update {
+        requests: Vec<Resource>,
+        limits: BTreeMap<String, f64>,
+        reply: oneshot::Sender<Result<(), String>>,
+    },
+    Status {
+        reply: oneshot::Sender<ContainerStatus>,
+    },
+    Kill {
+        signal: i32,
+        /// Descendants too.
+        all: bool,
+        reply: oneshot::Sender<bool>,
+    },
+    Destroy(Option<Termination>),
+}
+
+/// Others' way to a container.
+#[derive(Debug, Clone)]
+pub(super) struct Door {
+    pub(super) id: ContainerId,
+    pub(super) commands: mpsc::Sender<Command>,
+    pub(super) view: watch::Receiver<View>,
+    /// Host path of its sandbox, for nested containers.
+    pub(super) sandbox: std::path::PathBuf,
+    /// It shares the agent's pid namespace.
+    pub(super) host_pid_namespace: bool,
+}
+
+/// A launch that did not work out.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Failure {
+    pub(super) step: &'static str,
+    pub(super) message: String,
+}
+
+/// How the task begins.
+#[derive(Debug)]
+pub(super) enum Start {
+    /// A new container.
+    Launch(oneshot::Sender<Result<u32, Failure>>),
+    /// Found running by recovery.
+    Adopt(Running),
+    /// Found ended by recovery, or to be destroyed; with what is known of it.
+    Bury(Option<Running>, Cause),
+}
+
+/// Why a container ends.
+#[derive(Debug)]
+pub(super) enum Cause {
+    /// By itself.
+    Exited(Option<End>),
+    /// It hit a limit.
+    Limited(Limitation),
+    /// It was told to.
+    Destroyed(Option<Termination>),
+    /// It never ran.
+    Failed(Failure),
+}
+
+/// One isolator's handle.
+#[derive(Debug)]
+pub(super) struct Handle {
+    pub(super) isolator: &'static str,
+    pub(super) isolation: Box<dyn Isolation>,
+}
+
+/// The container.
+pub(super) struct Container {
+    pub(super) shared: Arc<Shared>,
+    pub(super) key: String,
+    /// Names it in the sampler.
+    pub(super) slot: u64,
+    pub(super) request: LaunchRequest,
+    pub(super) context: ContainerContext,
+    pub(super) dir: ContainerDir,
+    /// In table order.
+    pub(super) handles: Vec<Handle>,
+    pub(super) watches: Vec<Watch>,
+    pub(super) running: Option<Running>,
+    pub(super) view: watch::Sender<View>,
+}
+
+impl Container {
+    /// The whole life.
+    pub(super) async fn run(mut self, start: Start, mut commands: mpsc::Receiver<Command>) {
+        match start {
+            Start::Launch(reply) => self.live(reply, &mut commands).await,
+            Start::Adopt(running) => {
+                self.adopt(running);
+                let cause = self.serve(&mut commands).await;
+                self.bury(cause).await;
+            }
+            Start::Bury(running, cause) => {
+                self.running = running;
+                self.bury(cause).await;
+            }
+        }
+    }
+
+    async fn live(
+        &mut self,
+        reply: oneshot::Sender<Result<u32, Failure>>,
+        commands: &mut mpsc::Receiver<Command>,
+    ) {
+        let mut early = Vec::new();
+        let launched = tokio::select! {
+            launched = self.start() => launched,
+            termination = destroyed(commands, &mut early) => {
+                let message = termination
+                    .and_then(|t| t.message)
+                    .unwrap_or_else(|| "the container was destroyed while it was launched".into());
+                Err(Failure { step: "launch", message })
+            }
+        };
+        match launched {
+            Ok(pid) => {
+                let _ = reply.send(Ok(pid));
+                for command in early {
+                    self.obey(command).await;
+                }
+                let cause = self.serve(commands).await;
+                self.bury(cause).await;
+            }
+            Err(failure) => {
+                info!(container = %self.key, step = failure.step, message = %failure.message,
+                      "launch failed");
+                let end = self.finish(Cause::Failed(failure.clone())).await;
+                // Nobody is told to forget a container that never was.
+                self.shared.forget(&self.key, &self.dir);
+                let _ = reply.send(Err(failure));
+                self.view.send_modify(|view| view.end = Some(end));
+            }
+        }
+    }
+
+    /// Serves a running container until there is a cause to end it.
+    async fn serve(&mut self, commands: &mut mpsc::Receiver<Command>) -> Cause {
+        loop {
+            let running = self.running.as_ref().expect("a served container runs");
+            let watches = &mut self.watches;
+            tokio::select! {
+                end = running.wait() => return Cause::Exited(end.ok()),
+                limitation = limited(watches) => return Cause::Limited(limitation),
+                command = commands.recv() => match command {
+                    Some(Command::Destroy(termination)) => return Cause::Destroyed(termination),
+                    Some(command) => self.obey(command).await,
+                    // The agent goes away; the container stays.
+                    None => std::future::pending().await,
+                },
+            }
+        }
+    }
+
+    async fn obey(&mut self, command: Command) {
+        match command {
+            Command::Update { requests, limits, reply } => {
+                let _ = reply.send(self.update(requests, limits).await);
+            }
+            Command::Status { reply } => {
+                let _ = reply.send(self.status());
+            }
+            Command::Kill { signal, all, reply } => {
+                let sent = if all { self.signal_all(signal) } else { self.signal(signal) };
+                let _ = reply.send(sent);
+            }
+            Command::Destroy(_) => unreachable!("destroy is a cause, not a command to obey"),
+        }
+    }
+
+    async fn update(
+        &mut self,
+        requests: Vec<Resource>,
+        limits: BTreeMap<String, f64>,
+    ) -> Result<(), String> {
+        let mut errors = Vec::new();
+        for handle in &mut self.handles {
+            if let Err(error) = handle.isolation.update(&requests, &limits).await {
+                errors.push(error.chain());
+            }
+        }
+        if !errors.is_empty() {
+            return Err(errors.join("; "));
+        }
+        (self.request.requests, self.request.limits) = (requests, limits);
+        self.shared.sampler.allot(self.slot, self.allotted());
+        Ok(())
+    }
+
+    pub(super) fn allotted(&self) -> mesos::ResourceStatistics {
+        let shared = &self.shared;
+        let cfs = shared.config.cgroups_enable_cfs;
+        request::allotted(&self.request.requests, &self.request.limits, cfs, shared.machine)
+    }
+
+    fn status(&mut self) -> ContainerStatus {
+        let mut status = ContainerStatus {
+            container_id: Some(self.request.id.clone()),
+            executor_pid: self.running.as_ref().map(Running::pid),
+            ..ContainerStatus::default()
+        };
+        for handle in &mut self.handles {
+            if let Err(error) = handle.isolation.status(&mut status) {
+                warn!(container = %self.key, error = %error.chain(), "status is incomplete");
+            }
+        }
+        status
+    }
+
+    fn signal(&self, signal: i32) -> bool {
+        self.running.as_ref().is_some_and(|running| running.signal(signal).unwrap_or(false))
+    }
+
+    fn signal_all(&self, signal: i32) -> bool {
+        let Some(running) = &self.running else { return false };
+        match self.tracker() {
+            Some(tracker) => tracker.signal(signal) > 0,
+            None => {
+                let tree = kernel::proctree::tree(running.pid());
+                let pids: Vec<u32> = tree.iter().map(|process| process.pid).collect();
+                kernel::proctree::signal(&pids, signal);
+                !pids.is_empty()
+            }
+        }
+    }
+
+    /// The cgroup that no process of the container can leave.
+    pub(super) fn tracker(&self) -> Option<kernel::cgroup::Cgroup> {
+        let layout = self.shared.isolators.layout.as_ref()?;
+        Some(layout.tracker(&self.context.lineage()))
+    }
+
+    pub(super) fn enter(&self, phase: Phase) {
+        self.view.send_modify(|view| view.phase = phase);
+    }
+
+    /// Takes over a container that runs: from launch or from recovery.
+    pub(super) fn adopt(&mut self, running: Running) {
+        let pid = running.pid();
+        self.running = Some(running);
+        self.watches.extend(self.handles.iter_mut().filter_map(|h| h.isolation.watch()));
+        self.observe(pid);
+    }
+
+    /// It runs: statistics may be taken.
+    pub(super) fn observe(&mut self, pid: u32) {
+        if self.request.id.parent.is_none() {
+            let probes = self.handles.iter_mut().flat_map(|h| h.isolation.probes()).collect();
+            self.shared.sampler.add(self.slot, self.request.id.clone(), self.allotted(), probes);
+        }
+        self.view.send_modify(|view| (view.phase, view.pid) = (Phase::Running, Some(pid)));
+    }
+}
+
+/// Waits for the command to destroy; others are kept for later.
+async fn destroyed(
+    commands: &mut mpsc::Receiver<Command>,
+    early: &mut Vec<Command>,
+) -> Option<Termination> {
+    loop {
+        match commands.recv().await {
+            Some(Command::Destroy(termination)) => return termination,
+            Some(command) => early.push(command),
+            None => std::future::pending().await,
+        }
+    }
+}
+
+/// Waits for the first limit that is hit; a watch that broke is dropped.
+async fn limited(watches: &mut Vec<Watch>) -> Limitation {
+    poll_fn(|context| {
+        let mut index = 0;
+        while let Some(watch) = watches.get_mut(index) {
+            match Pin::new(watch).poll(context) {
+                Poll::Ready(Ok(limitation)) => return Poll::Ready(limitation),
+                Poll::Ready(Err(_)) => {
+                    warn!("a limit can no longer be watched");
+                    watches.remove(index);
+                }
+                Poll::Pending => index += 1,
+            }
+        }
+        Poll::Pending
+    })
+    .await
+}

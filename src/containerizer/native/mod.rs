@@ -1,0 +1,365 @@
+//! The native containerizer: isolators, launch plan, engine, and the shim.
+//!
+//! [`Native`] is the door; behind it one task per container ([`container`]) owns
+//! that container's handles and state. The table of doors is the only thing they
+//! share; its lock is never held across an await. Called by the agent through
+//! [`Containerizer`]; knows nothing of frameworks, tasks' states or HTTP.
+//!
+//! * `config`: flags. `request`: what is asked, in the isolators' words (pure).
+//! * `container`, `start`, `finish`: a container's life.
+//! * `recover`: after a restart of the agent. `runtime`: what is kept on tmpfs.
+//! * `sampler`: statistics. `fetch`: URIs.
+
+mod config;
+mod container;
+mod fetch;
+mod finish;
+mod recover;
+mod request;
+mod runtime;
+mod sampler;
+mod start;
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use async_trait::async_trait;
+use isolators::api::{ContainerContext, Isolator, Parent};
+use isolators::registry::Isolators;
+use mesos::{ContainerId, ContainerStatus, Resource, ResourceStatistics};
+use tokio::sync::{mpsc, oneshot, watch};
+use tracing::warn;
+
+pub use self::config::Config;
+use self::container::{Command, Container, Door, Handle, Phase, Start, View};
+use self::request::{Machine, Refusal, key};
+use self::runtime::{ContainerDir, RuntimeDir};
+use self::sampler::Sampler;
+use super::{
+    Containerizer, ContainerizerError, KnownContainer, LaunchRequest, Launched, Termination,
+};
+use crate::launch::Launcher;
+
+/// Commands that may wait for one container.
+const MAILBOX: usize = 16;
+
+/// An error and all its causes in one line.
+fn chain(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(error) = next {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        next = error.source();
+    }
+    text
+}
+
+/// The containerizer.
+pub struct Native {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    config: Config,
+    isolators: Isolators,
+    launcher: Launcher,
+    runtime: RuntimeDir,
+    sampler: Sampler,
+    machine: Machine,
+    table: Mutex<BTreeMap<String, Door>>,
+    slots: AtomicU64,
+    destroy_errors: AtomicU64,
+}
+
+impl Native {
+    /// Makes isolators, engine and runtime directory. Must be called on a tokio
+    /// runtime.
+    ///
+    /// # Errors
+    /// The flags contradict each other or the machine; says what to do.
+    pub fn new(config: Config) -> Result<Native, ContainerizerError> {
+        let start = |text: String| ContainerizerError::Start(text);
+        let isolators = config.isolators()?;
+        for name in &isolators.isolation.deprecated {
+            warn!("isolator '{name}' in --isolation is an old name; it still works");
+        }
+        let launcher = Launcher::new(config.launcher).map_err(|e| start(chain(&e)))?;
+        let runtime = RuntimeDir::new(&config.runtime_dir);
+        runtime.create().map_err(|e| start(chain(&e)))?;
+        #[allow(clippy::cast_precision_loss)] // a machine has few processors
+        let machine = Machine {
+            cpus: kernel::proctree::processors() as f64,
+            memory: kernel::proctree::total_memory(),
+        };
+        let shared = Shared {
+            isolators,
+            launcher,
+            runtime,
+            sampler: Sampler::start(config.statistics_age),
+            machine,
+            table: Mutex::new(BTreeMap::new()),
+            slots: AtomicU64::new(0),
+            destroy_errors: AtomicU64::new(0),
+            config,
+        };
+        Ok(Native { shared: Arc::new(shared) })
+    }
+
+    /// Names of the enabled isolators, in order.
+    #[must_use]
+    pub fn isolation(&self) -> &[&'static str] {
+        &self.shared.isolators.isolation.names
+    }
+
+    /// Destroys that left something behind: a metric.
+    #[must_use]
+    pub fn destroy_errors(&self) -> u64 {
+        self.shared.destroy_errors.load(Ordering::Relaxed)
+    }
+
+    fn door(&self, id: &ContainerId) -> Option<Door> {
+        self.shared.table().get(&key(id)).cloned()
+    }
+}
+
+impl Shared {
+    fn table(&self) -> MutexGuard<'_, BTreeMap<String, Door>> {
+        // The map is whole after any panic: entries go in and out in one step.
+        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The containers nested directly in `id`.
+    fn children(&self, id: &ContainerId) -> Vec<Door> {
+        let nested = |door: &&Door| door.id.parent.as_deref() == Some(id);
+        self.table().values().filter(nested).cloned().collect()
+    }
+
+    /// Drops a container that is over, and those nested in it, with their files.
+    fn forget(&self, key: &str, dir: &ContainerDir) {
+        let prefix = format!("{key}.");
+        self.table().retain(|known, _| known != key && !known.starts_with(&prefix));
+        if let Err(error) = dir.remove() {
+            warn!(container = key, error = %chain(&error), "runtime directory stays");
+        }
+    }
+
+    /// Isolators that get a handle on such a container.
+    fn isolators_for(&self, id: &ContainerId) -> impl Iterator<Item = &Arc<dyn Isolator>> {
+        let nested = id.parent.is_some();
+        self.isolators.all.iter().filter(move |isolator| !nested || isolator.supports_nesting())
+    }
+
+    /// Whether the container sees the agent's processes.
+    fn shares_pids(&self, request: &LaunchRequest, parent: Option<&Door>) -> bool {
+        if !self.isolators.isolation.names.contains(&"namespaces/pid") {
+            return true;
+        }
+        let linux = request.container.as_ref().and_then(|info| info.linux_info.as_ref());
+        let share = linux.and_then(|linux| linux.share_pid_namespace).unwrap_or(false);
+        share && parent.is_none_or(|door| door.host_pid_namespace)
+    }
+
+    /// Puts a container into the table and starts its task.
+    fn spawn(
+        self: &Arc<Self>,
+        birth: Birth,
+        start: Start,
+        pid: Option<u32>,
+    ) -> Result<watch::Receiver<View>, ContainerizerError> {
+        let Birth { request, context, handles, host_pid_namespace } = birth;
+        let key = key(&request.id);
+        let (commands, mailbox) = mpsc::channel(MAILBOX);
+        let view = View { phase: Phase::Provisioning, pid, end: None };
+        let (view, seen) = watch::channel(view);
+        let door = Door {
+            id: request.id.clone(),
+            commands,
+            view: seen.clone(),
+            sandbox: request.sandbox.clone(),
+            host_pid_namespace,
+        };
+        {
+            let mut table = self.table();
+            if table.contains_key(&key) {
+                return Err(ContainerizerError::AlreadyLaunched(key));
+            }
+            table.insert(key.clone(), door);
+        }
+        let container = Container {
+            shared: Arc::clone(self),
+            key,
+            slot: self.slots.fetch_add(1, Ordering::Relaxed),
+            dir: self.runtime.of(&request.id),
+            request,
+            context,
+            handles,
+            watches: Vec::new(),
+            running: None,
+            view,
+        };
+        tokio::spawn(container.run(start, mailbox));
+        Ok(seen)
+    }
+}
+
+/// What a container is born with.
+struct Birth {
+    request: LaunchRequest,
+    context: ContainerContext,
+    handles: Vec<Handle>,
+    host_pid_namespace: bool,
+}
+
+/// The user's ids; `None` without a user.
+fn ids_of(user: Option<&str>) -> Result<Option<(u32, u32)>, String> {
+    let Some(name) = user else { return Ok(None) };
+    match kernel::users::by_name(name) {
+        Ok(Some(user)) => Ok(Some((user.uid, user.gid))),
+        Ok(None) => Err(format!("user '{name}' does not exist")),
+        Err(error) => Err(chain(&error)),
+    }
+}
+
+impl Native {
+    fn birth(&self, request: LaunchRequest) -> Result<Birth, ContainerizerError> {
+        let failed =
+            |step, message| ContainerizerError::Launch { id: key(&request.id), step, message };
+        request::check(&request).map_err(|refusal| match refusal {
+            Refusal::NotSupported(what) => ContainerizerError::NotSupported(what),
+            Refusal::Bad(what) => failed("check", what),
+        })?;
+        let parent = match &request.id.parent {
+            None => None,
+            Some(id) => {
+                let door = self.door(id).ok_or_else(|| ContainerizerError::Unknown(key(id)))?;
+                let view = door.view.borrow().clone();
+                match (view.phase, view.pid) {
+                    (Phase::Running, Some(pid)) => Some((door, pid)),
+                    _ => return Err(failed("check", "its parent container does not run".into())),
+                }
+            }
+        };
+        let ids = ids_of(request.user.as_deref()).map_err(|text| failed("check", text))?;
+        let shared = &self.shared;
+        let host_pid_namespace =
+            shared.shares_pids(&request, parent.as_ref().map(|(door, _)| door));
+        let parent = parent.map(|(door, pid)| Parent {
+            pid,
+            sandbox: door.sandbox.clone(),
+            runtime: shared.runtime.of(&door.id).path,
+            host_pid_namespace: door.host_pid_namespace,
+        });
+        let runtime = shared.runtime.of(&request.id).path;
+        let context = request::context(&request, runtime, ids, parent);
+        let handles = shared
+            .isolators_for(&request.id)
+            .map(|isolator| Handle {
+                isolator: isolator.name(),
+                isolation: isolator.attach(&context),
+            })
+            .collect();
+        Ok(Birth { request, context, handles, host_pid_namespace })
+    }
+
+    async fn ask<T>(
+        &self,
+        id: &ContainerId,
+        command: impl FnOnce(oneshot::Sender<T>) -> Command,
+    ) -> Option<T> {
+        let door = self.door(id)?;
+        let (reply, answer) = oneshot::channel();
+        door.commands.send(command(reply)).await.ok()?;
+        answer.await.ok()
+    }
+}
+
+#[async_trait]
+impl Containerizer for Native {
+    async fn recover(&self, known: Vec<KnownContainer>) -> Result<(), ContainerizerError> {
+        recover::recover(&self.shared, known).await
+    }
+
+    async fn launch(&self, request: LaunchRequest) -> Result<Launched, ContainerizerError> {
+        let id = key(&request.id);
+        let birth = self.birth(request)?;
+        let (reply, answer) = oneshot::channel();
+        self.shared.spawn(birth, Start::Launch(reply), None)?;
+        match answer.await {
+            Ok(Ok(pid)) => Ok(Launched { pid }),
+            Ok(Err(failure)) => {
+                Err(ContainerizerError::Launch { id, step: failure.step, message: failure.message })
+            }
+            Err(_) => Err(ContainerizerError::Launch {
+                id,
+                step: "launch",
+                message: "the agent is shutting down".into(),
+            }),
+        }
+    }
+
+    async fn wait(&self, id: &ContainerId) -> Option<Termination> {
+        let mut view = self.door(id)?.view;
+        let view = view.wait_for(|view| view.end.is_some()).await.ok()?;
+        view.end.clone()
+    }
+
+    async fn forget(&self, id: &ContainerId) {
+        let ended = self.door(id).is_some_and(|door| door.view.borrow().end.is_some());
+        if ended {
+            self.shared.forget(&key(id), &self.shared.runtime.of(id));
+        }
+    }
+
+    async fn update(
+        &self,
+        id: &ContainerId,
+        requests: Vec<Resource>,
+        limits: BTreeMap<String, f64>,
+    ) -> Result<(), ContainerizerError> {
+        let command = |reply| Command::Update { requests, limits, reply };
+        match self.ask(id, command).await {
+            Some(Ok(())) => Ok(()),
+            Some(Err(message)) => Err(ContainerizerError::Update { id: key(id), message }),
+            None => Err(ContainerizerError::Unknown(key(id))),
+        }
+    }
+
+    async fn statistics(&self) -> Vec<(ContainerId, ResourceStatistics)> {
+        self.shared.sampler.sample().await.as_ref().clone()
+    }
+
+    async fn status(&self, id: &ContainerId) -> Option<ContainerStatus> {
+        self.ask(id, |reply| Command::Status { reply }).await
+    }
+
+    async fn kill(&self, id: &ContainerId, signal: i32) -> bool {
+        let command = |reply| Command::Kill { signal, all: false, reply };
+        self.ask(id, command).await.unwrap_or(false)
+    }
+
+    async fn kill_all(&self, id: &ContainerId, signal: i32) -> bool {
+        let command = |reply| Command::Kill { signal, all: true, reply };
+        self.ask(id, command).await.unwrap_or(false)
+    }
+
+    async fn destroy(
+        &self,
+        id: &ContainerId,
+        termination: Option<Termination>,
+    ) -> Option<Termination> {
+        let door = self.door(id)?;
+        // Refused only by a container that is already over.
+        let _ = door.commands.send(Command::Destroy(termination)).await;
+        let mut view = door.view;
+        let view = view.wait_for(|view| view.end.is_some()).await.ok()?;
+        view.end.clone()
+    }
+
+    fn containers(&self) -> Vec<(ContainerId, Option<u32>)> {
+        let table = self.shared.table();
+        let open = |door: &&Door| door.view.borrow().end.is_none();
+        table.values().filter(open).map(|door| (door.id.clone(), door.view.borrow().pid)).collect()
+    }
+}

@@ -1,0 +1,242 @@
+//! After a restart of the agent: finds what runs, what ended, and what is nobody's.
+//!
+//! Truth comes from three places: the agent's checkpoints say which containers it
+//! wants, the runtime directory which there are, the shims' records what became of
+//! them. A container the agent knows is adopted, running or ended; one it does not
+//! know is destroyed; nested ones follow their top-level container.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use isolators::api::{ContainerContext, Known, Parent};
+use mesos::ContainerId;
+use tokio::sync::watch;
+use tracing::{info, warn};
+
+use super::container::{Cause, Door, Handle, Start, View};
+use super::request::key;
+use super::{Birth, Shared, chain, ids_of, request, runtime};
+use crate::containerizer::{ContainerizerError, KnownContainer, LaunchRequest, Termination};
+use crate::launch::{self, End, Recovered, Running};
+
+/// A container found, and what becomes of it.
+struct Found {
+    request: LaunchRequest,
+    context: ContainerContext,
+    state: State,
+    host_pid_namespace: bool,
+    /// Nobody wants it.
+    orphan: bool,
+}
+
+/// What the record says.
+enum State {
+    Running(Running),
+    /// It ended, and this is how; all is cleaned up.
+    Over(Termination),
+    /// It ended, or never ran; not cleaned up yet.
+    Gone(Option<End>),
+    /// No shim any more, but its process lives: to be killed.
+    Stray(u32),
+}
+
+impl State {
+    fn pid(&self) -> Option<u32> {
+        match self {
+            State::Running(running) => Some(running.pid()),
+            State::Over(_) | State::Gone(_) | State::Stray(_) => None,
+        }
+    }
+}
+
+pub(super) async fn recover(
+    shared: &Arc<Shared>,
+    known: Vec<KnownContainer>,
+) -> Result<(), ContainerizerError> {
+    let mut wanted: BTreeMap<String, KnownContainer> =
+        known.into_iter().map(|known| (key(&known.request.id), known)).collect();
+    let mut all: BTreeMap<String, Found> = BTreeMap::new();
+    for id in shared.runtime.scan() {
+        let root = key(&root_of(&id));
+        let orphan = !wanted.contains_key(&root) && all.get(&root).is_none_or(|found| found.orphan);
+        let request = wanted.get(&key(&id)).map(|known| known.request.clone());
+        if let Some(found) = look(shared, &id, request, orphan, &all).await {
+            all.insert(key(&id), found);
+        }
+    }
+    wanted.retain(|key, _| !all.contains_key(key));
+    // Known to the agent, but without a trace: the machine was restarted.
+    for (key, known) in wanted {
+        let state = State::Gone(None);
+        let found = assemble(shared, known.request, state, false, &all);
+        all.insert(key, found);
+    }
+    info!(containers = all.len(), "recovered containers");
+    let handles = handles(shared, &all).await?;
+    for (found, handles) in all.into_values().zip(handles) {
+        adopt(shared, found, handles).await;
+    }
+    Ok(())
+}
+
+fn root_of(id: &ContainerId) -> ContainerId {
+    id.parent.as_ref().map_or_else(|| id.clone(), |parent| root_of(parent))
+}
+
+/// Reads what the runtime directory and the record say of a container.
+async fn look(
+    shared: &Shared,
+    id: &ContainerId,
+    request: Option<LaunchRequest>,
+    orphan: bool,
+    all: &BTreeMap<String, Found>,
+) -> Option<Found> {
+    let dir = shared.runtime.of(id);
+    let request = match (request, dir.read_config()) {
+        (Some(request), _) => request,
+        (None, Ok(config)) => runtime::request_of(id.clone(), config),
+        // It died before it was written: there are no processes, only files.
+        (None, Err(error)) => {
+            warn!(container = %key(id), error = %chain(&error), "removing an unreadable container");
+            let _ = dir.remove();
+            return None;
+        }
+    };
+    let state = match dir.read_end() {
+        Some(end) => State::Over(end),
+        None => match launch::recover(&dir.record()).await {
+            Ok(Recovered::Running(running)) => State::Running(running),
+            Ok(Recovered::Exited(exited)) => State::Gone(Some(End::Exited(exited))),
+            Ok(Recovered::Lost { pid: Some(pid) }) => State::Stray(pid),
+            Ok(Recovered::Lost { pid: None }) => State::Gone(Some(End::Lost)),
+            Ok(Recovered::Failed(error)) => {
+                info!(container = %key(id), error = %chain(&error), "it had never started");
+                State::Gone(None)
+            }
+            Err(error) => {
+                info!(container = %key(id), %error, "it has no exit record");
+                State::Gone(None)
+            }
+        },
+    };
+    Some(assemble(shared, request, state, orphan, all))
+}
+
+fn assemble(
+    shared: &Shared,
+    request: LaunchRequest,
+    state: State,
+    orphan: bool,
+    all: &BTreeMap<String, Found>,
+) -> Found {
+    let parent = request.id.parent.as_deref().and_then(|id| all.get(&key(id)));
+    let linux = request.container.as_ref().and_then(|info| info.linux_info.as_ref());
+    let share = linux.and_then(|linux| linux.share_pid_namespace).unwrap_or(false);
+    let isolated = shared.isolators.isolation.names.contains(&"namespaces/pid");
+    let host_pid_namespace =
+        !isolated || (share && parent.is_none_or(|found| found.host_pid_namespace));
+    let parent = parent.map(|found| Parent {
+        pid: found.state.pid().unwrap_or(0),
+        sandbox: found.request.sandbox.clone(),
+        runtime: shared.runtime.of(&found.request.id).path,
+        host_pid_namespace: found.host_pid_namespace,
+    });
+    // A user that is gone changes nothing for what runs already.
+    let ids = ids_of(request.user.as_deref()).unwrap_or_default();
+    let runtime = shared.runtime.of(&request.id).path;
+    let context = request::context(&request, runtime, ids, parent);
+    Found { request, context, state, host_pid_namespace, orphan }
+}
+
+/// Every isolator's handles for every container that is not over, by container.
+async fn handles(
+    shared: &Shared,
+    all: &BTreeMap<String, Found>,
+) -> Result<Vec<Vec<Handle>>, ContainerizerError> {
+    let mut result: Vec<Vec<Handle>> = all.values().map(|_| Vec::new()).collect();
+    for isolator in &shared.isolators.all {
+        let mine: Vec<usize> = all
+            .values()
+            .enumerate()
+            .filter(|(_, found)| !matches!(found.state, State::Over(_)))
+            .filter(|(_, found)| found.request.id.parent.is_none() || isolator.supports_nesting())
+            .map(|(index, _)| index)
+            .collect();
+        let founds: Vec<&Found> = all.values().collect();
+        let known: Vec<Known> = mine
+            .iter()
+            .map(|index| Known {
+                context: founds[*index].context.clone(),
+                pid: founds[*index].state.pid(),
+            })
+            .collect();
+        let recovered = isolator
+            .recover(&known)
+            .await
+            .map_err(|error| ContainerizerError::Recover(error.chain()))?;
+        for leftover in &recovered.leftovers {
+            warn!(isolator = isolator.name(), %leftover, "removing what no container claims");
+        }
+        for (index, isolation) in mine.into_iter().zip(recovered.handles) {
+            result[index].push(Handle { isolator: isolator.name(), isolation });
+        }
+    }
+    Ok(result)
+}
+
+async fn adopt(shared: &Arc<Shared>, found: Found, handles: Vec<Handle>) {
+    let Found { request, context, state, host_pid_namespace, orphan } = found;
+    let id = request.id.clone();
+    if orphan {
+        info!(container = %key(&id), "destroying an orphan");
+    }
+    let pid = state.pid();
+    let start = match state {
+        State::Over(end) if orphan => {
+            drop(end);
+            shared.forget(&key(&id), &shared.runtime.of(&id));
+            return;
+        }
+        State::Over(end) => {
+            remember(shared, &request, end, host_pid_namespace);
+            return;
+        }
+        State::Running(running) if orphan => Start::Bury(Some(running), Cause::Destroyed(None)),
+        State::Running(running) => Start::Adopt(running),
+        State::Gone(end) => Start::Bury(None, Cause::Exited(end)),
+        State::Stray(pid) => {
+            kernel::proctree::signal(&[pid], libc::SIGKILL);
+            Start::Bury(None, Cause::Exited(Some(End::Lost)))
+        }
+    };
+    let birth = Birth { request, context, handles, host_pid_namespace };
+    match shared.spawn(birth, start, pid) {
+        Ok(view) if orphan => {
+            // In the background, as the contract says.
+            tokio::spawn(forget_when_over(Arc::clone(shared), id, view));
+        }
+        Ok(_) => {}
+        Err(error) => warn!(container = %key(&id), %error, "not recovered"),
+    }
+}
+
+async fn forget_when_over(shared: Arc<Shared>, id: ContainerId, mut view: watch::Receiver<View>) {
+    if view.wait_for(|view| view.end.is_some()).await.is_ok() {
+        shared.forget(&key(&id), &shared.runtime.of(&id));
+    }
+}
+
+/// Keeps the end of a container for those who ask.
+fn remember(shared: &Shared, request: &LaunchRequest, end: Termination, host_pid_namespace: bool) {
+    let (commands, _) = tokio::sync::mpsc::channel(1);
+    let over = View { phase: super::Phase::Destroying, pid: None, end: Some(end) };
+    let (_, view) = watch::channel(over);
+    let door = Door {
+        id: request.id.clone(),
+        commands,
+        view,
+        sandbox: request.sandbox.clone(),
+        host_pid_namespace,
+    };
+    shared.table().insert(key(&request.id), door);
+}

@@ -1,0 +1,295 @@
+//! A launch request in the isolators' and the engine's words. Pure.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use isolators::api::{ContainerContext, Parent};
+use isolators::plan::Environment;
+use mesos::container_info::Type;
+use mesos::environment::variable;
+use mesos::{CommandInfo, ContainerId, Label, Resource, ResourceStatistics};
+
+use crate::containerizer::LaunchRequest;
+
+/// What a container gets if nobody sets `PATH`.
+const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// Longest value of a container id: it is a directory's name.
+const LONGEST_ID: usize = 242;
+
+/// Why a request is not for this containerizer, or for none.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Refusal {
+    /// Another containerizer may take it.
+    NotSupported(String),
+    /// Nobody can.
+    Bad(String),
+}
+
+/// Checks what can be checked without looking at the machine.
+pub(super) fn check(request: &LaunchRequest) -> Result<(), Refusal> {
+    if let Some(info) = &request.container {
+        if info.r#type != Type::Mesos as i32 {
+            return Err(Refusal::NotSupported("containers that are not of type MESOS".into()));
+        }
+        if info.mesos.as_ref().is_some_and(|mesos| mesos.image.is_some()) {
+            return Err(Refusal::NotSupported("container images are not supported yet".into()));
+        }
+        if info.tty_info.is_some() {
+            return Err(Refusal::NotSupported("terminals are not supported yet".into()));
+        }
+        if info.network_infos.iter().any(|network| network.name.is_some()) {
+            return Err(Refusal::Bad("named networks are not supported yet".into()));
+        }
+    }
+    let mut next = Some(&request.id);
+    while let Some(id) = next {
+        check_id(&id.value).map_err(Refusal::Bad)?;
+        next = id.parent.as_deref();
+    }
+    command(&request.command).map(|_| ()).map_err(Refusal::Bad)?;
+    command_environment(&request.command).map(|_| ()).map_err(Refusal::Bad)
+}
+
+fn check_id(value: &str) -> Result<(), String> {
+    let odd = |c: char| c == '/' || c == '.' || c.is_control() || c.is_whitespace();
+    if value.is_empty() || value.len() > LONGEST_ID || value.contains(odd) {
+        return Err(format!("'{value}' is not a container id"));
+    }
+    Ok(())
+}
+
+/// What is executed: the program if it is not the first argument, the arguments.
+pub(super) fn command(command: &CommandInfo) -> Result<(Option<String>, Vec<String>), String> {
+    if command.shell.unwrap_or(true) {
+        let value = command.value.as_ref().ok_or("a shell command needs a 'value'")?;
+        return Ok((Some("/bin/sh".into()), vec!["sh".into(), "-c".into(), value.clone()]));
+    }
+    let value = command.value.as_ref().ok_or("a command needs a 'value'")?;
+    let arguments = match command.arguments.is_empty() {
+        true => vec![value.clone()],
+        false => command.arguments.clone(),
+    };
+    Ok((Some(value.clone()), arguments))
+}
+
+/// The variables that the command itself sets.
+pub(super) fn command_environment(command: &CommandInfo) -> Result<Environment, String> {
+    let variables =
+        command.environment.as_ref().map(|e| e.variables.as_slice()).unwrap_or_default();
+    let mut environment = Environment::new();
+    for variable in variables {
+        if variable.r#type == Some(variable::Type::Secret as i32) {
+            return Err(format!("variable '{}': secrets are not supported yet", variable.name));
+        }
+        environment.insert(variable.name.clone(), variable.value.clone().unwrap_or_default());
+    }
+    Ok(environment)
+}
+
+/// The agent's variables, and those every container has.
+pub(super) fn base_environment(
+    request: &LaunchRequest,
+    sandbox_directory: &Path,
+    rootfs: Option<&Path>,
+) -> Environment {
+    let mut environment = request.environment.clone();
+    let sandbox = rootfs.map_or(request.sandbox.as_path(), |_| sandbox_directory);
+    environment.insert("MESOS_SANDBOX".into(), sandbox.display().to_string());
+    environment.entry("PATH".into()).or_insert_with(|| DEFAULT_PATH.into());
+    environment
+}
+
+/// The context for the isolators.
+pub(super) fn context(
+    request: &LaunchRequest,
+    runtime: PathBuf,
+    ids: Option<(u32, u32)>,
+    parent: Option<Parent>,
+) -> ContainerContext {
+    ContainerContext {
+        id: request.id.clone(),
+        info: request.container.clone(),
+        sandbox: request.sandbox.clone(),
+        rootfs: None,
+        runtime,
+        user: request.user.clone(),
+        ids,
+        requests: request.requests.clone(),
+        limits: request.limits.clone(),
+        labels: labels(request),
+        parent,
+        command_task: request.task.is_some(),
+    }
+}
+
+fn labels(request: &LaunchRequest) -> BTreeMap<String, String> {
+    let task = request.task.as_ref().and_then(|task| task.labels.as_ref());
+    let executor = request.executor.as_ref().and_then(|executor| executor.labels.as_ref());
+    let labels = task.or(executor).map(|labels| labels.labels.as_slice()).unwrap_or_default();
+    let pair = |label: &Label| (label.key.clone(), label.value.clone().unwrap_or_default());
+    labels.iter().map(pair).collect()
+}
+
+/// The container's ids from the top-level one down, with dots: its name here.
+pub(super) fn key(id: &ContainerId) -> String {
+    match &id.parent {
+        Some(parent) => format!("{}.{}", key(parent), id.value),
+        None => id.value.clone(),
+    }
+}
+
+/// What statistics say of requests and limits.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) struct Machine {
+    /// Processors.
+    pub cpus: f64,
+    /// Bytes of memory.
+    pub memory: u64,
+}
+
+/// The part of the statistics that is known without the kernel.
+pub(super) fn allotted(
+    requests: &[Resource],
+    limits: &BTreeMap<String, f64>,
+    enable_cfs: bool,
+    machine: Machine,
+) -> ResourceStatistics {
+    let total = |name| isolators::quantity::total(requests, name);
+    let bytes = isolators::quantity::megabytes;
+    let (cpus, mem) = (total("cpus"), total("mem").map(bytes));
+    let cpus_limit = match limits.get("cpus") {
+        Some(limit) if limit.is_infinite() => Some(machine.cpus),
+        Some(limit) => Some(*limit),
+        None => cpus.filter(|_| enable_cfs),
+    };
+    let mem_limit = match limits.get("mem") {
+        Some(limit) if limit.is_infinite() => Some(machine.memory),
+        Some(limit) => Some(bytes(*limit)),
+        None => mem,
+    };
+    ResourceStatistics {
+        cpus_soft_limit: cpus,
+        cpus_limit,
+        mem_soft_limit_bytes: mem,
+        mem_limit_bytes: mem_limit,
+        ..ResourceStatistics::default()
+    }
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use isolators::quantity::scalar;
+    use mesos::{ContainerInfo, Environment as MesosEnvironment, NetworkInfo};
+
+    use super::*;
+
+    pub(crate) fn request(id: &str, command: CommandInfo) -> LaunchRequest {
+        LaunchRequest {
+            id: ContainerId { value: id.into(), parent: None },
+            command,
+            container: None,
+            requests: vec![scalar("cpus", 0.1), scalar("mem", 32.0)],
+            limits: BTreeMap::new(),
+            sandbox: "/sandbox".into(),
+            user: None,
+            environment: BTreeMap::new(),
+            framework_id: None,
+            executor: None,
+            task: None,
+        }
+    }
+
+    fn shell(value: &str) -> CommandInfo {
+        CommandInfo { value: Some(value.into()), ..CommandInfo::default() }
+    }
+
+    #[test]
+    fn commands() {
+        let (program, arguments) = command(&shell("echo hi")).unwrap();
+        assert_eq!(
+            (program.as_deref(), arguments.join("|")),
+            (Some("/bin/sh"), "sh|-c|echo hi".into())
+        );
+        let exec = |value: Option<&str>, arguments: &[&str]| CommandInfo {
+            shell: Some(false),
+            value: value.map(Into::into),
+            arguments: arguments.iter().map(|a| (*a).to_owned()).collect(),
+            ..CommandInfo::default()
+        };
+        let (program, arguments) = command(&exec(Some("/bin/ls"), &["ls", "-l"])).unwrap();
+        assert_eq!((program.as_deref(), arguments.join("|")), (Some("/bin/ls"), "ls|-l".into()));
+        let (_, arguments) = command(&exec(Some("ls"), &[])).unwrap();
+        assert_eq!(arguments, ["ls"]);
+        assert!(command(&exec(None, &["ls"])).is_err());
+        assert!(command(&CommandInfo::default()).is_err());
+    }
+
+    #[test]
+    fn environment() {
+        let mut wanted = request("a", shell("true"));
+        wanted.environment.insert("A".into(), "1".into());
+        let environment = base_environment(&wanted, Path::new("/mnt/mesos/sandbox"), None);
+        assert_eq!(environment["MESOS_SANDBOX"], "/sandbox");
+        assert_eq!((environment["A"].as_str(), environment["PATH"].as_str()), ("1", DEFAULT_PATH));
+        wanted.environment.insert("PATH".into(), "/bin".into());
+        let rootfs = Some(Path::new("/r"));
+        let environment = base_environment(&wanted, Path::new("/mnt/mesos/sandbox"), rootfs);
+        assert_eq!(environment["MESOS_SANDBOX"], "/mnt/mesos/sandbox");
+        assert_eq!(environment["PATH"], "/bin");
+        let secret = mesos::environment::Variable {
+            name: "S".into(),
+            r#type: Some(variable::Type::Secret as i32),
+            ..Default::default()
+        };
+        let mut command = shell("true");
+        command.environment = Some(MesosEnvironment { variables: vec![secret] });
+        assert!(command_environment(&command).is_err());
+    }
+
+    #[test]
+    fn what_is_refused() {
+        assert_eq!(check(&request("a", shell("true"))), Ok(()));
+        for bad in ["", "a/b", "..", "a b", &"x".repeat(243)] {
+            assert!(matches!(check(&request(bad, shell("true"))), Err(Refusal::Bad(_))), "{bad}");
+        }
+        let with = |info: ContainerInfo| {
+            check(&LaunchRequest { container: Some(info), ..request("a", shell("true")) })
+        };
+        let mesos = ContainerInfo { r#type: Type::Mesos as i32, ..ContainerInfo::default() };
+        assert_eq!(with(mesos.clone()), Ok(()));
+        let docker = ContainerInfo { r#type: Type::Docker as i32, ..ContainerInfo::default() };
+        assert!(matches!(with(docker), Err(Refusal::NotSupported(_))));
+        let network = NetworkInfo { name: Some("net".into()), ..NetworkInfo::default() };
+        assert!(with(ContainerInfo { network_infos: vec![network], ..mesos }).is_err());
+    }
+
+    #[test]
+    fn keys_name_the_parents() {
+        let parent = ContainerId { value: "a".into(), parent: None };
+        let child = ContainerId { value: "b".into(), parent: Some(Box::new(parent)) };
+        assert_eq!(key(&child), "a.b");
+    }
+
+    #[test]
+    fn limits_in_statistics() {
+        let requests = [scalar("cpus", 0.5), scalar("mem", 64.0)];
+        let machine = Machine { cpus: 4.0, memory: 1 << 30 };
+        let limits = |rows: &[(&str, f64)]| -> BTreeMap<String, f64> {
+            rows.iter().map(|(name, value)| ((*name).to_owned(), *value)).collect()
+        };
+        // limits, cfs, cpus_limit, mem_limit_bytes
+        let rows = [
+            (limits(&[]), false, None, 64 << 20),
+            (limits(&[]), true, Some(0.5), 64 << 20),
+            (limits(&[("cpus", 0.6), ("mem", 96.0)]), false, Some(0.6), 96 << 20),
+            (limits(&[("cpus", f64::INFINITY), ("mem", f64::INFINITY)]), true, Some(4.0), 1 << 30),
+        ];
+        for (limits, cfs, cpus, mem) in rows {
+            let statistics = allotted(&requests, &limits, cfs, machine);
+            assert_eq!((statistics.cpus_limit, statistics.mem_limit_bytes), (cpus, Some(mem)));
+            assert_eq!(statistics.cpus_soft_limit, Some(0.5));
+            assert_eq!(statistics.mem_soft_limit_bytes, Some(64 << 20));
+        }
+    }
+}

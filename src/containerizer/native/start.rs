@@ -1,0 +1,156 @@
+//! Launching: everything that can fail is prepared, then the engine runs the plan.
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+
+use isolators::merge::{Base, Merged, merge};
+use isolators::plan::{LaunchPlan, Stdio};
+
+use super::container::{Container, Failure, Phase};
+use super::{chain, fetch, request, runtime};
+
+fn failure(step: &'static str, message: impl Into<String>) -> Failure {
+    Failure { step, message: message.into() }
+}
+
+impl Container {
+    /// Launches; the first process' pid. After an error `finish` must follow.
+    pub(super) async fn start(&mut self) -> Result<u32, Failure> {
+        let config = runtime::config_of(&self.request);
+        self.dir.create().map_err(|e| failure("checkpoint", chain(&e)))?;
+        self.dir.write_config(&config).map_err(|e| failure("checkpoint", chain(&e)))?;
+        let merged = self.prepare().await?;
+        self.enter(Phase::Fetching);
+        let home = self.shared.config.frameworks_home.as_deref();
+        let (uris, sandbox) = (&self.request.command.uris, &self.request.sandbox);
+        fetch::fetch(uris, sandbox, home, self.context.ids)
+            .await
+            .map_err(|text| failure("fetch", text))?;
+        self.enter(Phase::Isolating);
+        let plan = self.plan(merged)?;
+        self.execute(&plan).await
+    }
+
+    /// All isolators in table order, and what they say in one plan.
+    async fn prepare(&mut self) -> Result<Merged, Failure> {
+        self.enter(Phase::Preparing);
+        let mut contributions = Vec::with_capacity(self.handles.len());
+        for handle in &mut self.handles {
+            let part = handle.isolation.prepare().await;
+            let part = part.map_err(|e| failure("prepare", e.chain()))?;
+            contributions.push((handle.isolator, part));
+        }
+        let base = self.base().map_err(|text| failure("prepare", text))?;
+        merge(base, contributions).map_err(|e| failure("prepare", e.to_string()))
+    }
+
+    fn base(&self) -> Result<Base, String> {
+        let request = &self.request;
+        let (_, arguments) = request::command(&request.command)?;
+        let rootfs = self.context.rootfs.as_deref();
+        let directory = &self.shared.config.sandbox_directory;
+        let user = match &request.user {
+            None => kernel::proctree::own_ids(),
+            Some(name) => {
+                let user = kernel::users::by_name(name).map_err(|e| chain(&e))?;
+                let user = user.ok_or_else(|| format!("user '{name}' does not exist"))?;
+                (user.uid, user.gid, kernel::users::groups(&user).map_err(|e| chain(&e))?)
+            }
+        };
+        Ok(Base {
+            arguments,
+            environment: request::base_environment(request, directory, rootfs),
+            command_environment: request::command_environment(&request.command)?,
+            working_directory: rootfs.map_or(&request.sandbox, |_| directory).clone(),
+            user: Some(user),
+            rootfs: self.context.rootfs.clone(),
+        })
+    }
+
+    fn plan(&self, merged: Merged) -> Result<LaunchPlan, Failure> {
+        let (executable, _) =
+            request::command(&self.request.command).map_err(|text| failure("prepare", text))?;
+        let stdio = stdio(&self.request.sandbox, self.context.ids).map_err(|(path, error)| {
+            failure("open", format!("failed to open '{path}': {error}"))
+        })?;
+        Ok(LaunchPlan {
+            spec: merged.spec,
+            executable,
+            overlay: None,
+            cgroups: merged.cgroups,
+            file_operations: merged.file_operations,
+            oom_score_adj: merged.oom_score_adj,
+            stdio,
+            wait_for: merged.wait_for,
+        })
+    }
+
+    async fn execute(&mut self, plan: &LaunchPlan) -> Result<u32, Failure> {
+        // Watched before it runs, so that nothing is missed.
+        self.watches.extend(self.handles.iter_mut().filter_map(|h| h.isolation.watch()));
+        let launched = self.shared.launcher.launch(plan, &self.dir.record()).await;
+        let launching = launched.map_err(|e| engine_failure(&e))?;
+        let pid = launching.pid();
+        for handle in &mut self.handles {
+            let isolated = handle.isolation.isolate(pid).await;
+            isolated.map_err(|e| failure("isolate", e.chain()))?;
+        }
+        let running = launching.release().await.map_err(|e| engine_failure(&e))?;
+        self.running = Some(running);
+        self.dir.write_pid(pid).map_err(|e| failure("checkpoint", chain(&e)))?;
+        self.observe(pid);
+        Ok(pid)
+    }
+}
+
+fn engine_failure(error: &crate::launch::LaunchError) -> Failure {
+    let step = error.step().map_or("launch", crate::launch::Step::name);
+    failure(step, chain(error))
+}
+
+/// The container's standard streams: nothing to read, and `stdout` and `stderr` of
+/// the sandbox, which belong to the user.
+fn stdio(sandbox: &Path, ids: Option<(u32, u32)>) -> Result<Stdio, (String, io::Error)> {
+    let open = |name: &str| {
+        let path = sandbox.join(name);
+        append(&path, ids).map_err(|error| (path.display().to_string(), error))
+    };
+    let null = File::open("/dev/null").map_err(|error| ("/dev/null".to_owned(), error))?;
+    Ok(Stdio { stdin: null.into(), stdout: open("stdout")?, stderr: open("stderr")? })
+}
+
+fn append(path: &Path, ids: Option<(u32, u32)>) -> io::Result<OwnedFd> {
+    // A link planted there by an earlier task must not lead anywhere.
+    let file = OpenOptions::new()
+        .append(true)
+        .create(true)
+        .mode(0o644)
+        .custom_flags(libc::O_NOFOLLOW)
+        .open(path)?;
+    if let Some((uid, gid)) = ids {
+        std::os::unix::fs::fchown(&file, Some(uid), Some(gid))?;
+    }
+    Ok(file.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn output_is_appended_and_never_through_a_link() {
+        let dir = std::env::temp_dir().join(format!("stdio-{}", std::process::id()));
+        std::fs::create_dir_all(&dir).unwrap();
+        std::fs::write(dir.join("stdout"), "before\n").unwrap();
+        drop(stdio(&dir, None).unwrap());
+        assert_eq!(std::fs::read(dir.join("stdout")).unwrap(), b"before\n");
+        std::fs::remove_file(dir.join("stderr")).unwrap();
+        std::os::unix::fs::symlink("/etc/passwd", dir.join("stderr")).unwrap();
+        let (path, _) = stdio(&dir, None).unwrap_err();
+        assert!(path.ends_with("stderr"));
+        std::fs::remove_dir_all(&dir).unwrap();
+    }
+}
