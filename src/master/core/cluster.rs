@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::counters::Counters;
 use crate::master::Resources;
 use crate::master::ids::{AgentId, ExecutorId, FrameworkId, OfferId, Pid, TaskId};
 use crate::master::shared::SharedMap;
@@ -33,6 +34,8 @@ pub struct Cluster {
     pub weights: Arc<BTreeMap<String, f64>>,
     /// `--roles`, if given: no other role may be used.
     pub role_whitelist: Option<Arc<BTreeSet<String>>>,
+    /// What was counted so far, for the metrics.
+    pub counters: Arc<Counters>,
 }
 
 /// A registered agent.
@@ -61,6 +64,8 @@ pub struct Agent {
     /// Everything it has now: registered resources, operations applied,
     /// revocable ones.
     pub total: Resources,
+    /// Dynamically reserved resources and volumes the agent keeps over restarts.
+    pub checkpointed: Resources,
     /// What tasks and executors of each framework use.
     pub used: BTreeMap<FrameworkId, Resources>,
     /// Sum of the outstanding offers.
@@ -73,6 +78,14 @@ pub struct Agent {
     pub resource_version: Option<mesos::Uuid>,
     /// Operations not finished or not acknowledged.
     pub operations: Arc<Vec<Arc<mesos::Operation>>>,
+}
+
+impl Agent {
+    /// Whether it can do `what`.
+    #[must_use]
+    pub fn can(&self, what: mesos::slave_info::capability::Type) -> bool {
+        self.capabilities.contains(&what)
+    }
 }
 
 /// How a framework stands with the master.
@@ -128,4 +141,41 @@ pub struct Framework {
     pub total_used: Resources,
     /// Sum of its offers.
     pub total_offered: Resources,
+}
+
+impl Framework {
+    /// Whether it said it can do `what`.
+    #[must_use]
+    pub fn can(&self, what: mesos::framework_info::capability::Type) -> bool {
+        self.info.capabilities.iter().any(|c| c.r#type() == what)
+    }
+
+    /// Whether its scheduler is connected.
+    #[must_use]
+    pub fn connected(&self) -> bool {
+        matches!(self.state, FrameworkState::Active | FrameworkState::Inactive)
+    }
+
+    /// Whether it gets offers.
+    #[must_use]
+    pub fn active(&self) -> bool {
+        self.state == FrameworkState::Active
+    }
+
+    /// Whether it is known from agents only.
+    #[must_use]
+    pub fn recovered(&self) -> bool {
+        self.state == FrameworkState::Recovered
+    }
+}
+
+/// The roles of a framework: `roles` if it is `MULTI_ROLE`, else its one `role`.
+#[must_use]
+pub fn roles_of(info: &mesos::FrameworkInfo) -> BTreeSet<String> {
+    let multi = mesos::framework_info::capability::Type::MultiRole;
+    if info.capabilities.iter().any(|c| c.r#type() == multi) {
+        info.roles.iter().cloned().collect()
+    } else {
+        BTreeSet::from([info.role().to_owned()])
+    }
 }
