@@ -134,8 +134,6 @@ struct NextIds {
     offer: u64,
     observer: u64,
     store: u64,
-    /// Salt for made-up operation UUIDs.
-    operation: u64,
 }
 
 impl Core {
