@@ -17,11 +17,11 @@ deps: ## install what is missing for building and testing (Debian, root)
 
 build: ## debug build of every program
 	@tests/scripts/deps.sh build
-	$(CARGO) build --bins
+	$(CARGO) build --workspace --bins
 
 release: ## optimised build of every program
 	@tests/scripts/deps.sh build
-	$(CARGO) build --release --bins
+	$(CARGO) build --release --workspace --bins
 
 test: ## everything CI runs: lints, unit, kernel, compat and VM tests
 	@tests/scripts/test.sh

@@ -12,7 +12,7 @@ fi
 title() { printf '\n\033[1m%s\033[0m\n' "$*"; }
 
 title "Building"
-"$CARGO" build --quiet --bins
+"$CARGO" build --quiet --workspace --bins
 bulkhead=$TARGET/debug/bulkhead
 dir=$(mktemp -d)
 cluster=

@@ -59,6 +59,25 @@ suite() {
   echo "$p passed, $f failed in $name ($((SECONDS - start)) s)"
 }
 
+# vm SUITE SECONDS: kernel tests in a virtual machine; its tests are counted.
+vm() {
+  local name=vm-$1 log=$out/vm-$1.log start=$SECONDS rc sums p f
+  printf '\n== %s\n' "$name"
+  VM_SECONDS=$(($2 - 120)) timeout --kill-after=10 "$2" tests/scripts/vm.sh "$1" >"$log" 2>&1
+  rc=$?
+  sums=$(awk '/^test result:/ { p += $4; f += $6 } END { print p + 0, f + 0 }' "$log")
+  p=${sums% *} f=${sums#* }
+  [ $rc -ne 0 ] && [ "$f" -eq 0 ] && f=1
+  passed=$((passed + p)) failed=$((failed + f))
+  sed -n 's/^SKIPPED-IN-VM: /'"$name"': /p' "$log" >>"$BULKHEAD_SKIPPED"
+  if [ $rc -ne 0 ]; then
+    failures+=("$name: $(awk '/^test .* FAILED$/ { printf "%s ", $2 }' "$log")")
+    tail -n 150 "$log"
+    echo "FAILED: $name (whole log: $log)"
+  fi
+  echo "$p passed, $f failed in $name ($((SECONDS - start)) s)"
+}
+
 # test targets of the root package: those under tests/kernel and tests/compat
 # measure time or touch the whole machine, so they run alone and one by one.
 targets() {
@@ -91,10 +110,10 @@ suite unit 900 --workspace --lib --bins
 if [ "$mode" = full ]; then
   step clippy 1200 "$CARGO" clippy --workspace --all-targets -- -D warnings
   for t in $(targets alone); do
-    suite "$t" 900 --test "$t" -- --test-threads=1
+    suite "$t" 900 --workspace --test "$t" -- --test-threads=1
   done
   if tests/scripts/deps.sh vm >"$out/vm-deps.log" 2>&1; then
-    step vm-cgroup2 900 tests/scripts/vm.sh cgroup2
+    vm cgroup2 900
   elif [ "${REQUIRE_ALL:-0}" = 1 ]; then
     failed=$((failed + 1)) failures+=("vm: qemu is missing")
   else

@@ -33,7 +33,7 @@ fi
 
 # What runs inside: test programs and every program of the product.
 "$CARGO" build -q --workspace --bins
-"$CARGO" test -q --no-run --message-format=json >"$dir/build.json"
+"$CARGO" test -q --workspace --no-run --message-format=json >"$dir/build.json"
 list=$(python3 - "$dir/build.json" "$VM_TESTS" <<'PY'
 import json, sys
 wanted = sys.argv[2].split()
@@ -84,7 +84,7 @@ printf '127.0.0.1 localhost\n' >"$root/etc/hosts"
 {
   cat <<'INIT'
 #!/bin/sh
-export PATH=/bin:/sbin:/usr/bin HOME=/root BULKHEAD_VM=1 RUST_BACKTRACE=0 TMPDIR=/tmp
+export PATH=/bin:/sbin:/usr/bin HOME=/root BULKHEAD_VM=1 BULKHEAD_SKIPPED=/tmp/skipped RUST_BACKTRACE=0 TMPDIR=/tmp
 mount -t proc proc /proc
 mount -t sysfs sysfs /sys
 mount -t devtmpfs dev /dev
@@ -119,6 +119,7 @@ INIT
     copy "$program" >&2
     echo "echo '== $name'; $program --test-threads=1 $VM_FILTER || rc=1"
   done <<<"$list"
+  echo '[ -s /tmp/skipped ] && sort -u /tmp/skipped | sed "s/^/SKIPPED-IN-VM: /"'
   echo 'echo "VM-RESULT: $rc"; sync; poweroff -f'
 } >"$root/init"
 chmod 755 "$root/init"

@@ -1,0 +1,167 @@
+//! The `bulkhead` command against a real cluster.
+
+#[path = "../support/cluster.rs"]
+mod cluster;
+#[path = "../support/mod.rs"]
+mod support;
+
+use std::io::{BufRead, BufReader};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use cluster::{Cluster, Options, binary, free_port};
+use serde_json::Value;
+use support::TempDir;
+
+fn command(arguments: &[&str]) -> Command {
+    let mut command = Command::new("timeout");
+    command.arg("60").arg(binary("bulkhead")).args(arguments).stdin(Stdio::null());
+    command
+}
+
+/// Runs `bulkhead ARGUMENTS --master=...`; code, stdout, stderr.
+fn bulkhead(cluster: &Cluster, arguments: &[&str]) -> (i32, String, String) {
+    let output =
+        command(arguments).env("BULKHEAD_MASTER", &cluster.master).output().expect("run bulkhead");
+    parts(&output)
+}
+
+fn parts(output: &Output) -> (i32, String, String) {
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    (output.status.code().unwrap_or(-1), text(&output.stdout), text(&output.stderr))
+}
+
+fn lines(text: &str) -> Vec<Value> {
+    text.lines().map(|l| serde_json::from_str(l).expect("one object per line")).collect()
+}
+
+#[test]
+fn run_shows_output_and_exits_with_the_result() {
+    require!(root, cgroup);
+    let cluster = Cluster::start("cli-run", Options::default());
+    let (code, out, err) =
+        bulkhead(&cluster, &["run", "--command", "echo to stdout; echo to stderr >&2; exit 7"]);
+    assert_eq!((code, out.trim()), (7, "to stdout"), "{err}");
+    assert!(err.contains("to stderr") && err.contains("TASK_FAILED"), "{err}");
+
+    let (code, out, err) =
+        bulkhead(&cluster, &["run", "--env", "A=b c", "--", "sh", "-c", "echo $A"]);
+    assert_eq!((code, out.trim()), (0, "b c"), "{err}");
+
+    let (code, out, _) = bulkhead(&cluster, &["run", "--json", "--name=j", "--", "echo", "x"]);
+    let events = lines(&out);
+    assert_eq!(code, 0);
+    let states: Vec<&str> = events.iter().filter_map(|e| e["status"]["state"].as_str()).collect();
+    assert_eq!(states.last(), Some(&"TASK_FINISHED"), "{states:?}");
+    assert!(events.iter().any(|e| e["file"] == "stdout" && e["data"] == "x\n"), "{out}");
+
+    let (code, out, err) = bulkhead(&cluster, &["run", "--timeout=3", "--cpus=1000", "--", "true"]);
+    assert_eq!((code, out.as_str()), (3, ""), "{err}");
+    assert!(err.contains("no offer with cpus:1000"), "{err}");
+
+    let (code, out, err) = bulkhead(&cluster, &["run", "--kill-after=1", "--", "sleep", "100"]);
+    assert_eq!((code, out.as_str()), (143, ""), "{err}");
+    assert!(err.contains("TASK_KILLED"), "{err}");
+}
+
+/// A task in the background, ended by `bulkhead kill` or by the cluster's end.
+fn background(cluster: &Cluster, line: &str) -> Child {
+    command(&["run", "--name=bg", "--no-follow", "--command", line])
+        .env("BULKHEAD_MASTER", &cluster.master)
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("run bulkhead")
+}
+
+#[test]
+fn tasks_are_listed_read_measured_and_killed() {
+    require!(root, cgroup);
+    let cluster = Cluster::start("cli-ps", Options::default());
+    let mut task = background(&cluster, "echo one; sleep 2; echo two; sleep 100");
+    let by = Instant::now() + Duration::from_secs(30);
+    let id = loop {
+        let (_, out, err) = bulkhead(&cluster, &["ps", "--json"]);
+        let running = lines(&out).into_iter().find(|t| t["state"] == "TASK_RUNNING");
+        if let Some(task) = running {
+            break task["id"].as_str().expect("an id").to_owned();
+        }
+        assert!(Instant::now() < by, "the task does not run: {out} {err}");
+        std::thread::sleep(Duration::from_millis(200));
+    };
+    let (_, out, _) = bulkhead(&cluster, &["ps"]);
+    assert!(out.starts_with("TASK") && out.contains(&id) && out.contains("running"), "{out}");
+
+    let (code, out, err) = bulkhead(&cluster, &["top", "--once", "--interval=1", "--json"]);
+    let rows = lines(&out);
+    assert_eq!((code, rows.len()), (0, 1), "{err}");
+    assert_eq!(rows[0]["executor_id"], id.as_str());
+    assert!(rows[0]["mem_limit_bytes"].as_u64().is_some_and(|b| b >= 32 << 20), "{out}");
+
+    std::thread::sleep(Duration::from_secs(2));
+    let (code, out, err) = bulkhead(&cluster, &["logs", &id]);
+    assert_eq!((code, out.as_str()), (0, "one\ntwo\n"), "{err}");
+
+    let (code, out, err) = bulkhead(&cluster, &["kill", &id]);
+    assert_eq!(code, 0, "{err}");
+    assert!(out.starts_with(&id), "{out}");
+    assert!(!task.wait().expect("the command ends with its task").success());
+
+    let (code, _, err) = bulkhead(&cluster, &["logs", "no-such-task"]);
+    assert_eq!(code, 2);
+    assert!(err.contains("no task `no-such-task`") && err.contains("bulkhead ps --all"), "{err}");
+    let (_, _, err) = bulkhead(&cluster, &["--json", "logs", "no-such-task"]);
+    assert!(lines(&err)[0]["hint"].is_string(), "{err}");
+}
+
+#[test]
+fn without_a_master_the_error_helps() {
+    let address = format!("127.0.0.1:{}", free_port());
+    let output = command(&["ps", "--master", &address]).output().expect("run bulkhead");
+    let (code, _, err) = parts(&output);
+    assert_eq!(code, 2);
+    assert!(err.contains(&address) && err.contains("bulkhead local"), "{err}");
+}
+
+#[test]
+fn local_cleans_up_after_itself() {
+    require!(root, cgroup);
+    let dir = TempDir::new("cli-local");
+    let mut local = Command::new(binary("bulkhead"))
+        .args(["local", "--json"])
+        .env("TMPDIR", dir.path())
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::inherit())
+        .spawn()
+        .expect("run bulkhead");
+    let mut line = String::new();
+    let stdout = local.stdout.take().expect("a pipe");
+    BufReader::new(stdout).read_line(&mut line).expect("a line");
+    let told: Value = serde_json::from_str(&line).expect("JSON");
+    let master = told["master"].as_str().expect("an address").to_owned();
+    let root = told["cgroups_root"].as_str().expect("a name").to_owned();
+    let run = command(&["run", "--no-follow", "--command", "sleep 1000 & sleep 1000"])
+        .env("BULKHEAD_MASTER", &master)
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn();
+    let mut run = run.expect("run bulkhead");
+    std::thread::sleep(Duration::from_secs(3));
+    let _ = Command::new("kill").args(["-INT", &local.id().to_string()]).status();
+    let status = local.wait().expect("it ends");
+    let _ = run.kill();
+    let _ = run.wait();
+    assert!(status.success(), "{status}");
+    let find = Command::new("find")
+        .args(["/sys/fs/cgroup", "-type", "d", "-name", &root])
+        .output()
+        .expect("run find");
+    assert_eq!(String::from_utf8_lossy(&find.stdout), "", "cgroups");
+    let files: Vec<_> = std::fs::read_dir(dir.path()).expect("read").flatten().collect();
+    assert!(files.is_empty(), "{files:?}");
+    for daemon in ["master_pid", "agent_pid"] {
+        let pid = told[daemon].as_u64().expect("a pid");
+        assert!(!std::path::Path::new(&format!("/proc/{pid}")).exists(), "{daemon}");
+    }
+}
