@@ -24,19 +24,38 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let out = PathBuf::from(std::env::var("OUT_DIR")?);
     std::fs::write(out.join("schema.rs"), Tables::of(&set).render())?;
 
-    let structs = FileDescriptorSet {
+    let mut structs = FileDescriptorSet {
         file: set
             .file
             .into_iter()
             .filter(|f| !f.package().starts_with("mesos.v1") && !f.package().starts_with("google."))
             .collect(),
     };
+    // Deprecated by Mesos means "still on every wire" to us: no Rust warnings.
+    for file in &mut structs.file {
+        file.enum_type.iter_mut().for_each(undeprecate_enum);
+        file.message_type.iter_mut().for_each(undeprecate);
+    }
     let mut config = prost_build::Config::new();
     config.btree_map(["."]);
     config.enable_type_names();
     config.include_file("packages.rs");
     config.compile_fds(structs)?;
     Ok(())
+}
+
+fn undeprecate(message: &mut DescriptorProto) {
+    for options in message.field.iter_mut().filter_map(|f| f.options.as_mut()) {
+        options.deprecated = None;
+    }
+    message.enum_type.iter_mut().for_each(undeprecate_enum);
+    message.nested_type.iter_mut().for_each(undeprecate);
+}
+
+fn undeprecate_enum(definition: &mut EnumDescriptorProto) {
+    for options in definition.value.iter_mut().filter_map(|v| v.options.as_mut()) {
+        options.deprecated = None;
+    }
 }
 
 fn collect(dir: &Path, files: &mut Vec<PathBuf>) -> std::io::Result<()> {

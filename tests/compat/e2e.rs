@@ -13,4 +13,5 @@ mod e2e {
     pub mod disk;
     pub mod limits;
     pub mod restart;
+    pub mod tasks;
 }
