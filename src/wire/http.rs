@@ -19,6 +19,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 
+pub use date::{civil, utc};
 pub use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 pub use request::{
     BodyError, BodyStream, Query, Request, parse_form, percent_decode, percent_encode,

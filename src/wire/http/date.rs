@@ -1,5 +1,5 @@
-//! The `Date` header. Called once per response by the server; knows no clock of
-//! its own.
+//! Dates: the `Date` header of every response, and times for people. Knows no
+//! clock of its own.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -23,8 +23,18 @@ pub(super) fn imf(time: SystemTime) -> String {
     )
 }
 
+/// Seconds since 1970 as `2026-11-20 21:59:40 UTC`.
+#[must_use]
+pub fn utc(seconds: u64) -> String {
+    let (year, month, day) = civil(seconds / 86_400);
+    let of_day = seconds % 86_400;
+    let (hour, minute, second) = (of_day / 3600, of_day / 60 % 60, of_day % 60);
+    format!("{year:04}-{:02}-{day:02} {hour:02}:{minute:02}:{second:02} UTC", month + 1)
+}
+
 /// Year, month from zero and day of a number of days since 1970-01-01.
-fn civil(mut days: u64) -> (u64, usize, u64) {
+#[must_use]
+pub fn civil(mut days: u64) -> (u64, usize, u64) {
     let leap = |y: u64| y.is_multiple_of(4) && (!y.is_multiple_of(100) || y.is_multiple_of(400));
     let mut year = 1970;
     loop {
@@ -59,6 +69,7 @@ mod tests {
             (4_107_542_399, "Sun, 28 Feb 2100 23:59:59 GMT"),
             (4_107_542_400, "Mon, 01 Mar 2100 00:00:00 GMT"),
         ] {
+            assert_eq!(utc(951_782_400), "2000-02-29 00:00:00 UTC");
             assert_eq!(imf(UNIX_EPOCH + Duration::from_secs(seconds)), text);
         }
     }

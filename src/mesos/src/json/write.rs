@@ -256,9 +256,15 @@ fn write_value(
 
 /// Appends a JSON string with the escapes that Mesos' writer uses.
 pub fn write_string(s: &str, out: &mut Vec<u8>) {
+    write_text(s.as_bytes(), out);
+}
+
+/// As [`write_string`] for bytes that need not be UTF-8; those that are not go
+/// out as they are, as Mesos does with the content of files.
+pub fn write_text(bytes: &[u8], out: &mut Vec<u8>) {
     const HEX: &[u8; 16] = b"0123456789ABCDEF";
     out.push(b'"');
-    for &b in s.as_bytes() {
+    for &b in bytes {
         match b {
             b'"' => out.extend_from_slice(b"\\\""),
             b'\\' => out.extend_from_slice(b"\\\\"),
@@ -383,6 +389,11 @@ impl Writer {
     /// Writes a string.
     pub fn string(&mut self, s: &str) {
         write_string(s, self.value());
+    }
+
+    /// A string of bytes that need not be UTF-8; see [`write_text`].
+    pub fn text(&mut self, bytes: &[u8]) {
+        write_text(bytes, self.value());
     }
 
     /// Writes a double in the dialect's form.
