@@ -1,13 +1,27 @@
-//! The master's HTTP side: read endpoints rendered off the snapshot.
+//! The master's HTTP side: routes, calls, event streams, and the read endpoints
+//! rendered off the snapshot.
 //!
+//! * [`service`]: which path leads where; the only place that knows status codes,
+//!   with the calls themselves.
+//! * [`scheduler`], [`operator`], [`v0`]: calls, to be decided by the core.
+//! * [`stream`]: event streams; [`views`]: what operator calls and streams show.
 //! * [`state`], [`summary`], [`slaves`], [`frameworks`], [`tasks`], [`roles`]:
 //!   bodies of the v0 read endpoints, pure functions of a snapshot.
 //! * [`pieces`]: JSON of single agents and tasks, kept between requests.
 
 pub mod frameworks;
+pub mod operator;
 pub mod pieces;
 pub mod roles;
+pub mod scheduler;
+pub mod service;
 pub mod slaves;
 pub mod state;
+pub mod stream;
 pub mod summary;
 pub mod tasks;
+pub mod v0;
+pub mod views;
+
+pub use service::{Api, Door};
+use service::{not_implemented, not_yet, overloaded, parse_json, refusal, render, run};

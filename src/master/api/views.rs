@@ -1,0 +1,198 @@
+//! The answers of the operator API's reads, as messages made from a snapshot.
+//!
+//! Used for `GET_*` calls and for what operators' event streams are told.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use mesos::master::response as r;
+use mesos::resources::Format;
+use mesos::{Resource, Role};
+
+use crate::master::Resources;
+use crate::master::core::cluster::{Agent, Framework};
+use crate::master::core::time_info;
+use crate::master::snapshot::Snapshot;
+
+/// Resources as the operator API shows them: both reservation formats filled in.
+fn shown(resources: &Resources) -> Vec<Resource> {
+    resources.to_protos_in(Format::Endpoint).unwrap_or_else(|_| resources.to_protos())
+}
+
+fn time(at: Duration) -> Option<mesos::TimeInfo> {
+    Some(time_info(at))
+}
+
+/// One agent.
+#[must_use]
+pub fn agent(agent: &Agent) -> r::get_agents::Agent {
+    let capability = |c: &mesos::slave_info::capability::Type| mesos::slave_info::Capability {
+        r#type: Some(*c as i32),
+    };
+    r::get_agents::Agent {
+        agent_info: (*agent.info).clone(),
+        active: agent.active,
+        deactivated: Some(agent.deactivated),
+        version: agent.version.to_string(),
+        pid: Some(agent.pid.as_str().to_owned()),
+        registered_time: time(agent.registered),
+        reregistered_time: agent.reregistered.and_then(time),
+        total_resources: shown(&agent.total),
+        allocated_resources: shown(&agent.total_used()),
+        offered_resources: shown(&agent.offered),
+        capabilities: agent.capabilities.iter().map(capability).collect(),
+        ..r::get_agents::Agent::default()
+    }
+}
+
+/// One framework; `offers` are its open ones.
+#[must_use]
+pub fn framework(
+    framework: &Framework,
+    offers: Vec<mesos::Offer>,
+) -> r::get_frameworks::Framework {
+    r::get_frameworks::Framework {
+        framework_info: (*framework.info).clone(),
+        active: framework.active(),
+        connected: framework.connected(),
+        recovered: framework.recovered(),
+        registered_time: time(framework.registered),
+        // compat: Mesos prints the registration time until there is a later one.
+        reregistered_time: time(framework.reregistered.unwrap_or(framework.registered)),
+        unregistered_time: framework.unregistered.and_then(time),
+        offers,
+        inverse_offers: Vec::new(),
+        allocated_resources: shown(&framework.total_used),
+        offered_resources: shown(&framework.total_offered),
+        offer_constraints: Some(framework.constraints.as_deref().cloned().unwrap_or_default()),
+    }
+}
+
+/// `GET_AGENTS`.
+#[must_use]
+pub fn agents(snapshot: &Snapshot) -> r::GetAgents {
+    r::GetAgents {
+        agents: snapshot.cluster.agents.values().map(|a| agent(a)).collect(),
+        recovered_agents: snapshot.cluster.recovered.values().map(|i| (**i).clone()).collect(),
+    }
+}
+
+/// `GET_FRAMEWORKS`.
+#[must_use]
+#[allow(deprecated)]
+pub fn frameworks(snapshot: &Snapshot) -> r::GetFrameworks {
+    let cluster = &snapshot.cluster;
+    let offers = |f: &Framework| {
+        f.offers.keys().filter_map(|id| cluster.offers.get(id)).map(|o| (**o).clone()).collect()
+    };
+    r::GetFrameworks {
+        frameworks: cluster.frameworks.values().map(|f| framework(f, offers(f))).collect(),
+        completed_frameworks: cluster
+            .completed_frameworks
+            .iter()
+            .map(|f| framework(f, Vec::new()))
+            .collect(),
+        recovered_frameworks: Vec::new(),
+    }
+}
+
+/// `GET_EXECUTORS`.
+#[must_use]
+#[allow(deprecated)]
+pub fn executors(snapshot: &Snapshot) -> r::GetExecutors {
+    let all = snapshot.cluster.frameworks.values().flat_map(|f| f.executors.iter());
+    let executor = |((agent, _), info): (&(crate::master::ids::AgentId, _), &std::sync::Arc<mesos::ExecutorInfo>)| {
+        r::get_executors::Executor {
+            executor_info: (**info).clone(),
+            slave_id: agent.message(),
+        }
+    };
+    r::GetExecutors { executors: all.map(executor).collect(), orphan_executors: Vec::new() }
+}
+
+/// `GET_OPERATIONS`.
+#[must_use]
+pub fn operations(snapshot: &Snapshot) -> r::GetOperations {
+    let all = snapshot.cluster.agents.values().flat_map(|a| a.operations.iter());
+    r::GetOperations { operations: all.map(|o| (**o).clone()).collect() }
+}
+
+/// `GET_TASKS`.
+#[must_use]
+#[allow(deprecated)]
+pub fn tasks(snapshot: &Snapshot) -> r::GetTasks {
+    let cluster = &snapshot.cluster;
+    let mut answer = r::GetTasks::default();
+    for framework in cluster.frameworks.values().chain(cluster.completed_frameworks.iter()) {
+        answer.tasks.extend(framework.tasks.values().map(|t| (**t).clone()));
+        answer.unreachable_tasks.extend(framework.unreachable_tasks.iter().map(|t| (**t).clone()));
+        answer.completed_tasks.extend(framework.completed_tasks.iter().map(|t| (**t).clone()));
+    }
+    answer
+}
+
+/// `GET_ROLES`: roles in use and roles with a weight.
+#[must_use]
+pub fn roles(snapshot: &Snapshot) -> r::GetRoles {
+    let cluster = &snapshot.cluster;
+    let mut frameworks: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
+    let mut sums: BTreeMap<String, Resources> = BTreeMap::new();
+    for framework in cluster.frameworks.values() {
+        for role in framework.roles.iter() {
+            frameworks.entry(role).or_default().insert(framework.id.as_str());
+        }
+        for resources in [&framework.total_used, &framework.total_offered] {
+            for (role, part) in resources.allocations() {
+                *sums.entry(role.to_string()).or_default() += &part;
+            }
+        }
+    }
+    let mut names: BTreeSet<String> = frameworks.keys().map(|r| (*r).to_owned()).collect();
+    names.extend(cluster.weights.keys().cloned());
+    names.extend(sums.keys().cloned());
+    let role = |name: String| {
+        let of = frameworks.get(name.as_str()).into_iter().flatten();
+        let amounts = sums.get(&name).map(Resources::quantities).unwrap_or_default();
+        Role {
+            weight: cluster.weights.get(&name).copied().unwrap_or(1.0),
+            frameworks: of.map(|id| mesos::FrameworkId { value: (*id).to_owned() }).collect(),
+            resources: amounts
+                .iter()
+                .map(|(name, amount)| mesos::resources::Item::scalar(name, amount).to_proto())
+                .collect(),
+            name,
+        }
+    };
+    r::GetRoles { roles: names.into_iter().map(role).collect() }
+}
+
+/// `GET_WEIGHTS`.
+#[must_use]
+pub fn weights(snapshot: &Snapshot) -> r::GetWeights {
+    let info = |(role, weight): (&String, &f64)| mesos::WeightInfo {
+        weight: *weight,
+        role: Some(role.clone()),
+    };
+    r::GetWeights { weight_infos: snapshot.cluster.weights.iter().map(info).collect() }
+}
+
+/// `GET_MASTER`.
+#[must_use]
+pub fn master(snapshot: &Snapshot) -> r::GetMaster {
+    r::GetMaster {
+        master_info: Some(snapshot.master.info.clone()),
+        start_time: Some(snapshot.master.start_time),
+        elected_time: snapshot.master.elected_time,
+    }
+}
+
+/// `GET_STATE`.
+#[must_use]
+pub fn state(snapshot: &Snapshot) -> r::GetState {
+    r::GetState {
+        get_tasks: Some(tasks(snapshot)),
+        get_executors: Some(executors(snapshot)),
+        get_frameworks: Some(frameworks(snapshot)),
+        get_agents: Some(agents(snapshot)),
+    }
+}

@@ -1,0 +1,321 @@
+//! Where the registry is kept: an embedded store under `--work_dir`, or memory.
+//!
+//! Owned by one thread, started by the driver. Changes that arrive while one is
+//! being written are written together, so a storm of registrations costs a few
+//! transactions. Each agent is a row: a change costs the same with 10 agents and
+//! with 10,000.
+
+use std::path::{Path, PathBuf};
+use std::sync::mpsc;
+
+use mesos::internal::{Registry, registry};
+use prost::Message;
+use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
+use thiserror::Error;
+use tokio::sync::mpsc as async_mpsc;
+
+use super::core::{Change, apply, time_info};
+
+const SLAVES: TableDefinition<&str, &[u8]> = TableDefinition::new("slaves");
+const UNREACHABLE: TableDefinition<&str, &[u8]> = TableDefinition::new("unreachable");
+const GONE: TableDefinition<&str, &[u8]> = TableDefinition::new("gone");
+const WEIGHTS: TableDefinition<&str, &[u8]> = TableDefinition::new("weights");
+const MASTER: TableDefinition<&str, &[u8]> = TableDefinition::new("master");
+
+/// Why the registry cannot be used. The master must not go on without it.
+#[derive(Debug, Error)]
+pub enum RegistrarError {
+    /// The directory cannot be made.
+    #[error("create registry directory {path}")]
+    Directory {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The store cannot be opened, read or written.
+    #[error("{verb} registry {path}")]
+    Store {
+        /// What was tried.
+        verb: &'static str,
+        /// Where.
+        path: PathBuf,
+        /// Why.
+        source: Box<redb::Error>,
+    },
+    /// An entry cannot be read.
+    #[error("read entry '{key}' of registry {path}")]
+    Entry {
+        /// Which.
+        key: String,
+        /// Where.
+        path: PathBuf,
+        /// Why.
+        source: prost::DecodeError,
+    },
+}
+
+/// A place for the registry.
+pub trait Registrar: Send {
+    /// Everything that was stored.
+    ///
+    /// # Errors
+    /// [`RegistrarError`]
+    fn load(&mut self) -> Result<Registry, RegistrarError>;
+
+    /// Makes changes durable, all or none.
+    ///
+    /// # Errors
+    /// [`RegistrarError`]
+    fn store(&mut self, changes: &[Change]) -> Result<(), RegistrarError>;
+}
+
+/// `--registry=in_memory`: forgotten with the process.
+#[derive(Debug, Default)]
+pub struct InMemory(Registry);
+
+impl Registrar for InMemory {
+    fn load(&mut self) -> Result<Registry, RegistrarError> {
+        Ok(self.0.clone())
+    }
+
+    fn store(&mut self, changes: &[Change]) -> Result<(), RegistrarError> {
+        // Nothing reads it again in this process; only tests look.
+        if cfg!(test) {
+            changes.iter().for_each(|change| apply(&mut self.0, change));
+        }
+        Ok(())
+    }
+}
+
+/// The embedded store.
+pub struct Embedded {
+    path: PathBuf,
+    database: Database,
+}
+
+impl Embedded {
+    /// Opens or makes the store in `work_dir`.
+    ///
+    /// # Errors
+    /// [`RegistrarError`]: no such directory, in use by another master, damaged.
+    pub fn open(work_dir: &Path) -> Result<Self, RegistrarError> {
+        std::fs::create_dir_all(work_dir).map_err(|source| RegistrarError::Directory {
+            path: work_dir.to_owned(),
+            source,
+        })?;
+        let path = work_dir.join("registry.redb");
+        // The master's registry is small; the default cache of 1 GB is not.
+        let opened = Database::builder().set_cache_size(4 << 20).create(&path);
+        let database = opened.map_err(|e| RegistrarError::Store {
+            verb: "open",
+            path: path.clone(),
+            source: Box::new(e.into()),
+        })?;
+        Ok(Embedded { path, database })
+    }
+
+    fn failed(&self, verb: &'static str, error: impl Into<redb::Error>) -> RegistrarError {
+        RegistrarError::Store { verb, path: self.path.clone(), source: Box::new(error.into()) }
+    }
+
+    fn rows<M: Message + Default>(
+        &self,
+        table: TableDefinition<&str, &[u8]>,
+    ) -> Result<Vec<M>, RegistrarError> {
+        let read = |e: redb::Error| self.failed("read", e);
+        let transaction = self.database.begin_read().map_err(|e| read(e.into()))?;
+        let table = match transaction.open_table(table) {
+            Ok(table) => table,
+            Err(redb::TableError::TableDoesNotExist(_)) => return Ok(Vec::new()),
+            Err(error) => return Err(read(error.into())),
+        };
+        let mut rows = Vec::new();
+        for row in table.iter().map_err(|e| read(e.into()))? {
+            let (key, value) = row.map_err(|e| read(e.into()))?;
+            rows.push(M::decode(value.value()).map_err(|source| RegistrarError::Entry {
+                key: key.value().to_owned(),
+                path: self.path.clone(),
+                source,
+            })?);
+        }
+        Ok(rows)
+    }
+
+    fn write(&self, changes: &[Change]) -> Result<(), redb::Error> {
+        let transaction = self.database.begin_write()?;
+        {
+            let mut tables = Tables {
+                slaves: transaction.open_table(SLAVES)?,
+                unreachable: transaction.open_table(UNREACHABLE)?,
+                gone: transaction.open_table(GONE)?,
+                weights: transaction.open_table(WEIGHTS)?,
+                master: transaction.open_table(MASTER)?,
+            };
+            for change in changes {
+                tables.write(change)?;
+            }
+        }
+        transaction.commit()?;
+        Ok(())
+    }
+}
+
+type Table<'t> = redb::Table<'t, &'static str, &'static [u8]>;
+
+struct Tables<'t> {
+    slaves: Table<'t>,
+    unreachable: Table<'t>,
+    gone: Table<'t>,
+    weights: Table<'t>,
+    master: Table<'t>,
+}
+
+impl Tables<'_> {
+    fn forget(&mut self, agent: &str) -> Result<(), redb::Error> {
+        self.slaves.remove(agent)?;
+        self.unreachable.remove(agent)?;
+        self.gone.remove(agent)?;
+        Ok(())
+    }
+
+    fn write(&mut self, change: &Change) -> Result<(), redb::Error> {
+        match change {
+            Change::Master(info) => {
+                let row = registry::Master { info: (**info).clone() };
+                self.master.insert("master", row.encode_to_vec().as_slice())?;
+            }
+            Change::Admit(info) => {
+                let id = info.id.clone().unwrap_or_default().value;
+                self.forget(&id)?;
+                let row = registry::Slave { info: (**info).clone(), ..Default::default() };
+                self.slaves.insert(id.as_str(), row.encode_to_vec().as_slice())?;
+            }
+            Change::Remove(agent) => self.forget(agent.as_str())?,
+            Change::Unreachable(agent, at) => {
+                self.forget(agent.as_str())?;
+                let row = registry::UnreachableSlave {
+                    id: agent.message(),
+                    timestamp: time_info(*at),
+                    ..Default::default()
+                };
+                self.unreachable.insert(agent.as_str(), row.encode_to_vec().as_slice())?;
+            }
+            Change::Gone(agent, at) => {
+                self.forget(agent.as_str())?;
+                let row = registry::GoneSlave { id: agent.message(), timestamp: time_info(*at) };
+                self.gone.insert(agent.as_str(), row.encode_to_vec().as_slice())?;
+            }
+            Change::Prune(agents) => {
+                for agent in agents {
+                    self.unreachable.remove(agent.as_str())?;
+                    self.gone.remove(agent.as_str())?;
+                }
+            }
+            Change::Weights(infos) => {
+                for info in infos {
+                    let row = registry::Weight { info: info.clone() };
+                    self.weights.insert(info.role(), row.encode_to_vec().as_slice())?;
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Registrar for Embedded {
+    fn load(&mut self) -> Result<Registry, RegistrarError> {
+        let slaves = self.rows(SLAVES)?;
+        let unreachable = self.rows(UNREACHABLE)?;
+        let gone = self.rows(GONE)?;
+        Ok(Registry {
+            master: self.rows(MASTER)?.pop(),
+            slaves: Some(registry::Slaves { slaves }),
+            unreachable: Some(registry::UnreachableSlaves { slaves: unreachable }),
+            gone: Some(registry::GoneSlaves { slaves: gone }),
+            weights: self.rows(WEIGHTS)?,
+            ..Registry::default()
+        })
+    }
+
+    fn store(&mut self, changes: &[Change]) -> Result<(), RegistrarError> {
+        self.write(changes).map_err(|e| self.failed("write", e))
+    }
+}
+
+/// Starts the thread that owns the registrar. It answers with the highest
+/// number stored, or with the error it died of.
+pub fn start(
+    mut registrar: Box<dyn Registrar>,
+) -> (mpsc::Sender<(u64, Change)>, async_mpsc::UnboundedReceiver<Result<u64, RegistrarError>>) {
+    let (changes, queue) = mpsc::channel::<(u64, Change)>();
+    let (answer, answers) = async_mpsc::unbounded_channel();
+    let work = move || {
+        while let Ok((mut last, change)) = queue.recv() {
+            let mut batch = vec![change];
+            while let Ok((seq, change)) = queue.try_recv() {
+                last = seq;
+                batch.push(change);
+            }
+            let stored = registrar.store(&batch).map(|()| last);
+            let failed = stored.is_err();
+            if answer.send(stored).is_err() || failed {
+                return;
+            }
+        }
+    };
+    std::thread::Builder::new()
+        .name("registrar".into())
+        .spawn(work)
+        .expect("a thread can be started at start-up");
+    (changes, answers)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    use super::*;
+    use crate::master::ids::AgentId;
+
+    fn agent(id: &str) -> Arc<mesos::SlaveInfo> {
+        let id = Some(mesos::SlaveId { value: id.into() });
+        Arc::new(mesos::SlaveInfo { hostname: "h".into(), id, ..Default::default() })
+    }
+
+    #[test]
+    fn both_stores_remember_the_same() {
+        let dir = std::env::temp_dir().join(format!("bulkhead-registrar-{}", std::process::id()));
+        let at = Duration::from_secs(5);
+        let changes = [
+            Change::Admit(agent("a")),
+            Change::Admit(agent("b")),
+            Change::Admit(agent("c")),
+            Change::Unreachable(AgentId::from("b"), at),
+            Change::Gone(AgentId::from("c"), at),
+            Change::Weights(vec![mesos::WeightInfo { weight: 2.0, role: Some("web".into()) }]),
+        ];
+        let mut memory = InMemory::default();
+        memory.load().expect("load");
+        memory.store(&changes).expect("store");
+        let mut disk = Embedded::open(&dir).expect("open");
+        disk.store(&changes).expect("store");
+        drop(disk);
+        let mut disk = Embedded::open(&dir).expect("open again");
+        let (memory, disk) = (memory.load().expect("load"), disk.load().expect("load"));
+        std::fs::remove_dir_all(&dir).expect("clean up");
+        assert_eq!((memory.slaves, memory.unreachable), (disk.slaves.clone(), disk.unreachable));
+        assert_eq!((memory.gone, memory.weights), (disk.gone, disk.weights));
+        assert_eq!(disk.slaves.expect("slaves").slaves.len(), 1);
+    }
+
+    #[test]
+    fn a_store_has_one_owner() {
+        let dir = std::env::temp_dir().join(format!("bulkhead-registrar2-{}", std::process::id()));
+        let first = Embedded::open(&dir).expect("open");
+        assert!(matches!(Embedded::open(&dir), Err(RegistrarError::Store { verb: "open", .. })));
+        drop(first);
+        std::fs::remove_dir_all(&dir).expect("clean up");
+    }
+}
