@@ -10,8 +10,13 @@
 
 pub mod allocator;
 pub mod api;
+pub mod app;
 pub mod core;
+pub mod driver;
+pub mod election;
 pub mod ids;
+pub mod metrics;
+pub mod registrar;
 pub mod shared;
 pub mod snapshot;
 
