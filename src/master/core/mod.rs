@@ -267,9 +267,4 @@ impl Core {
     fn framework_mut(&mut self, id: &FrameworkId) -> Option<&mut Framework> {
         self.cluster.frameworks.get_mut(id).map(Arc::make_mut)
     }
-
-    /// The registered agents, by id: for broadcasts.
-    fn agent_ids(&self) -> Vec<AgentId> {
-        self.cluster.agents.keys().cloned().collect()
-    }
 }
