@@ -14,7 +14,10 @@ use thiserror::Error;
 use super::config::{Config, ReconfigurationPolicy, RecoverMode};
 use super::info::{self, InfoError, Whereabouts};
 use super::resources::{self, Machine, ResourcesError};
+use crate::containerizer::native;
+use crate::daemon::api::Common;
 use crate::daemon::flags::{Flags, nearest};
+use crate::launch::Engine;
 
 /// Why the agent does not start with these flags.
 #[derive(Debug, Error)]
@@ -32,8 +35,8 @@ pub enum StartError {
     Value { flag: &'static str, value: String, expected: String },
     #[error("failed to create the agent's {what} '{}': {message}", path.display())]
     Directory { what: &'static str, path: PathBuf, message: String },
-    #[error("--launcher=linux needs root (this is uid {uid}); give --launcher=posix")]
-    NotRoot { uid: u32 },
+    #[error("--launcher=linux needs root; give --launcher=posix")]
+    NotRoot,
 }
 
 fn invalid(flag: &'static str, value: &str, expected: impl Into<String>) -> StartError {
@@ -199,16 +202,80 @@ pub fn launcher_dir(flags: &Flags) -> PathBuf {
 ///
 /// # Errors
 /// An unknown launcher, or `linux` without being root.
-pub fn launcher(flags: &Flags, uid: u32) -> Result<&'static str, StartError> {
-    match (flags.text("launcher"), uid) {
-        (Some("linux"), 0) | (None, 0) => Ok("linux"),
-        (Some("posix"), _) | (None, _) => Ok("posix"),
-        (Some("linux"), uid) => Err(StartError::NotRoot { uid }),
+pub fn launcher(flags: &Flags, root: bool) -> Result<&'static str, StartError> {
+    match (flags.text("launcher"), root) {
+        (Some("linux") | None, true) => Ok("linux"),
+        (Some("posix") | None, _) => Ok("posix"),
+        (Some("linux"), false) => Err(StartError::NotRoot),
         (Some(other), _) => {
             let hint = nearest(other, ["linux", "posix"]);
             let expected = hint.map_or("linux or posix".into(), |h| format!("did you mean '{h}'?"));
             Err(invalid("launcher", other, expected))
         }
+    }
+}
+
+/// Completes the flags with what was found out at start, so that `/flags` and
+/// `/state` show what holds.
+///
+/// # Errors
+/// See [`launcher`].
+pub fn fill_in(flags: &mut Flags, hostname: &str) -> Result<(), StartError> {
+    let launcher = launcher(flags, kernel::proctree::is_root())?;
+    let launcher_dir = launcher_dir(flags).to_string_lossy().into_owned();
+    for (name, value) in
+        [("hostname", hostname), ("launcher", launcher), ("launcher_dir", &launcher_dir)]
+    {
+        flags.fill_in(name, value).map_err(|e| invalid(name, value, e.to_string()))?;
+    }
+    Ok(())
+}
+
+/// What the containerizer is told.
+///
+/// # Errors
+/// See [`launcher`].
+pub fn containerizer(flags: &Flags, runtime_dir: PathBuf) -> Result<native::Config, StartError> {
+    let launcher = match launcher(flags, kernel::proctree::is_root())? {
+        "linux" => Engine::Linux,
+        _ => Engine::Posix,
+    };
+    let text = |name: &str| flags.text(name).unwrap_or_default().to_owned();
+    let home = flags.text("frameworks_home").filter(|home| !home.is_empty());
+    let forced = flags.text("host_path_volume_force_creation").unwrap_or_default();
+    Ok(native::Config {
+        isolation: text("isolation"),
+        launcher,
+        runtime_dir,
+        sandbox_directory: text("sandbox_directory").into(),
+        frameworks_home: home.map(PathBuf::from),
+        cgroups_root: text("cgroups_root"),
+        cgroups_enable_cfs: flags.bool("cgroups_enable_cfs"),
+        cgroups_limit_swap: flags.bool("cgroups_limit_swap"),
+        cgroups_count_processes: flags.bool("cgroups_cpu_enable_pids_and_tids_count"),
+        cgroups_pids_limit: flags.number("cgroups_pids_limit"),
+        cgroups_destroy_timeout: flags
+            .duration("cgroups_destroy_timeout")
+            .unwrap_or(Duration::from_secs(60)),
+        revocable_cpu_low_priority: flags.bool("revocable_cpu_low_priority"),
+        host_path_volume_force_creation: forced
+            .split(':')
+            .filter(|path| !path.is_empty())
+            .map(PathBuf::from)
+            .collect(),
+        disallow_sharing_agent_pid_namespace: flags.bool("disallow_sharing_agent_pid_namespace"),
+        disallow_sharing_agent_ipc_namespace: flags.bool("disallow_sharing_agent_ipc_namespace"),
+        default_container_shm_size: flags.bytes("default_container_shm_size"),
+        ..native::Config::default()
+    })
+}
+
+/// Shows the agent's log file as `/slave/log`.
+pub fn attach_log(common: &Common) {
+    let external = common.flags.text("external_log_file").map(Path::new);
+    let Some(file) = external.or(common.logging.file()) else { return };
+    if let Err(error) = common.files.attach(file, "/slave/log") {
+        tracing::warn!("failed to show {} as /slave/log: {error}", file.display());
     }
 }
 
@@ -290,11 +357,12 @@ mod tests {
 
     #[test]
     fn the_linux_launcher_is_for_root() {
-        assert_eq!(launcher(&parse(&[]), 0).expect("root"), "linux");
-        assert_eq!(launcher(&parse(&[]), 1000).expect("anyone"), "posix");
+        assert_eq!(launcher(&parse(&[]), true).expect("root"), "linux");
+        assert_eq!(launcher(&parse(&[]), false).expect("anyone"), "posix");
         let linux = parse(&["--launcher=linux"]);
-        assert!(matches!(launcher(&linux, 1000), Err(StartError::NotRoot { uid: 1000 })));
-        let unknown = launcher(&parse(&["--launcher=linx"]), 0).expect_err("unknown").to_string();
+        assert!(matches!(launcher(&linux, false), Err(StartError::NotRoot)));
+        let unknown =
+            launcher(&parse(&["--launcher=linx"]), true).expect_err("unknown").to_string();
         assert!(unknown.contains("did you mean 'linux'?"), "{unknown}");
     }
 }

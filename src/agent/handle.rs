@@ -178,6 +178,11 @@ impl Handle {
         self.call(Command::Heartbeat { framework, executor }).await
     }
 
+    /// Unregisters the agent, ends everything on it and then the owner task.
+    pub async fn leave(&self) {
+        let _ = self.mailbox.send(Mail::Event(Event::Leave)).await;
+    }
+
     /// Makes the owner task end; containers live on.
     pub async fn detach(&self) {
         let _ = self.mailbox.send(Mail::Detach).await;

@@ -8,6 +8,7 @@
 //! State is owned by the driver's task alone; nothing here takes a lock.
 
 pub mod api;
+pub mod app;
 pub mod config;
 pub mod core;
 pub mod driver;

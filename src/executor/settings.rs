@@ -18,7 +18,7 @@ pub struct Settings {
     pub agent: SocketAddr,
     /// The agent's process id on the wire, from `MESOS_SLAVE_PID`: `slave(1)`.
     pub agent_id: String,
-    /// `MESOS_SANDBOX`, as this process sees it.
+    /// `MESOS_SANDBOX`, as this process sees it; else `MESOS_DIRECTORY`.
     pub sandbox: PathBuf,
     /// Address of this container, told to tasks; `LIBPROCESS_IP`.
     pub container_ip: String,
@@ -84,7 +84,7 @@ impl Settings {
             executor_id: ExecutorId { value: required("MESOS_EXECUTOR_ID")? },
             agent,
             agent_id,
-            sandbox: required("MESOS_SANDBOX")?.into(),
+            sandbox: get("MESOS_SANDBOX").map_or_else(|| required("MESOS_DIRECTORY"), Ok)?.into(),
             container_ip: get("LIBPROCESS_IP")
                 .filter(|ip| !unspecified(ip))
                 .unwrap_or_else(|| agent.ip().to_string()),

@@ -2,10 +2,8 @@
 //! told. Called by the router; everything that changes the agent goes through
 //! its [`Handle`].
 
-use std::time::Duration;
-
 use bytes::Bytes;
-use mesos::executor::{Call, Event, call, event};
+use mesos::executor::{Call, Event, call};
 use mesos::json::JsonError;
 use mesos::{recordio, schema};
 use prost::Message as _;
@@ -17,8 +15,6 @@ use crate::agent::{CallError, Handle, Subscription};
 use crate::wire::http::media::{self, Media};
 use crate::wire::http::{Request, Response, StatusCode};
 
-/// Between two `HEARTBEAT` events (Mesos' number).
-const HEARTBEAT: Duration = Duration::from_secs(30 * 60);
 /// Encoded events waiting for the connection.
 const CHUNKS: usize = 16;
 
@@ -83,19 +79,12 @@ fn decode(content: Media, body: &[u8]) -> Result<Call, String> {
 fn open(mut subscription: Subscription, accept: Media) -> Response {
     let (sender, receiver) = mpsc::channel(CHUNKS);
     tokio::spawn(async move {
-        let mut heartbeat = tokio::time::interval(HEARTBEAT);
-        heartbeat.tick().await;
         loop {
             let event = tokio::select! {
                 () = sender.closed() => return,
-                _ = heartbeat.tick() => {
-                    Event { r#type: Some(event::Type::Heartbeat as i32), ..Default::default() }
-                }
-                event = subscription.events.recv() => match event {
-                    Some(event) => event,
-                    None => return,
-                },
+                event = subscription.events.recv() => event,
             };
+            let Some(event) = event else { return };
             if sender.send(encode(&event, accept)).await.is_err() {
                 return;
             }

@@ -6,8 +6,10 @@
 //! its [`Handle`]; container calls go to the containerizer. Status codes and
 //! wordings of the agent live here and nowhere else.
 
+mod attachments;
 pub mod containers;
 pub mod executor;
+mod files;
 pub mod metrics;
 pub mod nested;
 pub mod reads;
@@ -18,12 +20,22 @@ pub mod validate;
 
 use std::sync::Arc;
 
+use async_trait::async_trait;
 use mesos::slave_info::capability;
 
+use self::attachments::Attachments;
+use self::containers::Selection;
 use super::handle::Handle;
+use super::snapshot::{AgentState, Snapshot};
 use crate::checkpoint::WorkDir;
 use crate::containerizer::Containerizer;
-use crate::wire::http::{Response, StatusCode};
+use crate::daemon::api::{Common, Endpoint};
+use crate::wire::http::routes::Routes;
+use crate::wire::http::{Request, Response, Service, StatusCode};
+use crate::wire::libprocess::Message;
+
+/// The agent's process on the wire, and the prefix of its paths.
+pub const PROCESS: &str = "slave(1)";
 
 /// What an agent can say of itself without looking.
 #[derive(Debug, Clone)]
@@ -52,6 +64,114 @@ pub struct Context {
     pub work_dir: WorkDir,
     /// `--switch_user`.
     pub switch_user: bool,
+    /// What master and agent serve alike: files, metrics, flags, logging.
+    pub common: Common,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Route {
+    Common(Endpoint),
+    State,
+    Containers,
+    Statistics,
+    Debug,
+    Operator,
+    Executor,
+}
+
+/// The agent's HTTP service.
+pub struct Api {
+    context: Arc<Context>,
+    attachments: Arc<Attachments>,
+    routes: Routes<Route>,
+}
+
+impl Api {
+    /// A service around `context`. Adds the agent's metrics to the common ones.
+    #[must_use]
+    pub fn new(
+        context: Context,
+        around: impl Fn() -> metrics::Surroundings + Send + Sync + 'static,
+    ) -> Api {
+        let handle = context.handle.clone();
+        context.common.metrics.source(move |out| {
+            out.extend(metrics::of(&handle.snapshot(), &around()));
+        });
+        let routes = Common::routes(Routes::new(PROCESS), PROCESS, Route::Common)
+            .add(PROCESS, "state", Route::State)
+            .add(PROCESS, "containers", Route::Containers)
+            .add(PROCESS, "monitor/statistics", Route::Statistics)
+            .add(PROCESS, "containerizer/debug", Route::Debug)
+            .add(PROCESS, "api/v1", Route::Operator)
+            .add(PROCESS, "api/v1/executor", Route::Executor);
+        let attachments = Arc::new(Attachments::new(context.common.files.clone()));
+        Api { context: Arc::new(context), attachments, routes }
+    }
+
+    async fn route(&self, route: Route, request: Request) -> Response {
+        let context = &self.context;
+        let jsonp = request.query.get("jsonp").map(str::to_owned);
+        let snapshot = context.handle.snapshot();
+        let recovering = snapshot.state == AgentState::Recovering;
+        let response = match route {
+            Route::Operator => return v1::serve(context, &self.attachments, request).await,
+            Route::Executor => return executor::serve(&context.handle, request).await,
+            Route::Common(endpoint) => {
+                if matches!(
+                    endpoint,
+                    Endpoint::Browse | Endpoint::Read | Endpoint::Download | Endpoint::Debug
+                ) {
+                    Attachments::update(&self.attachments, snapshot).await;
+                }
+                return context.common.answer(endpoint, &request).await;
+            }
+            Route::State if recovering => return self::recovering(),
+            Route::State => Response::json(state::render(&snapshot, &context.about)),
+            Route::Containers if recovering => return self::recovering(),
+            Route::Containers => self.containers(&snapshot, &request).await,
+            Route::Statistics => {
+                Response::json(containers::statistics(&snapshot, &*context.containerizer).await)
+            }
+            // Nothing of ours waits for an isolator without a time limit.
+            Route::Debug => Response::json(&br#"{"pending":[]}"#[..]),
+        };
+        response.jsonp(jsonp.as_deref())
+    }
+
+    async fn containers(&self, snapshot: &Snapshot, request: &Request) -> Response {
+        let parameter = |name: &str| request.query.get(name).map(str::to_owned);
+        // compat: the endpoint takes show_nested and show_standalone and ignores them.
+        let selection = Selection {
+            container: parameter("container_id"),
+            framework: parameter("framework_id"),
+            executor: parameter("executor_id"),
+            ..Default::default()
+        };
+        if !selection.is_supported() {
+            return Response::text(
+                StatusCode::BAD_REQUEST,
+                "Supported query parameters are container_id only, framework_id only, or \
+                 executor_id and framework_id only",
+            );
+        }
+        let found = containers::collect(snapshot, &*self.context.containerizer, &selection).await;
+        Response::json(containers::render(&found, snapshot))
+    }
+}
+
+#[async_trait]
+impl Service for Api {
+    async fn call(&self, request: Request) -> Response {
+        match self.routes.find(request.raw_path()).map(|found| *found.handler) {
+            Some(route) => self.route(route, request).await,
+            None => Response::not_found(),
+        }
+    }
+
+    fn message(&self, message: Message) -> bool {
+        message.to == PROCESS
+            && self.context.handle.message(&message.from.to_string(), &message.name, &message.body)
+    }
 }
 
 /// 503 while the agent reads its checkpoints.

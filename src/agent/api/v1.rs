@@ -7,21 +7,27 @@
 #![allow(deprecated)] // the older names of container calls are what executors use
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use mesos::agent::{Call, Response as Answer, call, response};
 use mesos::json::JsonError;
 use mesos::{ContainerId, schema};
 use prost::Message as _;
 
+use super::attachments::Attachments;
 use super::containers::{self, Selection};
 use super::executor::not_implemented;
-use super::{Context, nested, reads, validate};
+use super::{Context, files, nested, reads, validate};
 use crate::agent::snapshot::{AgentState, Snapshot};
 use crate::wire::http::media::{self, Media};
 use crate::wire::http::{Request, Response, StatusCode};
 
 /// Serves one call.
-pub async fn serve(context: &Arc<Context>, mut request: Request) -> Response {
+pub(super) async fn serve(
+    context: &Arc<Context>,
+    attachments: &Arc<Attachments>,
+    mut request: Request,
+) -> Response {
     let snapshot = context.handle.snapshot();
     if snapshot.state == AgentState::Recovering {
         return super::recovering();
@@ -29,14 +35,15 @@ pub async fn serve(context: &Arc<Context>, mut request: Request) -> Response {
     if request.method != "POST" {
         return Response::method_not_allowed(&["POST"], &request.method);
     }
-    match answer(context, &snapshot, &mut request).await {
+    match answer(context, attachments, &snapshot, &mut request).await {
         Ok(response) | Err(response) => response,
     }
 }
 
 async fn answer(
     context: &Arc<Context>,
-    snapshot: &Snapshot,
+    attachments: &Arc<Attachments>,
+    snapshot: &Arc<Snapshot>,
     request: &mut Request,
 ) -> Result<Response, Response> {
     let content = media::request_shape(&request.headers)?;
@@ -56,6 +63,9 @@ async fn answer(
         media::Shape::Single(media) | media::Shape::Stream(media) => media,
     };
     if let Some(answer) = reads::answer(&context.about, snapshot, &call) {
+        return Ok(encode(&answer, accept));
+    }
+    if let Some(answer) = files::answer(context, attachments, snapshot, &call).await? {
         return Ok(encode(&answer, accept));
     }
     dispatch(context, snapshot, call, accept).await
@@ -86,6 +96,13 @@ async fn dispatch(
     use call::Type as T;
     let kind = call.r#type();
     Ok(match kind {
+        T::SetLoggingLevel => {
+            let wanted = call.set_logging_level.unwrap_or_default();
+            let nanoseconds = u64::try_from(wanted.duration.nanoseconds).unwrap_or(0);
+            let duration = Duration::from_nanos(nanoseconds);
+            context.common.logging.toggle(u64::from(wanted.level), duration);
+            Response::empty(StatusCode::OK)
+        }
         T::GetContainers => {
             let wanted = call.get_containers.unwrap_or_default();
             let selection = Selection {

@@ -43,6 +43,9 @@ pub enum Event {
         /// Its address.
         pid: String,
     },
+    /// The operator wants the agent out of the cluster: unregister, end
+    /// everything, exit.
+    Leave,
     /// The API hands in a call and waits for the reply.
     Call {
         /// Where the reply goes.

@@ -57,7 +57,6 @@ impl Core {
             checkpoint,
             state: ExecutorState::Registering,
             sink: None,
-            generated: played.is_some(),
             played,
             pid: None,
             container_status: None,
@@ -72,7 +71,7 @@ impl Core {
             self.persist(Record::Executor {
                 run: executor.run.clone(),
                 info: Box::new(executor.info.clone()),
-                generated: executor.generated,
+                generated: executor.is_generated(),
             });
         }
         self.containers.insert(container, (framework.to_owned(), id.clone()));
@@ -145,9 +144,9 @@ impl Core {
             checkpoint: e.checkpoint,
         };
         let container = e.container_id.value.clone();
-        let (played, checkpoint) = (e.is_played(), e.checkpoint);
+        let (generated, checkpoint) = (e.is_generated(), e.checkpoint);
         let mut effects = vec![Effect::Launch(Box::new(spec))];
-        if !played {
+        if !generated {
             effects.push(Effect::Schedule {
                 after: self.config.executor_registration_timeout,
                 timer: Timer::ExecutorRegistration { container },
@@ -201,7 +200,7 @@ impl Core {
         e.pid = Some(launched.pid);
         e.container_status = launched.status;
         let (run, checkpoint, state) = (e.run.clone(), e.checkpoint, e.state);
-        let (played, id) = (e.is_played(), e.container_id.clone());
+        let (generated, id) = (e.is_generated(), e.container_id.clone());
         if checkpoint {
             self.persist(Record::ForkedPid { run: run.clone(), pid: launched.pid });
         }
@@ -211,7 +210,7 @@ impl Core {
             .is_none_or(|f| f.state == FrameworkState::Terminating);
         if terminating || state == ExecutorState::Terminating {
             self.out.push(Effect::Destroy { container: id, termination: None });
-        } else if played {
+        } else if generated {
             self.played_started(&run.framework, &run.executor);
         }
     }

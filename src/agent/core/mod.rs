@@ -128,6 +128,7 @@ impl Core {
             Event::MasterDetected(master) => self.master_detected(master),
             Event::Message { from, message } => self.message(&from, message),
             Event::PeerExited { pid } => self.peer_exited(&pid),
+            Event::Leave => self.leave(),
             Event::Call { id, command } => self.call(id, command),
             Event::StreamClosed(stream) => self.stream_closed(stream),
             Event::Persisted(seq) => self.persisted(seq),

@@ -113,7 +113,7 @@ impl Core {
                         .values()
                         .map(|task| task_of(task, &executor.framework_id, None)),
                 );
-                if !executor.generated && executor.state != ExecutorState::Terminated {
+                if !executor.is_generated() && executor.state != ExecutorState::Terminated {
                     message.executor_infos.push(executor.info.clone());
                 }
             }
@@ -291,6 +291,16 @@ impl Core {
 
     pub(super) fn shutdown(&mut self, message: Option<&str>) {
         tracing::warn!(reason = message.unwrap_or(""), "the master asked this agent to shut down");
+        self.terminate();
+    }
+
+    /// Tells the master, so that it does not wait for this agent, and ends.
+    pub(super) fn leave(&mut self) {
+        tracing::warn!("asked to unregister and to shut down");
+        if let Some(slave_id) = self.info.id.clone() {
+            let message = mesos::internal::UnregisterSlaveMessage { slave_id };
+            self.send_to_master(WireMessage::of(&message));
+        }
         self.terminate();
     }
 

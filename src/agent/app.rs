@@ -1,0 +1,173 @@
+//! The agent put together: containerizer, owner task, HTTP server. Called by
+//! `bulkhead-agent` and nobody else; decides nothing.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use thiserror::Error;
+use tokio::net::TcpListener;
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::{JoinError, JoinHandle};
+
+use super::api::metrics::Surroundings;
+use super::api::{self, About, Api};
+use super::flags::StartError;
+use super::info::InfoError;
+use super::{AgentError, Config, Handle, Outcome, PostOutbox, flags as startup};
+use crate::containerizer::ContainerizerError;
+use crate::containerizer::native::Native;
+use crate::daemon::api::Common;
+use crate::daemon::files::Files;
+use crate::daemon::flags::Flags;
+use crate::daemon::logging::Logging;
+use crate::daemon::metrics::{Metrics, system};
+use crate::daemon::signals::{Signal, Signals};
+use crate::daemon::version;
+use crate::wire::http::{Limits, serve};
+use crate::wire::libprocess::{Post, Upid};
+
+/// Why the agent does not start, or ended badly.
+#[derive(Debug, Error)]
+#[allow(missing_docs)]
+pub enum AppError {
+    #[error("{0}")]
+    Start(#[from] StartError),
+    #[error("{0}")]
+    Info(#[from] InfoError),
+    #[error("{0}")]
+    Containers(#[from] ContainerizerError),
+    #[error("{0}")]
+    Agent(#[from] AgentError),
+    #[error("failed to listen on {address}: {message}")]
+    Listen { address: std::net::SocketAddr, message: String },
+    #[error("{what} ended unexpectedly: {error}")]
+    Task { what: &'static str, error: JoinError },
+}
+
+/// What is ready to run: everything that can be wrong with the flags is known.
+pub struct App {
+    flags: Flags,
+    logging: Logging,
+    listener: TcpListener,
+    config: Config,
+    native: Arc<Native>,
+    post: Post,
+    exits: mpsc::UnboundedReceiver<Upid>,
+}
+
+impl App {
+    /// Reads the flags, listens, makes directories and isolators.
+    ///
+    /// # Errors
+    /// What is wrong with which flag, or with the machine.
+    pub async fn build(mut flags: Flags, logging: Logging) -> Result<App, AppError> {
+        let (work_dir, runtime_dir): (PathBuf, PathBuf) = startup::directories(&flags)?;
+        let whereabouts = startup::whereabouts(&flags)?;
+        let wanted = whereabouts.listen()?;
+        let refused =
+            |e: std::io::Error| AppError::Listen { address: wanted, message: e.to_string() };
+        let listener = TcpListener::bind(wanted).await.map_err(refused)?;
+        let address = whereabouts.advertised(listener.local_addr().map_err(refused)?)?;
+        let hostname = whereabouts.hostname(address.ip())?;
+        startup::fill_in(&mut flags, &hostname)?;
+        let info = startup::slave_info(&flags, &work_dir, hostname, address.port())?;
+        let pid = format!("{}@{address}", api::PROCESS);
+        let config = startup::config(&flags, info, &pid, &work_dir)?;
+        let native = Arc::new(Native::new(startup::containerizer(&flags, runtime_dir)?)?);
+        let (exited, exits) = mpsc::unbounded_channel();
+        let post = Post::new(address, exited);
+        Ok(App { flags, logging, listener, config, native, post, exits })
+    }
+
+    /// Runs until a signal, the master or an error ends it.
+    ///
+    /// # Errors
+    /// The agent could not recover, or cannot go on.
+    pub async fn run(self, mut signals: Signals) -> Result<(), AppError> {
+        let App { flags, logging, listener, config, native, post, mut exits } = self;
+        tracing::info!(
+            "{} started as {}, work directory {}",
+            version::line("bulkhead-agent"),
+            config.pid,
+            config.work_dir.root().display()
+        );
+        let outbox = Arc::new(PostOutbox::new(post, api::PROCESS));
+        let (handle, mut owner) = super::start(config.clone(), native.clone(), outbox);
+        let api = service(flags, logging.clone(), &config, native, handle.clone());
+        let (stop, stopped) = oneshot::channel::<()>();
+        let server = tokio::spawn(serve(listener, Arc::new(api), Limits::default(), async {
+            let _ = stopped.await;
+        }));
+        let ended = loop {
+            tokio::select! {
+                ended = &mut owner => break ended,
+                Some(upid) = exits.recv() => handle.peer_exited(&upid.to_string()),
+                signal = signals.next() => obey(signal, &handle, &logging).await,
+            }
+        };
+        drain(ended, stop, server).await
+    }
+}
+
+async fn obey(signal: Signal, handle: &Handle, logging: &Logging) {
+    match signal {
+        Signal::Stop => handle.detach().await,
+        Signal::Leave => handle.leave().await,
+        Signal::Reopen => {
+            if let Err(error) = logging.reopen() {
+                tracing::error!("{error}");
+            }
+        }
+    }
+}
+
+/// Lets the last messages and answers out.
+async fn drain(
+    ended: Result<Result<Outcome, AgentError>, JoinError>,
+    stop: oneshot::Sender<()>,
+    server: JoinHandle<()>,
+) -> Result<(), AppError> {
+    let failed = |what| move |error| AppError::Task { what, error };
+    if ended.map_err(failed("the agent's owner task"))?? == Outcome::ShutDown {
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    drop(stop);
+    server.await.map_err(failed("the HTTP server"))
+}
+
+fn service(
+    flags: Flags,
+    logging: Logging,
+    config: &Config,
+    native: Arc<Native>,
+    handle: Handle,
+) -> Api {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let about = About {
+        version: version::info().clone(),
+        start_time: now.as_secs_f64(),
+        pid: config.pid.clone(),
+        capabilities: config.capabilities.clone(),
+        flags: flags.shown().map(|(name, value)| (name.to_owned(), value)).collect(),
+    };
+    let fetcher_cache_bytes = flags.bytes("fetcher_cache_size").unwrap_or(0);
+    let (files, metrics) = (Files::new(), Metrics::new());
+    let common = Common { files, metrics, logging, flags: Arc::new(flags) };
+    startup::attach_log(&common);
+    common.metrics.source(system);
+    let context = api::Context {
+        handle,
+        containerizer: native.clone(),
+        about,
+        work_dir: config.work_dir.clone(),
+        switch_user: config.switch_user,
+        common,
+    };
+    let started = Instant::now();
+    Api::new(context, move || Surroundings {
+        uptime_secs: started.elapsed().as_secs_f64(),
+        destroy_errors: native.destroy_errors(),
+        fetcher_cache_bytes,
+    })
+}
