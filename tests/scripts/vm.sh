@@ -117,7 +117,10 @@ INIT
   while read -r name program; do
     [ -n "${program:-}" ] || continue
     copy "$program" >&2
-    echo "echo '== $name'; $program --test-threads=1 $VM_FILTER || rc=1"
+    # Software emulation is slow: of the tests from outside only the limits.
+    filter=$VM_FILTER
+    [ -z "$filter" ] && [ "$name" = e2e ] && filter=limits::
+    echo "echo '== $name'; $program --test-threads=1 $filter || rc=1"
   done <<<"$list"
   echo '[ -s /tmp/skipped ] && sort -u /tmp/skipped | sed "s/^/SKIPPED-IN-VM: /"'
   echo 'echo "VM-RESULT: $rc"; sync; poweroff -f'
