@@ -29,7 +29,7 @@ impl Core {
             && self.frameworks.get(&framework).is_some_and(|f| f.state == FrameworkState::Running)
             && self
                 .executor(&framework, &executor)
-                .is_some_and(|e| e.state == ExecutorState::Registering && !e.is_generated());
+                .is_some_and(|e| e.state == ExecutorState::Registering && !e.is_played());
         if !ready {
             tracing::warn!(
                 from,
@@ -67,7 +67,7 @@ impl Core {
             .get(&framework)
             .filter(|f| f.state == FrameworkState::Running && self.state != AgentState::Terminating)
             .and_then(|f| f.executors.get(&executor))
-            .filter(|e| !e.is_generated())
+            .filter(|e| !e.is_played())
             .map(|e| e.state);
         match state {
             Some(ExecutorState::Registering) => {}
@@ -107,7 +107,7 @@ impl Core {
         };
         let terminating =
             f.state == FrameworkState::Terminating || self.state == AgentState::Terminating;
-        let Some(e) = f.executors.get(executor).filter(|e| !e.is_generated()) else {
+        let Some(e) = f.executors.get(executor).filter(|e| !e.is_played()) else {
             return self.out.push(Effect::Reply { call, result: Err(Refusal::UnknownExecutor) });
         };
         let state = e.state;
@@ -358,7 +358,7 @@ impl Core {
             return;
         }
         let container = e.container_id.value.clone();
-        if e.is_generated() {
+        if e.is_played() {
             return self.shut_down_played(&container);
         }
         e.state = ExecutorState::Terminating;

@@ -57,6 +57,7 @@ impl Core {
             checkpoint,
             state: ExecutorState::Registering,
             sink: None,
+            generated: played.is_some(),
             played,
             pid: None,
             container_status: None,
@@ -71,7 +72,7 @@ impl Core {
             self.persist(Record::Executor {
                 run: executor.run.clone(),
                 info: Box::new(executor.info.clone()),
-                generated: executor.is_generated(),
+                generated: executor.generated,
             });
         }
         self.containers.insert(container, (framework.to_owned(), id.clone()));
@@ -144,9 +145,9 @@ impl Core {
             checkpoint: e.checkpoint,
         };
         let container = e.container_id.value.clone();
-        let (generated, checkpoint) = (e.is_generated(), e.checkpoint);
+        let (played, checkpoint) = (e.is_played(), e.checkpoint);
         let mut effects = vec![Effect::Launch(Box::new(spec))];
-        if !generated {
+        if !played {
             effects.push(Effect::Schedule {
                 after: self.config.executor_registration_timeout,
                 timer: Timer::ExecutorRegistration { container },
@@ -200,7 +201,7 @@ impl Core {
         e.pid = Some(launched.pid);
         e.container_status = launched.status;
         let (run, checkpoint, state) = (e.run.clone(), e.checkpoint, e.state);
-        let (generated, id) = (e.is_generated(), e.container_id.clone());
+        let (played, id) = (e.is_played(), e.container_id.clone());
         if checkpoint {
             self.persist(Record::ForkedPid { run: run.clone(), pid: launched.pid });
         }
@@ -210,7 +211,7 @@ impl Core {
             .is_none_or(|f| f.state == FrameworkState::Terminating);
         if terminating || state == ExecutorState::Terminating {
             self.out.push(Effect::Destroy { container: id, termination: None });
-        } else if generated {
+        } else if played {
             self.played_started(&run.framework, &run.executor);
         }
     }

@@ -112,7 +112,11 @@ impl Core {
             framework: framework.to_owned(),
             executor: id.clone(),
         };
-        let Some(mut run) = recovered.run else {
+        let generated = recovered.generated;
+        // A command task's executor without the task: the agent died in between,
+        // nothing was launched.
+        let empty = |run: &RecoveredRun| generated && run.tasks.is_empty();
+        let Some(mut run) = recovered.run.filter(|run| !empty(run)) else {
             return self.garbage.add(garbage, self.now);
         };
         if rebooted {
@@ -123,6 +127,7 @@ impl Core {
         let (modified, key) = (run.modified, run.key.clone());
         let tasks = std::mem::take(&mut run.tasks);
         let mut executor = self.executor_from(framework, recovered.info, run, &tasks);
+        executor.generated = generated;
         for task in tasks {
             self.recover_task(&mut executor, task);
         }
@@ -172,6 +177,7 @@ impl Core {
                 ExecutorState::Registering
             },
             sink: run.libprocess_pid.filter(|_| !run.http).map(ExecutorSink::Pid),
+            generated: false,
             played,
             pid: run.forked_pid,
             container_status: None,
@@ -300,7 +306,8 @@ impl Core {
             .frameworks
             .values()
             .flat_map(|f| f.executors.values())
-            .filter(|e| e.state == ExecutorState::Registering)
+            // Of a played one the containerizer will say what became of it.
+            .filter(|e| e.state == ExecutorState::Registering && !e.is_played())
             .map(|e| e.container_id.value.clone())
             .collect();
         for container in silent {

@@ -113,7 +113,7 @@ impl Core {
                         .values()
                         .map(|task| task_of(task, &executor.framework_id, None)),
                 );
-                if !executor.is_generated() && executor.state != ExecutorState::Terminated {
+                if !executor.generated && executor.state != ExecutorState::Terminated {
                     message.executor_infos.push(executor.info.clone());
                 }
             }

@@ -146,8 +146,11 @@ pub struct Executor {
     pub state: ExecutorState,
     /// How to reach it, once it has registered.
     pub sink: Option<ExecutorSink>,
-    /// Present if the executor was made up for a command task, which the agent
-    /// then runs itself without an executor process.
+    /// Made up by an agent for a command task.
+    pub generated: bool,
+    /// Present if the agent plays the executor: the task's command runs in the
+    /// container itself. Absent for a command executor process that a C++ agent
+    /// left behind.
     pub played: Option<Played>,
     /// Init's pid in the host's pid namespace, once launched.
     pub pid: Option<u32>,
@@ -173,8 +176,8 @@ impl Executor {
         &self.info.executor_id.value
     }
 
-    /// Whether the agent made this executor up for a command task.
-    pub fn is_generated(&self) -> bool {
+    /// Whether the agent plays this executor: there is no executor process.
+    pub fn is_played(&self) -> bool {
         self.played.is_some()
     }
 

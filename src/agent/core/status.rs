@@ -245,7 +245,7 @@ impl Core {
         let Some(e) = self.executor(framework, executor) else { return };
         let run = e.checkpoint.then(|| e.run.clone());
         let resize =
-            is_terminal(state) && !over && !e.is_generated() && e.state == ExecutorState::Running;
+            is_terminal(state) && !over && !e.is_played() && e.state == ExecutorState::Running;
         if resize {
             self.resize(framework, executor, Vec::new());
         }

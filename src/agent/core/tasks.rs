@@ -287,7 +287,7 @@ impl Core {
         let (id, container) = (executor.id().to_owned(), executor.container_id.value.clone());
         match executor.state {
             ExecutorState::Terminated => {}
-            _ if executor.is_generated() => {
+            _ if executor.is_played() => {
                 let grace = message
                     .kill_policy
                     .as_ref()

@@ -34,7 +34,7 @@ impl Core {
         }
         let Some(e) = self.executor(&framework, &executor) else { return };
         let incomplete = e.is_incomplete();
-        if !e.is_generated() {
+        if !e.generated {
             let status = termination.and_then(|t| t.status);
             self.send_exited(&framework, &executor, status);
         }
@@ -47,7 +47,7 @@ impl Core {
     /// The last word on every task that had not ended.
     fn end_tasks(&mut self, framework: &str, executor: &str, termination: Option<&Termination>) {
         let Some(e) = self.executor(framework, executor) else { return };
-        let played = e.is_generated();
+        let played = e.is_played();
         let tasks: Vec<(String, bool)> = e
             .launched
             .keys()

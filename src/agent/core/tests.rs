@@ -1,1 +1,8 @@
-//! Tests of the core.
+//! Tests of the core: scenarios in a simulated world, and a model test with
+//! crashes at any effect.
+
+#![allow(clippy::unwrap_used)]
+
+mod model;
+mod scenarios;
+mod world;
