@@ -126,6 +126,12 @@ impl Launcher {
     pub async fn launch(&self, plan: &LaunchPlan, record: &Path) -> Result<Launching, LaunchError> {
         let compiled = compile::compile(plan, self.engine)?;
         let file = record::create(record, self.boot, compiled.own_pids)?;
+        // Ours to read, without the lock: that is the shim's alone.
+        let reader = record::open(record).map_err(|source| LaunchError::Prepare {
+            verb: "open",
+            object: record.display().to_string(),
+            source,
+        })?;
         let program = memfd::sealed(c"bulkhead-program", &compiled.bytes)?;
         let (ours, theirs) = UnixStream::pair().map_err(|source| LaunchError::Prepare {
             verb: "create",
@@ -147,8 +153,8 @@ impl Launcher {
                 object: "the shim".to_owned(),
                 source,
             })?;
-        drop((program, theirs));
-        Launching::begin(child, ours, file, compiled.steps).await
+        drop((program, theirs, file));
+        Launching::begin(child, ours, reader, compiled.steps).await
     }
 }
 

@@ -8,8 +8,9 @@ use std::path::Path;
 use std::time::Duration;
 
 use kernel::boot::BootId;
+use kernel::lock;
 use kernel::pidfd::Pidfd;
-use kernel::{lock, process};
+use kernel::proctree::{ProcessStat, ticks_per_second};
 
 use super::error::LaunchError;
 use super::program::Steps;
@@ -50,7 +51,7 @@ pub async fn recover(path: &Path) -> io::Result<Recovered> {
             return Ok(Recovered::Lost { pid: None });
         }
         if !lock::is_locked(&file)? {
-            return gone(&record::read(&file)?);
+            return Ok(gone(&record::read(&file)?));
         }
         let record = record::read(&file)?;
         let late = tokio::time::Instant::now() > deadline;
@@ -70,25 +71,25 @@ pub async fn recover(path: &Path) -> io::Result<Recovered> {
 }
 
 /// The end of a container whose shim is gone.
-fn gone(record: &Record) -> io::Result<Recovered> {
-    Ok(match record.state {
+fn gone(record: &Record) -> Recovered {
+    match record.state {
         state::EXITED => Recovered::Exited(record.exited.clone()),
         state::FAILED => Recovered::Failed(Steps::default().error(record.failed)),
         _ if record.own_pids => Recovered::Lost { pid: None },
-        _ => Recovered::Lost { pid: survivor(record)? },
-    })
+        _ => Recovered::Lost { pid: survivor(record) },
+    }
 }
 
 /// The first process, if the pid is still its own: it started before its pid was
 /// published, and not long before.
-fn survivor(record: &Record) -> io::Result<Option<u32>> {
+fn survivor(record: &Record) -> Option<u32> {
     if record.pid == 0 {
-        return Ok(None);
+        return None;
     }
-    let found = process::get(record.pid).map_err(|e| io::Error::new(e.source.kind(), e))?;
     let published = record.started_boot.as_secs_f64();
-    let own = |p: &process::Process| {
-        (published - 60.0..=published + 0.1).contains(&process::start_seconds(p)) && p.state != 'Z'
+    let own = |found: &ProcessStat| {
+        let started = found.start_ticks as f64 / ticks_per_second();
+        (published - 60.0..=published + 0.1).contains(&started) && found.state != 'Z'
     };
-    Ok(found.filter(own).map(|p| p.pid))
+    ProcessStat::read(record.pid).filter(own).map(|found| found.pid)
 }

@@ -18,7 +18,6 @@ pub mod mounts;
 pub mod namespaces;
 pub mod owners;
 pub mod pidfd;
-pub mod process;
 pub mod proctree;
 pub mod sched;
 pub mod spawn;

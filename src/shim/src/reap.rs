@@ -16,14 +16,14 @@ const WNOWAIT: usize = 0x0100_0000;
 /// re-parented to the shim, is killed here.
 pub fn until_end(record: &Report, child: u32, children: i32) {
     loop {
-        // siginfo: si_pid is the 32-bit word at offset 12.
+        // siginfo: si_pid is the 32-bit word at offset 16.
         let mut info = [0u32; 32];
         match call!(WAITID, P_ALL, 0, info.as_mut_ptr(), WEXITED | WNOWAIT, 0) {
             Err(errno::EINTR) => continue,
             Err(_) => break,
             Ok(_) => {}
         }
-        let pid = info[3];
+        let pid = info[4];
         let mut status = 0i32;
         let mut usage = [0u64; 18];
         if pid == child {

@@ -136,7 +136,7 @@ fn attach(fd: usize, target: *mut u8) -> Result<(), i32> {
             other => existing(other)?,
         }
     }
-    let flags = sys::MOVE_MOUNT_F_EMPTY_PATH;
+    let flags = sys::MOVE_MOUNT_F_EMPTY_PATH | sys::MOVE_MOUNT_T_SYMLINKS;
     done(call!(MOVE_MOUNT, fd, c"".as_ptr(), sys::AT_FDCWD, target, flags))
 }
 

@@ -88,6 +88,7 @@ pub const AT_EMPTY_PATH: usize = 0x1000;
 pub const AT_RECURSIVE: usize = 0x8000;
 pub const OPEN_TREE_CLONE: usize = 1;
 pub const MOVE_MOUNT_F_EMPTY_PATH: usize = 4;
+pub const MOVE_MOUNT_T_SYMLINKS: usize = 16;
 pub const MNT_DETACH: usize = 2;
 pub const MS_RDONLY: usize = 1;
 pub const MS_REMOUNT: usize = 32;

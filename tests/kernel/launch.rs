@@ -1,0 +1,173 @@
+//! Launching: plans become running containers, failures name their step, ends
+//! are recorded. Checks look at /proc and at what the command prints.
+
+#[path = "../support/mod.rs"]
+mod support;
+
+#[path = "launch/failures.rs"]
+mod failures;
+#[path = "launch/files.rs"]
+mod files;
+#[path = "launch/namespaces.rs"]
+mod namespaces;
+#[path = "launch/processes.rs"]
+mod processes;
+#[path = "launch/recovery.rs"]
+mod recovery;
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use bulkhead::launch::{End, Engine, LaunchError, Launcher, Running};
+use isolators::plan::{LaunchPlan, LinuxNamespaceType as Kind, Spec, Stdio};
+use oci_spec::runtime::{
+    Linux, LinuxNamespace, PosixRlimit, PosixRlimitBuilder, PosixRlimitType, Process, Root,
+};
+use support::TempDir;
+
+/// A test's directory, launcher and containers.
+pub struct Fixture {
+    dir: TempDir,
+    launcher: Launcher,
+}
+
+impl Fixture {
+    pub fn new(name: &str, engine: Engine) -> Fixture {
+        let launcher = Launcher::new(engine).expect("a launcher");
+        Fixture { dir: TempDir::new(&format!("launch-{name}")), launcher }
+    }
+
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    /// A plan that runs `args`, its output in the file `stdout`.
+    pub fn plan(&self, args: &[&str]) -> LaunchPlan {
+        let mut process = Process::default();
+        process
+            .set_args(Some(args.iter().map(|arg| (*arg).to_owned()).collect()))
+            .set_env(Some(vec!["PATH=/usr/bin:/bin:/usr/sbin:/sbin".to_owned()]))
+            .set_cwd(PathBuf::from("/"))
+            .set_no_new_privileges(None)
+            .set_capabilities(None)
+            .set_rlimits(None);
+        let mut spec = Spec::default();
+        spec.set_process(Some(process))
+            .set_root(None)
+            .set_mounts(None)
+            .set_hostname(None)
+            .set_linux(None);
+        let output = || File::options().create(true).append(true).open(self.path("stdout"));
+        LaunchPlan {
+            spec,
+            executable: None,
+            overlay: None,
+            cgroups: Vec::new(),
+            file_operations: Vec::new(),
+            oom_score_adj: None,
+            stdio: Stdio {
+                stdin: File::open("/dev/null").expect("null").into(),
+                stdout: output().expect("stdout").into(),
+                stderr: output().expect("stderr").into(),
+            },
+            wait_for: Vec::new(),
+        }
+    }
+
+    /// As [`Fixture::plan`], in new namespaces.
+    pub fn plan_in(&self, kinds: &[Kind], args: &[&str]) -> LaunchPlan {
+        let mut plan = self.plan(args);
+        let mut linux = empty_linux();
+        linux.set_namespaces(Some(kinds.iter().map(|kind| namespace(*kind, None)).collect()));
+        plan.spec.set_linux(Some(linux));
+        plan
+    }
+
+    /// As [`Fixture::plan_in`], in a root file system with only busybox in it.
+    pub fn plan_in_root(&self, args: &[&str]) -> LaunchPlan {
+        let root = self.path("root");
+        busybox_root(&root);
+        let mut plan = self.plan_in(&[Kind::Mount, Kind::Pid], args);
+        plan.spec.set_root(Some(root_at(&root)));
+        plan
+    }
+
+    pub async fn launch(&self, plan: &LaunchPlan) -> Result<Running, LaunchError> {
+        let record = self.path("record");
+        let _ = std::fs::remove_file(&record);
+        self.launcher.launch(plan, &record).await?.release().await
+    }
+
+    /// Launches, waits for the end, returns wait status and output.
+    pub async fn run(&self, plan: &LaunchPlan) -> (Option<i32>, String) {
+        let running = self.launch(plan).await.expect("launch");
+        let end = end_of(&running).await;
+        (end.status(), self.output())
+    }
+
+    pub fn output(&self) -> String {
+        std::fs::read_to_string(self.path("stdout")).expect("stdout")
+    }
+}
+
+/// The end of a container, within a time that no test needs.
+pub async fn end_of(running: &Running) -> End {
+    let end = tokio::time::timeout(Duration::from_secs(10), running.wait());
+    end.await.expect("ends in time").expect("a readable record")
+}
+
+/// Waits until `condition` holds.
+pub async fn until(what: &str, mut condition: impl FnMut() -> bool) {
+    for _ in 0..3000 {
+        if condition() {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    panic!("never happened: {what}");
+}
+
+pub fn empty_linux() -> Linux {
+    let mut linux = Linux::default();
+    linux
+        .set_namespaces(None)
+        .set_masked_paths(None)
+        .set_readonly_paths(None)
+        .set_resources(None)
+        .set_devices(None);
+    linux
+}
+
+pub fn namespace(kind: Kind, path: Option<PathBuf>) -> LinuxNamespace {
+    let mut namespace = LinuxNamespace::default();
+    namespace.set_typ(kind).set_path(path);
+    namespace
+}
+
+/// A limit of open files.
+pub fn nofile(soft: u64, hard: u64) -> PosixRlimit {
+    let limit = PosixRlimitBuilder::default().typ(PosixRlimitType::RlimitNofile);
+    limit.soft(soft).hard(hard).build().expect("complete")
+}
+
+pub fn root_at(path: &Path) -> Root {
+    let mut root = Root::default();
+    root.set_path(path.to_owned()).set_readonly(None);
+    root
+}
+
+/// Makes a root file system with busybox as every program.
+pub fn busybox_root(root: &Path) {
+    let bin = root.join("bin");
+    std::fs::create_dir_all(&bin).expect("mkdir");
+    let busybox = ["/bin/busybox", "/usr/bin/busybox"];
+    let busybox = busybox.iter().find(|path| Path::new(path).exists()).expect("busybox");
+    std::fs::copy(busybox, bin.join("busybox")).expect("copy");
+    for name in ["sh", "ls", "cat", "true", "echo", "mount", "id", "stat", "touch", "sleep"] {
+        let link = bin.join(name);
+        if !link.exists() {
+            std::os::unix::fs::symlink("busybox", link).expect("link");
+        }
+    }
+}
