@@ -27,23 +27,23 @@ use oci_spec::runtime::{
 use support::TempDir;
 
 /// A test's directory, launcher and containers.
-pub struct Fixture {
+pub(crate) struct Fixture {
     dir: TempDir,
     launcher: Launcher,
 }
 
 impl Fixture {
-    pub fn new(name: &str, engine: Engine) -> Fixture {
+    pub(crate) fn new(name: &str, engine: Engine) -> Fixture {
         let launcher = Launcher::new(engine).expect("a launcher");
         Fixture { dir: TempDir::new(&format!("launch-{name}")), launcher }
     }
 
-    pub fn path(&self, name: &str) -> PathBuf {
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
     }
 
     /// A plan that runs `args`, its output in the file `stdout`.
-    pub fn plan(&self, args: &[&str]) -> LaunchPlan {
+    pub(crate) fn plan(&self, args: &[&str]) -> LaunchPlan {
         let mut process = Process::default();
         process
             .set_args(Some(args.iter().map(|arg| (*arg).to_owned()).collect()))
@@ -76,7 +76,7 @@ impl Fixture {
     }
 
     /// As [`Fixture::plan`], in new namespaces.
-    pub fn plan_in(&self, kinds: &[Kind], args: &[&str]) -> LaunchPlan {
+    pub(crate) fn plan_in(&self, kinds: &[Kind], args: &[&str]) -> LaunchPlan {
         let mut plan = self.plan(args);
         let mut linux = empty_linux();
         linux.set_namespaces(Some(kinds.iter().map(|kind| namespace(*kind, None)).collect()));
@@ -85,7 +85,7 @@ impl Fixture {
     }
 
     /// As [`Fixture::plan_in`], in a root file system with only busybox in it.
-    pub fn plan_in_root(&self, args: &[&str]) -> LaunchPlan {
+    pub(crate) fn plan_in_root(&self, args: &[&str]) -> LaunchPlan {
         let root = self.path("root");
         busybox_root(&root);
         let mut plan = self.plan_in(&[Kind::Mount, Kind::Pid], args);
@@ -93,32 +93,32 @@ impl Fixture {
         plan
     }
 
-    pub async fn launch(&self, plan: &LaunchPlan) -> Result<Running, LaunchError> {
+    pub(crate) async fn launch(&self, plan: &LaunchPlan) -> Result<Running, LaunchError> {
         let record = self.path("record");
         let _ = std::fs::remove_file(&record);
         self.launcher.launch(plan, &record).await?.release().await
     }
 
     /// Launches, waits for the end, returns wait status and output.
-    pub async fn run(&self, plan: &LaunchPlan) -> (Option<i32>, String) {
+    pub(crate) async fn run(&self, plan: &LaunchPlan) -> (Option<i32>, String) {
         let running = self.launch(plan).await.expect("launch");
         let end = end_of(&running).await;
         (end.status(), self.output())
     }
 
-    pub fn output(&self) -> String {
+    pub(crate) fn output(&self) -> String {
         std::fs::read_to_string(self.path("stdout")).expect("stdout")
     }
 }
 
 /// The end of a container, within a time that no test needs.
-pub async fn end_of(running: &Running) -> End {
+pub(crate) async fn end_of(running: &Running) -> End {
     let end = tokio::time::timeout(Duration::from_secs(10), running.wait());
     end.await.expect("ends in time").expect("a readable record")
 }
 
 /// Waits until `condition` holds.
-pub async fn until(what: &str, mut condition: impl FnMut() -> bool) {
+pub(crate) async fn until(what: &str, mut condition: impl FnMut() -> bool) {
     for _ in 0..3000 {
         if condition() {
             return;
@@ -128,7 +128,7 @@ pub async fn until(what: &str, mut condition: impl FnMut() -> bool) {
     panic!("never happened: {what}");
 }
 
-pub fn empty_linux() -> Linux {
+pub(crate) fn empty_linux() -> Linux {
     let mut linux = Linux::default();
     linux
         .set_namespaces(None)
@@ -139,26 +139,26 @@ pub fn empty_linux() -> Linux {
     linux
 }
 
-pub fn namespace(kind: Kind, path: Option<PathBuf>) -> LinuxNamespace {
+pub(crate) fn namespace(kind: Kind, path: Option<PathBuf>) -> LinuxNamespace {
     let mut namespace = LinuxNamespace::default();
     namespace.set_typ(kind).set_path(path);
     namespace
 }
 
 /// A limit of open files.
-pub fn nofile(soft: u64, hard: u64) -> PosixRlimit {
+pub(crate) fn nofile(soft: u64, hard: u64) -> PosixRlimit {
     let limit = PosixRlimitBuilder::default().typ(PosixRlimitType::RlimitNofile);
     limit.soft(soft).hard(hard).build().expect("complete")
 }
 
-pub fn root_at(path: &Path) -> Root {
+pub(crate) fn root_at(path: &Path) -> Root {
     let mut root = Root::default();
     root.set_path(path.to_owned()).set_readonly(None);
     root
 }
 
 /// Makes a root file system with busybox as every program.
-pub fn busybox_root(root: &Path) {
+pub(crate) fn busybox_root(root: &Path) {
     let bin = root.join("bin");
     std::fs::create_dir_all(&bin).expect("mkdir");
     let busybox = ["/bin/busybox", "/usr/bin/busybox"];
