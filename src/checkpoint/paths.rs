@@ -99,9 +99,14 @@ impl WorkDir {
         self.meta_agent(agent).join("slave.info")
     }
 
+    /// The directory of the checkpoints of all frameworks.
+    pub fn meta_frameworks(&self, agent: &str) -> PathBuf {
+        self.meta_agent(agent).join("frameworks")
+    }
+
     /// Checkpoints of a framework.
     pub fn meta_framework(&self, agent: &str, framework: &str) -> PathBuf {
-        self.meta_agent(agent).join("frameworks").join(framework)
+        self.meta_frameworks(agent).join(framework)
     }
 
     /// `mesos.FrameworkInfo`.
@@ -114,16 +119,24 @@ impl WorkDir {
         self.meta_framework(agent, framework).join("framework.pid")
     }
 
+    /// The directory of the checkpoints of all executors of a framework.
+    pub fn meta_executors(&self, agent: &str, framework: &str) -> PathBuf {
+        self.meta_framework(agent, framework).join("executors")
+    }
+
     /// Checkpoints of an executor.
     pub fn meta_executor(&self, agent: &str, framework: &str, executor: &str) -> PathBuf {
-        self.meta_framework(agent, framework).join("executors").join(executor)
+        self.meta_executors(agent, framework).join(executor)
+    }
+
+    /// The directory of the checkpoints of all runs of an executor.
+    pub fn meta_runs(&self, agent: &str, framework: &str, executor: &str) -> PathBuf {
+        self.meta_executor(agent, framework, executor).join("runs")
     }
 
     /// Checkpoints of one run.
     pub fn meta_run(&self, run: &RunKey) -> PathBuf {
-        self.meta_executor(&run.agent, &run.framework, &run.executor)
-            .join("runs")
-            .join(&run.container)
+        self.meta_runs(&run.agent, &run.framework, &run.executor).join(&run.container)
     }
 
     /// Checkpoints of one task.
