@@ -22,8 +22,7 @@ use prost::Message;
 use serde_json::Value;
 
 /// The only map fields of Mesos' messages; their entries have no order.
-const MAPS: [&str; 5] =
-    ["limits", "offer_filters", "quantities", "role_constraints", "minimum_allocatable"];
+const MAPS: [&str; 5] = ["guarantees", "limits", "offer_filters", "quantities", "role_constraints"];
 
 fn root() -> PathBuf {
     support::golden().expect("required")
@@ -58,8 +57,8 @@ fn to_bytes(schema: &'static MessageSchema, text: &[u8], what: &str) -> Vec<u8> 
     json::parse(schema, text).unwrap_or_else(|e| panic!("{what}: {e}"))
 }
 
-/// Lists that the real master's operator API shows even when they are empty.
-const LISTS: [&str; 9] = [
+/// Lists that the real daemons' operator APIs show even when they are empty.
+const LISTS: [&str; 14] = [
     "agents",
     "recovered_agents",
     "frameworks",
@@ -69,6 +68,11 @@ const LISTS: [&str; 9] = [
     "unreachable_tasks",
     "completed_tasks",
     "operations",
+    "completed_executors",
+    "pending_tasks",
+    "queued_tasks",
+    "launched_tasks",
+    "terminated_tasks",
 ];
 
 /// Sorts the entries of maps and drops hand-written empty lists.
@@ -143,6 +147,13 @@ fn varies(call: &str) -> bool {
     call.starts_with("GET_METRICS") || call.starts_with("GET_CONTAINERS")
 }
 
+fn drop_completed_tasks(value: &mut Value) {
+    if let Value::Object(members) = value {
+        members.shift_remove("completed_tasks");
+        members.values_mut().for_each(drop_completed_tasks);
+    }
+}
+
 fn pairs<T: Message + Default>(who: &str, states: &[&str]) -> usize {
     let schema = schema(&format!("mesos.v1.{who}.Response"));
     let mut count = 0;
@@ -157,7 +168,15 @@ fn pairs<T: Message + Default>(who: &str, states: &[&str]) -> usize {
             let parsed = to_bytes(schema, text.as_bytes(), &what);
             assert_same_text(&to_text(schema, &parsed, &what), &text, &what);
             assert_struct_keeps::<T>(schema, &bytes, &what);
-            if !varies(&call) {
+            if who == "master" && ["GET_STATE", "GET_TASKS"].contains(&call.as_str()) {
+                // The real master leaves tasks of completed frameworks out of protobuf.
+                let less = |text: &str| {
+                    let mut value: Value = serde_json::from_str(text).expect("JSON");
+                    drop_completed_tasks(&mut value);
+                    value.to_string()
+                };
+                assert_same_text(&less(&printed), &less(&text), &what);
+            } else if !varies(&call) {
                 assert_same_text(&printed, &text, &what);
             }
             count += 1;

@@ -1,6 +1,6 @@
 //! The master's read endpoints against recordings of the real Mesos.
 //!
-//! A recorded master (its `GET_STATE`, in protobuf) is rebuilt as a snapshot;
+//! A recorded master (its `GET_STATE`) is rebuilt as a snapshot;
 //! what is rendered from it must be what the real master showed at that moment,
 //! in all the forms that were recorded.
 
@@ -13,7 +13,9 @@ use std::time::Duration;
 
 use bulkhead::master::api::roles::RoleQuota;
 use bulkhead::master::api::tasks::TasksQuery;
-use bulkhead::master::api::{frameworks, lists, pieces::Pieces, roles, slaves, state, summary, tasks};
+use bulkhead::master::api::{
+    frameworks, lists, pieces::Pieces, roles, slaves, state, summary, tasks,
+};
 use bulkhead::master::core::cluster::{Agent, Cluster, Framework, FrameworkState};
 use bulkhead::master::ids::{AgentId, ExecutorId, FrameworkId, OfferId, Pid, TaskId};
 use bulkhead::master::shared::SharedMap;
@@ -49,10 +51,9 @@ struct Recorded {
 impl Recorded {
     fn load(name: &'static str) -> Self {
         let shown = json(&format!("http/master/state.{name}.json"));
-        let lists = Response::decode(&*bytes(&format!("v1/master/{name}/GET_STATE.pb")))
-            .expect("a response")
-            .get_state
-            .expect("lists");
+        let wire = bytes(&format!("v1/master/{name}/GET_STATE.pb"));
+        let mut lists = Response::decode(&*wire).expect("a response").get_state.expect("lists");
+        add_what_only_json_has(&mut lists, name);
         let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
         let flags = shown["flags"].as_object().expect("flags");
         let leader: mesos::MasterInfo = mesos::MasterInfo {
@@ -80,7 +81,8 @@ impl Recorded {
             ..Default::default()
         };
         let mut weights = BTreeMap::new();
-        for weight in json(&format!("http/master/weights.{name}.json")).as_array().expect("a list") {
+        for weight in json(&format!("http/master/weights.{name}.json")).as_array().expect("a list")
+        {
             weights.insert(text(&weight["role"]), weight["weight"].as_f64().expect("a number"));
         }
         let cluster = Cluster { weights: Arc::new(weights), ..cluster(&lists, &shown) };
@@ -91,6 +93,20 @@ impl Recorded {
 
     fn http(&self, endpoint: &str) -> Value {
         json(&format!("http/master/{endpoint}.{}.json", self.name))
+    }
+}
+
+/// The real master leaves tasks of completed frameworks out of protobuf.
+fn add_what_only_json_has(lists: &mut GetState, name: &str) {
+    let text = bytes(&format!("v1/master/{name}/GET_TASKS.json"));
+    let wire = mesos::v1::from_json("mesos.v1.master.Response", &text).expect("a response");
+    let more = Response::decode(&*wire).expect("a response").get_tasks.expect("lists");
+    let tasks = &mut lists.get_tasks.get_or_insert_default().completed_tasks;
+    let key = |t: &Task| (t.framework_id.clone(), t.task_id.clone());
+    for task in more.completed_tasks {
+        if !tasks.iter().any(|t| key(t) == key(&task)) {
+            tasks.push(task);
+        }
     }
 }
 
@@ -133,14 +149,12 @@ fn cluster(lists: &GetState, shown: &Value) -> Cluster {
         let of = |all: &[Task]| -> Vec<Arc<Task>> {
             all.iter().filter(|t| t.framework_id == *id).cloned().map(Arc::new).collect()
         };
-        made.tasks = of(&tasks.tasks)
-            .into_iter()
-            .map(|t| (TaskId::from(&t.task_id), t))
-            .collect();
+        made.tasks = of(&tasks.tasks).into_iter().map(|t| (TaskId::from(&t.task_id), t)).collect();
         made.completed_tasks = Arc::new(VecDeque::from(of(&tasks.completed_tasks)));
         for e in &executors.executors {
             if e.executor_info.framework_id.as_ref() == Some(id) {
-                let key = (AgentId::from(&e.slave_id), ExecutorId::from(&e.executor_info.executor_id));
+                let key =
+                    (AgentId::from(&e.slave_id), ExecutorId::from(&e.executor_info.executor_id));
                 made.executors.insert(key, Arc::new(e.executor_info.clone()));
             }
         }
@@ -192,6 +206,7 @@ fn agent(a: &get_agents::Agent, shown: &Value) -> Agent {
         tasks: SharedMap::new(),
         executors: Arc::default(),
         resource_version: None,
+        checkpointed: Resources::default(),
         operations: Arc::default(),
         id,
     }
@@ -285,7 +300,11 @@ fn v0_endpoints_show_what_was_recorded() {
         // Once more, from kept pieces.
         let mut next = snapshot.clone();
         next.generation += 1;
-        assert_same(&state::state(&next, &r.version, pieces), r.http("state"), &what("state again"));
+        assert_same(
+            &state::state(&next, &r.version, pieces),
+            r.http("state"),
+            &what("state again"),
+        );
         assert_same(&slaves::slaves(snapshot, pieces, None), r.http("slaves"), &what("slaves"));
         let body = frameworks::frameworks(snapshot, pieces, None);
         assert_same(&body, r.http("frameworks"), &what("frameworks"));
@@ -305,7 +324,8 @@ fn parameters_select_what_was_recorded() {
     let mut seen = 0;
     for variant in json("http/variants.busy.json").as_array().expect("a list") {
         let request = variant["request"].as_str().expect("a request");
-        let Some((path, query)) = request.strip_prefix("GET /master/").and_then(|r| r.split_once('?'))
+        let Some((path, query)) =
+            request.strip_prefix("GET /master/").and_then(|r| r.split_once('?'))
         else {
             continue;
         };
@@ -328,7 +348,11 @@ fn parameters_select_what_was_recorded() {
             };
             let theirs: Value =
                 serde_json::from_str(variant["body"].as_str().expect("a body")).expect("JSON");
-            assert_eq!(ids(&serde_json::from_slice(&body).expect("JSON")), ids(&theirs), "{request}");
+            assert_eq!(
+                ids(&serde_json::from_slice(&body).expect("JSON")),
+                ids(&theirs),
+                "{request}"
+            );
         }
         seen += 1;
     }
@@ -342,14 +366,39 @@ fn operator_lists_show_what_was_recorded() {
     for name in STATES {
         let r = Recorded::load(name);
         let snapshot = &r.snapshot;
-        let type_of = |call: &str| Some(response::Type::from_str_name(call).expect("a call").into());
+        let type_of =
+            |call: &str| Some(response::Type::from_str_name(call).expect("a call").into());
         for (call, response) in [
-            ("GET_STATE", Response { get_state: Some(lists::state(snapshot)), ..Default::default() }),
-            ("GET_AGENTS", Response { get_agents: Some(lists::agents(snapshot)), ..Default::default() }),
-            ("GET_FRAMEWORKS", Response { get_frameworks: Some(lists::frameworks(snapshot)), ..Default::default() }),
-            ("GET_TASKS", Response { get_tasks: Some(lists::tasks(snapshot)), ..Default::default() }),
-            ("GET_EXECUTORS", Response { get_executors: Some(lists::executors(snapshot)), ..Default::default() }),
-            ("GET_ROLES", Response { get_roles: Some(lists::roles(snapshot, &r.quotas)), ..Default::default() }),
+            (
+                "GET_STATE",
+                Response { get_state: Some(lists::state(snapshot)), ..Default::default() },
+            ),
+            (
+                "GET_AGENTS",
+                Response { get_agents: Some(lists::agents(snapshot)), ..Default::default() },
+            ),
+            (
+                "GET_FRAMEWORKS",
+                Response {
+                    get_frameworks: Some(lists::frameworks(snapshot)),
+                    ..Default::default()
+                },
+            ),
+            (
+                "GET_TASKS",
+                Response { get_tasks: Some(lists::tasks(snapshot)), ..Default::default() },
+            ),
+            (
+                "GET_EXECUTORS",
+                Response { get_executors: Some(lists::executors(snapshot)), ..Default::default() },
+            ),
+            (
+                "GET_ROLES",
+                Response {
+                    get_roles: Some(lists::roles(snapshot, &r.quotas)),
+                    ..Default::default()
+                },
+            ),
         ] {
             let response = Response { r#type: type_of(call), ..response };
             let theirs = json(&format!("v1/master/{name}/{call}.json"));
