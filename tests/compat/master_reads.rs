@@ -14,7 +14,7 @@ use std::time::Duration;
 use bulkhead::master::api::roles::RoleQuota;
 use bulkhead::master::api::tasks::TasksQuery;
 use bulkhead::master::api::{
-    frameworks, lists, pieces::Pieces, roles, slaves, state, summary, tasks,
+    frameworks, lists, pieces::Pieces, roles, slaves, state, summary, tasks, views,
 };
 use bulkhead::master::core::cluster::{Agent, Cluster, Framework, FrameworkState};
 use bulkhead::master::ids::{AgentId, ExecutorId, FrameworkId, OfferId, Pid, TaskId};
@@ -371,26 +371,26 @@ fn operator_lists_show_what_was_recorded() {
         for (call, response) in [
             (
                 "GET_STATE",
-                Response { get_state: Some(lists::state(snapshot)), ..Default::default() },
+                Response { get_state: Some(views::state(snapshot)), ..Default::default() },
             ),
             (
                 "GET_AGENTS",
-                Response { get_agents: Some(lists::agents(snapshot)), ..Default::default() },
+                Response { get_agents: Some(views::agents(snapshot)), ..Default::default() },
             ),
             (
                 "GET_FRAMEWORKS",
                 Response {
-                    get_frameworks: Some(lists::frameworks(snapshot)),
+                    get_frameworks: Some(views::frameworks(snapshot)),
                     ..Default::default()
                 },
             ),
             (
                 "GET_TASKS",
-                Response { get_tasks: Some(lists::tasks(snapshot)), ..Default::default() },
+                Response { get_tasks: Some(views::tasks(snapshot)), ..Default::default() },
             ),
             (
                 "GET_EXECUTORS",
-                Response { get_executors: Some(lists::executors(snapshot)), ..Default::default() },
+                Response { get_executors: Some(views::executors(snapshot)), ..Default::default() },
             ),
             (
                 "GET_ROLES",

@@ -1,147 +1,18 @@
-//! The lists of the operator API (`GET_STATE`, `GET_AGENTS`, ...) as messages.
+//! The lists of the operator API (`GET_STATE`, `GET_AGENTS`, ...) as the real
+//! master prints them, and the list of roles.
 //!
-//! Pure functions of a snapshot; the caller wraps them into a `Response` and
-//! encodes that as protobuf, or as JSON with [`json`].
+//! Pure; the messages come from [`super::views`], but for the roles, which take
+//! the amounts of `/roles`.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
 
-use mesos::TimeInfo;
 use mesos::json::Writer;
 use mesos::master::Response;
-use mesos::master::response::{
-    GetAgents, GetExecutors, GetFrameworks, GetRoles, GetState, GetTasks, get_agents,
-    get_executors, get_frameworks,
-};
-use mesos::resources::{Format, Item, Quantities, Resources};
+use mesos::master::response::{GetAgents, GetExecutors, GetFrameworks, GetRoles, GetTasks};
+use mesos::resources::{Item, Quantities};
 
-use super::pieces::sum_of_used;
 use super::roles::{self, RoleQuota};
-use crate::master::core::cluster::{Agent, Framework, FrameworkState};
 use crate::master::snapshot::Snapshot;
-
-/// `GET_STATE`.
-#[must_use]
-pub fn state(snapshot: &Snapshot) -> GetState {
-    GetState {
-        get_tasks: Some(tasks(snapshot)),
-        get_executors: Some(executors(snapshot)),
-        get_frameworks: Some(frameworks(snapshot)),
-        get_agents: Some(agents(snapshot)),
-    }
-}
-
-/// `GET_AGENTS`.
-#[must_use]
-pub fn agents(snapshot: &Snapshot) -> GetAgents {
-    let cluster = &snapshot.cluster;
-    GetAgents {
-        agents: cluster.agents.values().map(|a| agent(a)).collect(),
-        recovered_agents: cluster.recovered.values().map(|info| (**info).clone()).collect(),
-    }
-}
-
-/// One agent, as in `GET_AGENTS` and in the event `AGENT_ADDED`.
-#[must_use]
-pub fn agent(agent: &Agent) -> get_agents::Agent {
-    let capability = |c: &mesos::slave_info::capability::Type| mesos::slave_info::Capability {
-        r#type: Some((*c).into()),
-    };
-    get_agents::Agent {
-        agent_info: (*agent.info).clone(),
-        active: agent.active,
-        deactivated: Some(agent.deactivated),
-        version: agent.version.to_string(),
-        pid: Some(agent.pid.as_str().to_owned()),
-        registered_time: Some(time(agent.registered)),
-        reregistered_time: agent.reregistered.map(time),
-        total_resources: endpoint(&agent.total),
-        allocated_resources: endpoint(&sum_of_used(agent)),
-        offered_resources: endpoint(&agent.offered),
-        capabilities: agent.capabilities.iter().map(capability).collect(),
-        ..Default::default()
-    }
-}
-
-/// `GET_FRAMEWORKS`.
-#[must_use]
-pub fn frameworks(snapshot: &Snapshot) -> GetFrameworks {
-    let cluster = &snapshot.cluster;
-    GetFrameworks {
-        frameworks: cluster.frameworks.values().map(|f| framework(f, snapshot)).collect(),
-        completed_frameworks: cluster
-            .completed_frameworks
-            .iter()
-            .map(|f| framework(f, snapshot))
-            .collect(),
-        ..Default::default()
-    }
-}
-
-/// One framework, as in `GET_FRAMEWORKS` and in the events about frameworks.
-#[must_use]
-pub fn framework(framework: &Framework, snapshot: &Snapshot) -> get_frameworks::Framework {
-    let state = framework.state;
-    let offers = &snapshot.cluster.offers;
-    get_frameworks::Framework {
-        framework_info: (*framework.info).clone(),
-        active: state == FrameworkState::Active,
-        connected: matches!(state, FrameworkState::Active | FrameworkState::Inactive),
-        recovered: state == FrameworkState::Recovered,
-        registered_time: (!framework.registered.is_zero()).then(|| time(framework.registered)),
-        // Mesos counts the first registration as one.
-        reregistered_time: framework
-            .reregistered
-            .or_else(|| (!framework.registered.is_zero()).then_some(framework.registered))
-            .map(time),
-        unregistered_time: framework.unregistered.map(time),
-        offers: framework
-            .offers
-            .keys()
-            .filter_map(|id| offers.get(id))
-            .map(|o| (**o).clone())
-            .collect(),
-        allocated_resources: endpoint(&framework.total_used),
-        offered_resources: endpoint(&framework.total_offered),
-        offer_constraints: Some(
-            framework.constraints.as_ref().map(|c| (**c).clone()).unwrap_or_default(),
-        ),
-        ..Default::default()
-    }
-}
-
-fn all_frameworks(snapshot: &Snapshot) -> impl Iterator<Item = &std::sync::Arc<Framework>> {
-    let cluster = &snapshot.cluster;
-    cluster.frameworks.values().chain(cluster.completed_frameworks.iter())
-}
-
-/// `GET_TASKS`.
-#[must_use]
-pub fn tasks(snapshot: &Snapshot) -> GetTasks {
-    let mut lists = GetTasks::default();
-    for framework in all_frameworks(snapshot) {
-        lists.tasks.extend(framework.tasks.values().map(|t| (**t).clone()));
-        lists.unreachable_tasks.extend(framework.unreachable_tasks.iter().map(|t| (**t).clone()));
-        lists.completed_tasks.extend(framework.completed_tasks.iter().map(|t| (**t).clone()));
-    }
-    lists
-}
-
-/// `GET_EXECUTORS`.
-#[must_use]
-pub fn executors(snapshot: &Snapshot) -> GetExecutors {
-    let of = |framework: &std::sync::Arc<Framework>| {
-        let all = framework.executors.iter().map(|((agent, _), info)| get_executors::Executor {
-            executor_info: (**info).clone(),
-            slave_id: agent.message(),
-        });
-        all.collect::<Vec<_>>()
-    };
-    GetExecutors {
-        executors: all_frameworks(snapshot).flat_map(of).collect(),
-        ..Default::default()
-    }
-}
 
 /// `GET_ROLES`: of every known role its weight, frameworks, and the scalars
 /// that it and the roles below hold or are offered.
@@ -266,14 +137,4 @@ fn agent_info(info: &mesos::SlaveInfo) -> Vec<u8> {
     json.pop();
     json.extend_from_slice(format!(",\"checkpoint\":{}}}", info.checkpoint()).as_bytes());
     json
-}
-
-fn time(since_epoch: Duration) -> TimeInfo {
-    TimeInfo { nanoseconds: i64::try_from(since_epoch.as_nanos()).unwrap_or(i64::MAX) }
-}
-
-fn endpoint(resources: &Resources) -> Vec<mesos::Resource> {
-    resources
-        .to_protos_in(Format::Endpoint)
-        .expect("the endpoint format has room for refined reservations")
 }
