@@ -61,7 +61,8 @@ fn main() {
         println!("SKIPPED launch: needs the v1 hierarchies {:?}", scene::HIERARCHIES);
         return;
     }
-    // Before the runtime, so that its threads inherit the short slice.
+    // As the launcher does for its threads, so that the floor has it as well.
+    let _ = kernel::sched::set_slice(kernel::sched::SHORT_SLICE_NS);
     let launcher = Arc::new(Launcher::new(Engine::Linux).expect("a launcher"));
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
