@@ -96,7 +96,7 @@ impl Reader<'_> {
         if recovered.agent.is_none() {
             return Ok(recovered);
         }
-        for framework in subdirs(&self.work.meta_agent(&id).join("frameworks"))? {
+        for framework in subdirs(&self.work.meta_frameworks(&id))? {
             if let Some(framework) = self.framework(&id, &framework)? {
                 recovered.frameworks.push(framework);
             }
@@ -132,7 +132,7 @@ impl Reader<'_> {
             .filter(|pid| !pid.is_empty() && !pid.starts_with('@'));
         let dir = self.work.meta_framework(agent, id);
         let mut executors = Vec::new();
-        for executor in subdirs(&dir.join("executors"))? {
+        for executor in subdirs(&self.work.meta_executors(agent, id))? {
             if let Some(executor) = self.executor(agent, id, &executor)? {
                 executors.push(executor);
             }
@@ -147,10 +147,11 @@ impl Reader<'_> {
         id: &str,
     ) -> Result<Option<RecoveredExecutor>, StorageError> {
         let dir = self.work.meta_executor(agent, framework, id);
+        let runs = self.work.meta_runs(agent, framework, id);
         let info = files::message(&dir.join(names::EXECUTOR_INFO));
         let Some(info) = self.tolerate(info)? else { return Ok(None) };
         let generated = files::read(&dir.join(names::GENERATED))?.is_some_and(|b| b == b"1");
-        let latest = fs::read_link(dir.join("runs").join(names::LATEST))
+        let latest = fs::read_link(runs.join(names::LATEST))
             .ok()
             .and_then(|t| t.file_name().map(|n| n.to_string_lossy().into_owned()));
         let key = |container: String| RunKey {
@@ -161,7 +162,7 @@ impl Reader<'_> {
         };
         let mut run = None;
         let mut old_runs = Vec::new();
-        for container in subdirs(&dir.join("runs"))? {
+        for container in subdirs(&runs)? {
             if Some(&container) == latest.as_ref() {
                 run = Some(self.run(key(container))?);
             } else {
@@ -192,8 +193,8 @@ impl Reader<'_> {
             }
         };
         let mut tasks = Vec::new();
-        for task in subdirs(&dir.join("tasks"))? {
-            if let Some(task) = self.task(&dir.join("tasks").join(task))? {
+        for task in subdirs(&self.work.meta_tasks(&key))? {
+            if let Some(task) = self.task(&self.work.meta_task(&key, &task))? {
                 tasks.push(task);
             }
         }

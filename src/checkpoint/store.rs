@@ -43,8 +43,9 @@ impl Store {
                 let dir = work.meta_executor(&run.agent, &run.framework, &run.executor);
                 self.put(dir.join(names::EXECUTOR_INFO), &framed(&**info))?;
                 self.put(dir.join(names::GENERATED), if *generated { b"1" } else { b"0" })?;
-                create_dir(&work.meta_run(run).join("tasks"))?;
-                link(&dir.join("runs").join(names::LATEST), &work.meta_run(run))
+                create_dir(&work.meta_tasks(run))?;
+                let runs = work.meta_runs(&run.agent, &run.framework, &run.executor);
+                link(&runs.join(names::LATEST), &work.meta_run(run))
             }
             Record::ForkedPid { run, pid } => {
                 self.put(self.run(run, names::FORKED_PID), pid.to_string().as_bytes())
