@@ -5,7 +5,6 @@ use std::path::PathBuf;
 
 use mesos::internal as m;
 use mesos::{ContainerStatus, TaskState, TaskStatus};
-use prost::Message;
 
 use super::master::{Agent, Master, Recorded, recorded};
 use crate::require;

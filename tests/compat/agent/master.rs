@@ -119,17 +119,17 @@ impl Service for Door {
 /// An agent in a runtime of its own.
 pub struct Agent {
     runtime: Option<Runtime>,
-    pub handle: Handle,
+    _handle: Handle,
 }
 
 /// The agent of the recordings, with nothing isolated.
 pub fn info() -> SlaveInfo {
     let text = "cpus:4;mem:4096;disk:10240;ports:[31000-32000]";
-    let resources = mesos::Resources::parse(text, "*").expect("resources");
+    let resources = mesos::resources::parse_list(text, "*").expect("resources");
     SlaveInfo {
         hostname: "agent1.example".into(),
         port: Some(5051),
-        resources: resources.iter().cloned().collect(),
+        resources,
         checkpoint: Some(true),
         ..SlaveInfo::default()
     }
@@ -144,7 +144,7 @@ impl Agent {
             .build()
             .expect("a runtime");
         let (work, run) = (dir.join("work"), dir.join("run"));
-        let handle = runtime.block_on(async move {
+        let start = async move {
             let listener = TcpListener::bind("127.0.0.1:0").await.expect("bind");
             let address = listener.local_addr().expect("address");
             let (exited, _) = mpsc::unbounded_channel();
@@ -171,8 +171,12 @@ impl Agent {
             let door = Arc::new(Door(handle.clone()));
             tokio::spawn(serve(listener, door, Limits::default(), std::future::pending()));
             handle
-        });
-        Agent { runtime: Some(runtime), handle }
+        };
+        // A thread of its own, since the test runs on a runtime already.
+        let handle = runtime.handle().clone();
+        let handle =
+            std::thread::spawn(move || handle.block_on(start)).join().expect("the agent starts");
+        Agent { runtime: Some(runtime), _handle: handle }
     }
 }
 

@@ -7,6 +7,7 @@ use std::process::Command;
 use bulkhead::checkpoint::{Record, RecoveredFramework, RecoveredTask, Store, WorkDir, recover};
 use mesos::TaskState;
 use mesos::internal::{StatusUpdateRecord, status_update_record};
+use prost::Message as _;
 
 use crate::require;
 use crate::support::{self, TempDir};
@@ -115,7 +116,14 @@ fn checkpoints_are_written_as_mesos_writes_them() {
         if relative.ends_with("task.updates") {
             continue; // The order of acknowledgements is not kept by recovery.
         }
-        assert_eq!(mine, theirs, "{}", relative.display());
+        if relative.ends_with("task.info") {
+            // Maps have no order on the wire.
+            let task = |bytes: &[u8]| mesos::Task::decode(&bytes[4..]).expect("a task");
+            assert_eq!(task(&mine), task(&theirs), "{}", relative.display());
+            assert_eq!(mine.len(), theirs.len());
+        } else {
+            assert_eq!(mine, theirs, "{}", relative.display());
+        }
         compared += 1;
     }
     assert!(compared > 40, "only {compared} files compared");
