@@ -138,6 +138,9 @@ pub fn info() -> SlaveInfo {
 impl Agent {
     /// Starts an agent that keeps everything below `dir`.
     pub fn start(dir: &Path, master: SocketAddr) -> Agent {
+        // RUST_LOG=bulkhead=debug shows what the agent does.
+        let filter = tracing_subscriber::EnvFilter::from_default_env();
+        let _ = tracing_subscriber::fmt().with_env_filter(filter).with_test_writer().try_init();
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(2)
             .enable_all()
