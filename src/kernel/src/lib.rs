@@ -4,9 +4,6 @@
 //! Knows nothing of Mesos. Every function says which file or call it wraps; an
 //! error names the verb and the object once ([`Error`]).
 
-
-#[path = "../../shim/src/arch.rs"]
-mod arch;
 pub mod beneath;
 pub mod boot;
 pub mod cgroup;
@@ -22,6 +19,9 @@ pub mod proctree;
 pub mod sched;
 pub mod spawn;
 pub mod users;
+
+#[path = "../../shim/src/arch.rs"]
+mod arch;
 mod error;
 
 pub use error::Error;
