@@ -1,3 +1,5 @@
+//! The common endpoints against recorded bodies and messages.
+
 use super::*;
 use crate::daemon::files::FilesError;
 use crate::daemon::flags::{Flag, Kind};
