@@ -88,7 +88,7 @@ impl Config {
         Config {
             info,
             pid: pid.to_owned(),
-            version: env!("CARGO_PKG_VERSION").to_owned(),
+            version: crate::daemon::version::MESOS_VERSION.to_owned(),
             capabilities: vec![
                 C::MultiRole,
                 C::HierarchicalRole,
