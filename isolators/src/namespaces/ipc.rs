@@ -45,8 +45,8 @@ impl Isolator for NamespacesIpc {
         true
     }
 
-    fn attach(&self, context: &Arc<ContainerContext>) -> Box<dyn Isolation> {
-        let (config, context) = (Arc::clone(&self.config), Arc::clone(context));
+    fn attach(&self, context: &ContainerContext) -> Box<dyn Isolation> {
+        let (config, context) = (Arc::clone(&self.config), context.clone());
         Box::new(Prepared { config, context, prepare })
     }
 

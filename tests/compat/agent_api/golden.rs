@@ -2,6 +2,7 @@
 //! what the real agent showed at the same moment.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::path::Path;
 use std::sync::Arc;
 
 use bulkhead::agent::api::{About, containers, metrics, reads, state};
@@ -159,7 +160,6 @@ impl Recorded {
             state: ExecutorState::Running,
             sink: None,
             played: None,
-            generated: false,
             pid: None,
             container_status: None,
             queued: BTreeMap::new(),
