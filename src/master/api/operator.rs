@@ -81,7 +81,11 @@ async fn read(request: &mut Request) -> Result<Call, Response> {
 }
 
 fn send(answer: &Answer, media: Media) -> Response {
-    Response::bytes(media.as_str(), encode("mesos.v1.master.Response", answer, media))
+    let body = match media {
+        Media::Json => super::lists::json(answer),
+        Media::Protobuf => encode("mesos.v1.master.Response", answer, media),
+    };
+    Response::bytes(media.as_str(), body)
 }
 
 fn of(kind: response::Type) -> Answer {
@@ -116,10 +120,9 @@ fn own(api: &Api, kind: call::Type) -> Answer {
     use call::Type as T;
     use response::Type as R;
     match kind {
-        T::GetHealth => Answer {
-            get_health: Some(response::GetHealth { healthy: true }),
-            ..of(R::GetHealth)
-        },
+        T::GetHealth => {
+            Answer { get_health: Some(response::GetHealth { healthy: true }), ..of(R::GetHealth) }
+        }
         T::GetFlags => {
             let flags = api.common.flags.shown();
             let flag = |(name, value): (&str, String)| mesos::Flag {

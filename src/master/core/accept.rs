@@ -257,7 +257,9 @@ impl Core {
                 }
             }
             Kind::LaunchGroup => self.launch_group(work, operation),
-            Kind::Unknown => tracing::warn!(framework = %work.framework, "ignoring unknown operation"),
+            Kind::Unknown => {
+                tracing::warn!(framework = %work.framework, "ignoring unknown operation")
+            }
             _ => self.operation(work, operation),
         }
     }
