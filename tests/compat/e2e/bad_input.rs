@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use crate::cluster::{Cluster, Options, binary, get};
 use crate::framework::{Framework, command, scalar};
 use crate::require;
+use crate::support::TempDir;
 
 const JSON: &str = "application/json";
 const PROTOBUF: &str = "application/x-protobuf";
@@ -244,23 +245,17 @@ fn start(program: &str, flags: &[&str]) -> Output {
 
 #[test]
 fn flags_name_the_nearest() {
+    let dir = TempDir::new("flags");
+    let work = &format!("--work_dir={}", dir.path().join("work").display());
     let rows = [
         ("bulkhead-agent", vec!["--mastr=127.0.0.1:1"], "master"),
         (
             "bulkhead-agent",
-            vec!["--master=127.0.0.1:1", "--work_dir=/tmp/x", "--isolation=cgroups/cpuu"],
+            vec!["--master=127.0.0.1:1", work, "--isolation=cgroups/cpuu"],
             "cgroups/cpu",
         ),
-        (
-            "bulkhead-agent",
-            vec!["--master=127.0.0.1:1", "--work_dir=/tmp/x", "--resources=cpus:"],
-            "resources",
-        ),
-        (
-            "bulkhead-agent",
-            vec!["--master=127.0.0.1:1", "--work_dir=/tmp/x", "--gc_delay=3parsecs"],
-            "gc_delay",
-        ),
+        ("bulkhead-agent", vec!["--master=127.0.0.1:1", work, "--resources=cpus:"], "resources"),
+        ("bulkhead-agent", vec!["--master=127.0.0.1:1", work, "--gc_delay=3parsecs"], "gc_delay"),
         ("bulkhead-master", vec!["--work_dri=/tmp/x"], "work_dir"),
     ];
     for (program, flags, expected) in rows {
