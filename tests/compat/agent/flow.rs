@@ -121,7 +121,12 @@ async fn the_recorded_conversation_plays_against_our_agent() {
     let recorded = capture("2-tasks-kill-restart/001.43180-5050.c2s.bin");
     let theirs = all::<m::StatusUpdateMessage>(&recorded);
     let of_task = |task: &str| {
-        theirs.iter().filter(|u| u.update.status.task_id.value == task).cloned().map(normal).collect()
+        theirs
+            .iter()
+            .filter(|u| u.update.status.task_id.value == task)
+            .cloned()
+            .map(normal)
+            .collect()
     };
 
     // A task that ends by itself: every update as recorded.
@@ -148,7 +153,10 @@ async fn the_recorded_conversation_plays_against_our_agent() {
     drop(agent);
     let agent = Agent::start(dir.path(), master.address);
     let again: m::ReregisterSlaveMessage = master.expect().await;
-    assert_eq!(again.slave.id.as_ref().expect("id").value, "b9e1cd67-74c8-49da-9b35-82761232d89f-S0");
+    assert_eq!(
+        again.slave.id.as_ref().expect("id").value,
+        "b9e1cd67-74c8-49da-9b35-82761232d89f-S0"
+    );
     let stay: Vec<_> = again.tasks.iter().filter(|t| t.task_id.value == "stay").collect();
     let recorded = capture("2-tasks-kill-restart/046.58450-5050.c2s.bin");
     let theirs = all::<m::ReregisterSlaveMessage>(&recorded).remove(0);
@@ -215,10 +223,9 @@ async fn ends_that_happen_while_the_agent_is_away_are_not_lost() {
         assert_eq!(last[0].update.status.message(), message);
     }
     for i in (0..TASKS).step_by(4) {
-        let mut kill = all::<m::KillTaskMessage>(&capture(
-            "2-tasks-kill-restart/000.57342-5051.c2s.bin",
-        ))
-        .remove(0);
+        let mut kill =
+            all::<m::KillTaskMessage>(&capture("2-tasks-kill-restart/000.57342-5051.c2s.bin"))
+                .remove(0);
         kill.task_id.value = format!("t{i}");
         master.send(&kill);
         follow(&mut master, &format!("t{i}"), TaskState::TaskKilled).await;

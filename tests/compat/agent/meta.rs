@@ -15,8 +15,7 @@ use crate::support::{self, TempDir};
 /// Unpacks `meta.LABEL.tar.gz` below a new work directory.
 fn unpack(label: &str) -> (TempDir, WorkDir) {
     let dir = TempDir::new("agent-meta");
-    let archive =
-        support::golden().expect("required").join(format!("workdir/meta.{label}.tar.gz"));
+    let archive = support::golden().expect("required").join(format!("workdir/meta.{label}.tar.gz"));
     let done = Command::new("tar").arg("-xzf").arg(archive).arg("-C").arg(dir.path()).status();
     assert!(done.expect("tar").success());
     let work = WorkDir::new(dir.path());
@@ -85,11 +84,7 @@ fn checkpoints_are_written_as_mesos_writes_them() {
     write(Record::Agent(Box::new(agent)));
     for framework in &found.frameworks {
         let pid = framework.pid.clone().unwrap_or_else(|| "@0.0.0.0:0".to_owned());
-        write(Record::Framework {
-            agent: id.clone(),
-            info: Box::new(framework.info.clone()),
-            pid,
-        });
+        write(Record::Framework { agent: id.clone(), info: Box::new(framework.info.clone()), pid });
         for executor in &framework.executors {
             let run = executor.run.as_ref().expect("run");
             write(Record::Executor {
