@@ -246,17 +246,26 @@ fn start(program: &str, flags: &[&str]) -> Output {
 #[test]
 fn flags_name_the_nearest() {
     let dir = TempDir::new("flags");
-    let work = &format!("--work_dir={}", dir.path().join("work").display());
+    let work_dir = format!("--work_dir={}", dir.path().join("work").display());
+    let work_dir = work_dir.as_str();
     let rows = [
         ("bulkhead-agent", vec!["--mastr=127.0.0.1:1"], "master"),
         (
             "bulkhead-agent",
-            vec!["--master=127.0.0.1:1", work, "--isolation=cgroups/cpuu"],
+            vec!["--master=127.0.0.1:1", work_dir, "--isolation=cgroups/cpuu"],
             "cgroups/cpu",
         ),
-        ("bulkhead-agent", vec!["--master=127.0.0.1:1", work, "--resources=cpus:"], "resources"),
-        ("bulkhead-agent", vec!["--master=127.0.0.1:1", work, "--gc_delay=3parsecs"], "gc_delay"),
-        ("bulkhead-master", vec!["--work_dri=/tmp/x"], "work_dir"),
+        (
+            "bulkhead-agent",
+            vec!["--master=127.0.0.1:1", work_dir, "--resources=cpus:"],
+            "resources",
+        ),
+        (
+            "bulkhead-agent",
+            vec!["--master=127.0.0.1:1", work_dir, "--gc_delay=3parsecs"],
+            "gc_delay",
+        ),
+        ("bulkhead-master", vec!["--work_dri=x"], "work_dir"),
     ];
     for (program, flags, expected) in rows {
         let output = start(program, &flags);
