@@ -19,7 +19,7 @@ use super::allocator;
 use super::api::{Api, Door};
 use super::core::Core;
 use super::core::config::{Config, MIN_AGENT_REREGISTER_TIMEOUT};
-use super::driver::{Driver, Hands, Handle, now};
+use super::driver::{Driver, Handle, Hands, now};
 use super::election::{Election, Standalone};
 use super::registrar::{self, Embedded, InMemory, Registrar, RegistrarError};
 use super::snapshot::Identity;
@@ -104,12 +104,18 @@ impl Settings {
             "replicated_log" => match flags.text("work_dir") {
                 Some(dir) => Some(PathBuf::from(dir)),
                 None => {
-                    return Err(bad("work_dir", "it is needed to keep the registry; give it, or \
-                                                --registry=in_memory"));
+                    return Err(bad(
+                        "work_dir",
+                        "it is needed to keep the registry; give it, or \
+                                                --registry=in_memory",
+                    ));
                 }
             },
             other => {
-                return Err(bad("registry", format!("'{other}' is not replicated_log or in_memory")));
+                return Err(bad(
+                    "registry",
+                    format!("'{other}' is not replicated_log or in_memory"),
+                ));
             }
         };
         Ok(Settings {
@@ -247,7 +253,9 @@ fn master_info(settings: &Settings, address: SocketAddr) -> MasterInfo {
             port: i32::from(address.port()),
         }),
         domain: None,
-        capabilities: [Type::AgentUpdate, Type::AgentDraining, Type::QuotaV2].map(capability).to_vec(),
+        capabilities: [Type::AgentUpdate, Type::AgentDraining, Type::QuotaV2]
+            .map(capability)
+            .to_vec(),
     }
 }
 
@@ -299,8 +307,12 @@ impl App {
         let core = Core::new(settings.core, info, &registry, now(started));
         let (exits, exited) = mpsc::unbounded_channel();
         let (changes, stored) = registrar::start(registrar);
-        let common =
-            Common { files: Files::new(), metrics: Metrics::new(), logging: logging.clone(), flags };
+        let common = Common {
+            files: Files::new(),
+            metrics: Metrics::new(),
+            logging: logging.clone(),
+            flags,
+        };
         let hands = Hands {
             post: Post::new(address, exits),
             exited,

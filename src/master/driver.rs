@@ -193,11 +193,8 @@ impl Driver {
         identity: Arc<Identity>,
         hands: Hands,
     ) -> (Driver, Handle) {
-        let snapshot = Snapshot {
-            generation: 0,
-            master: identity.clone(),
-            cluster: core.cluster().clone(),
-        };
+        let snapshot =
+            Snapshot { generation: 0, master: identity.clone(), cluster: core.cluster().clone() };
         let (snapshots, reader) = watch::channel(Arc::new(snapshot));
         let (sender, inputs) = mpsc::channel(MAILBOX);
         let driver = Driver {
@@ -295,11 +292,7 @@ impl Driver {
         id
     }
 
-    fn watch(
-        &mut self,
-        events: mpsc::Sender<OperatorEvent>,
-        from: oneshot::Sender<Arc<Snapshot>>,
-    ) {
+    fn watch(&mut self, events: mpsc::Sender<OperatorEvent>, from: oneshot::Sender<Arc<Snapshot>>) {
         self.watchers.retain(|watcher| !watcher.is_closed());
         if self.watchers.len() >= self.hands.max_watchers.max(1) {
             self.watchers.remove(0); // The oldest makes room.

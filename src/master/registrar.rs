@@ -100,10 +100,8 @@ impl Embedded {
     /// # Errors
     /// [`RegistrarError`]: no such directory, in use by another master, damaged.
     pub fn open(work_dir: &Path) -> Result<Self, RegistrarError> {
-        std::fs::create_dir_all(work_dir).map_err(|source| RegistrarError::Directory {
-            path: work_dir.to_owned(),
-            source,
-        })?;
+        std::fs::create_dir_all(work_dir)
+            .map_err(|source| RegistrarError::Directory { path: work_dir.to_owned(), source })?;
         let path = work_dir.join("registry.redb");
         // The master's registry is small; the default cache of 1 GB is not.
         let opened = Database::builder().set_cache_size(4 << 20).create(&path);

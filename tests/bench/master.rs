@@ -45,7 +45,8 @@ impl Master {
         let free = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
         let address = free.local_addr().expect("bound");
         drop(free);
-        let dir = std::env::temp_dir().join(format!("bulkhead-bench-master-{}", std::process::id()));
+        let dir =
+            std::env::temp_dir().join(format!("bulkhead-bench-master-{}", std::process::id()));
         let child = Command::new(program("bulkhead-master"))
             .args(["--ip=127.0.0.1", "--hostname=127.0.0.1", "--logging_level=WARNING"])
             .arg(format!("--port={}", address.port()))
@@ -170,7 +171,12 @@ async fn main() {
     println!("{count} agents, {FRAMEWORKS} frameworks declining everything, {flow:.0} offers/s");
     println!("  registered in     {registered:>9.2} s");
     println!("  allocation cycle  {:>9.2} ms p50 {:>9.2} ms p99", cycle("p50"), cycle("p99"));
-    println!("  /state ({:.1} MB)  {:>9.2} ms p50 {:>9.2} ms p99", bytes as f64 / 1e6, p(0.5), p(0.99));
+    println!(
+        "  /state ({:.1} MB)  {:>9.2} ms p50 {:>9.2} ms p99",
+        bytes as f64 / 1e6,
+        p(0.5),
+        p(0.99)
+    );
     println!("  memory            {idle:>9.1} MB idle {:>7.1} MB loaded", master.rss_mb());
     figure("master.register_10k_s", registered);
     figure("master.allocation_p99_ms", cycle("p99"));

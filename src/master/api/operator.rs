@@ -116,10 +116,9 @@ fn own(api: &Api, kind: call::Type) -> Answer {
     use call::Type as T;
     use response::Type as R;
     match kind {
-        T::GetHealth => Answer {
-            get_health: Some(response::GetHealth { healthy: true }),
-            ..of(R::GetHealth)
-        },
+        T::GetHealth => {
+            Answer { get_health: Some(response::GetHealth { healthy: true }), ..of(R::GetHealth) }
+        }
         T::GetFlags => {
             let flags = api.common.flags.shown();
             let flag = |(name, value): (&str, String)| mesos::Flag {

@@ -110,9 +110,8 @@ impl Api {
                 let query: Vec<(String, String)> =
                     request.query.iter().map(|(n, v)| (n.to_owned(), v.to_owned())).collect();
                 let body = move |s: &Snapshot, _: &Pieces| {
-                    let get = |name: &str| {
-                        query.iter().find(|(n, _)| n == name).map(|(_, v)| v.as_str())
-                    };
+                    let get =
+                        |name: &str| query.iter().find(|(n, _)| n == name).map(|(_, v)| v.as_str());
                     tasks::tasks(s, &TasksQuery::new(get))
                 };
                 self.rendered(request, body).await

@@ -46,7 +46,8 @@ pub fn scheduler(
     handle: Handle,
 ) -> Response {
     let (chunks, body) = mpsc::channel(CHUNKS);
-    let response = Response::stream(media.as_str(), body).header("mesos-stream-id", stream.as_str());
+    let response =
+        Response::stream(media.as_str(), body).header("mesos-stream-id", stream.as_str());
     tokio::spawn(async move {
         loop {
             tokio::select! {

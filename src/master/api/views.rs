@@ -47,10 +47,7 @@ pub fn agent(agent: &Agent) -> r::get_agents::Agent {
 
 /// One framework; `offers` are its open ones.
 #[must_use]
-pub fn framework(
-    framework: &Framework,
-    offers: Vec<mesos::Offer>,
-) -> r::get_frameworks::Framework {
+pub fn framework(framework: &Framework, offers: Vec<mesos::Offer>) -> r::get_frameworks::Framework {
     r::get_frameworks::Framework {
         framework_info: (*framework.info).clone(),
         active: framework.active(),
@@ -101,11 +98,11 @@ pub fn frameworks(snapshot: &Snapshot) -> r::GetFrameworks {
 #[allow(deprecated)]
 pub fn executors(snapshot: &Snapshot) -> r::GetExecutors {
     let all = snapshot.cluster.frameworks.values().flat_map(|f| f.executors.iter());
-    let executor = |((agent, _), info): (&(crate::master::ids::AgentId, _), &std::sync::Arc<mesos::ExecutorInfo>)| {
-        r::get_executors::Executor {
-            executor_info: (**info).clone(),
-            slave_id: agent.message(),
-        }
+    let executor = |((agent, _), info): (
+        &(crate::master::ids::AgentId, _),
+        &std::sync::Arc<mesos::ExecutorInfo>,
+    )| {
+        r::get_executors::Executor { executor_info: (**info).clone(), slave_id: agent.message() }
     };
     r::GetExecutors { executors: all.map(executor).collect(), orphan_executors: Vec::new() }
 }

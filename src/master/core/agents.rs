@@ -26,13 +26,17 @@ use crate::master::ids::{AgentId, FrameworkId, OfferId, Pid, TaskId};
 fn version_of(text: &str) -> Option<(u64, u64, u64)> {
     let core = text.split(['-', '+']).next().unwrap_or(text);
     let mut parts = core.split('.').map(|p| p.parse().ok());
-    let version = (parts.next()??, parts.next().flatten().unwrap_or(0), parts.next().flatten().unwrap_or(0));
+    let version =
+        (parts.next()??, parts.next().flatten().unwrap_or(0), parts.next().flatten().unwrap_or(0));
     Some(version)
 }
 
 /// What the agent has once its checkpointed reservations and volumes are
 /// applied to what it was started with; `None` if they do not fit.
-pub(super) fn with_checkpointed(resources: &Resources, checkpointed: &Resources) -> Option<Resources> {
+pub(super) fn with_checkpointed(
+    resources: &Resources,
+    checkpointed: &Resources,
+) -> Option<Resources> {
     let mut total = resources.clone();
     for item in checkpointed {
         if item.provider_id().is_some() {
@@ -121,7 +125,11 @@ impl Core {
                 return self.send(pid, &answer);
             }
             // A new agent at the address of one that is gone for all we know.
-            self.remove_agent(&id, "a new agent registered at the same address", "slave_removals/reason_registered");
+            self.remove_agent(
+                &id,
+                "a new agent registered at the same address",
+                "slave_removals/reason_registered",
+            );
         }
         let id = AgentId::from(format!("{}-S{}", self.master.id, self.next.agent).as_str());
         self.next.agent += 1;
@@ -173,7 +181,11 @@ impl Core {
             info: Arc::new(new.info),
             pid: new.pid.clone(),
             version: new.version.into(),
-            capabilities: new.capabilities.iter().map(mesos::slave_info::Capability::r#type).collect(),
+            capabilities: new
+                .capabilities
+                .iter()
+                .map(mesos::slave_info::Capability::r#type)
+                .collect(),
             registered: self.now.wall,
             reregistered: None,
             connected: true,
@@ -294,9 +306,8 @@ impl Core {
     /// Tasks of frameworks that do not checkpoint die with their agent's process.
     fn lose_uncheckpointed(&mut self, id: &AgentId) {
         let Some(agent) = self.agent(id).cloned() else { return };
-        let keeps = |core: &Self, f: &FrameworkId| {
-            core.framework(f).is_none_or(|f| f.info.checkpoint())
-        };
+        let keeps =
+            |core: &Self, f: &FrameworkId| core.framework(f).is_none_or(|f| f.info.checkpoint());
         for (framework, task) in self.tasks_of_agent(id) {
             if !keeps(self, &framework) {
                 let verdict = Verdict {

@@ -99,7 +99,10 @@ impl Core {
             call::Type::Shutdown => self.shutdown(id, call.shutdown.unwrap_or_default()),
             call::Type::Acknowledge => self.acknowledge(id, call.acknowledge.unwrap_or_default()),
             call::Type::AcknowledgeOperationStatus => {
-                self.acknowledge_operation(id, call.acknowledge_operation_status.unwrap_or_default());
+                self.acknowledge_operation(
+                    id,
+                    call.acknowledge_operation_status.unwrap_or_default(),
+                );
             }
             call::Type::Reconcile => self.reconcile(id, &call.reconcile.unwrap_or_default()),
             call::Type::ReconcileOperations => {

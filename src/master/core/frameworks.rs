@@ -85,7 +85,10 @@ impl Core {
             return Err(format!("Role '{unknown}' is not present in the master's --roles"));
         }
         if info.user == "root" && !self.config.root_submissions {
-            return Err("User 'root' is not allowed to run frameworks without --root_submissions set".into());
+            return Err(
+                "User 'root' is not allowed to run frameworks without --root_submissions set"
+                    .into(),
+            );
         }
         if info.id.as_ref().is_some_and(|id| self.frameworks.completed.contains(&id.into())) {
             return Err("Framework has been removed".into());
@@ -222,8 +225,7 @@ impl Core {
         if self.framework(&id).is_some() || self.frameworks.completed.contains(&id) {
             return;
         }
-        let wanted =
-            Wanted { info: info.clone(), suppressed: BTreeSet::new(), constraints: None };
+        let wanted = Wanted { info: info.clone(), suppressed: BTreeSet::new(), constraints: None };
         self.install_framework(&id, wanted, FrameworkState::Recovered);
         self.announce_framework(&id, true);
     }

@@ -59,10 +59,9 @@ impl Core {
     }
 
     pub(super) fn ping_due(&mut self, id: &AgentId) {
-        let timer = self.timers.set(
-            self.now.mono.saturating_add(self.config.ping_timeout),
-            Timer::Ping(id.clone()),
-        );
+        let timer = self
+            .timers
+            .set(self.now.mono.saturating_add(self.config.ping_timeout), Timer::Ping(id.clone()));
         let Some(observer) = self.agents.observers.get_mut(id) else {
             return self.timers.cancel(timer);
         };
@@ -116,11 +115,15 @@ impl Core {
             self.count("recovery_slave_removals");
             return self.tell_lost(id);
         }
-        self.drop_agent(id, |aware| Verdict {
-            state: if aware { TaskState::TaskUnreachable } else { TaskState::TaskLost },
-            reason: Reason::SlaveRemoved,
-            message: cause.to_owned(),
-        }, Some(at));
+        self.drop_agent(
+            id,
+            |aware| Verdict {
+                state: if aware { TaskState::TaskUnreachable } else { TaskState::TaskLost },
+                reason: Reason::SlaveRemoved,
+                message: cause.to_owned(),
+            },
+            Some(at),
+        );
     }
 
     pub(super) fn gone(&mut self, id: &AgentId, at: Duration, reply: ReplyId) {
@@ -132,11 +135,19 @@ impl Core {
         if self.agent(id).is_some() {
             self.count("slave_removals");
             self.send_agent(id, &ShutdownMessage { message: Some(GONE.into()) });
-            self.drop_agent(id, |aware| Verdict {
-                state: if aware { TaskState::TaskGoneByOperator } else { TaskState::TaskLost },
-                reason: if aware { Reason::SlaveRemovedByOperator } else { Reason::SlaveRemoved },
-                message: GONE.to_owned(),
-            }, None);
+            self.drop_agent(
+                id,
+                |aware| Verdict {
+                    state: if aware { TaskState::TaskGoneByOperator } else { TaskState::TaskLost },
+                    reason: if aware {
+                        Reason::SlaveRemovedByOperator
+                    } else {
+                        Reason::SlaveRemoved
+                    },
+                    message: GONE.to_owned(),
+                },
+                None,
+            );
         }
         self.out.push(Effect::Reply(reply, Ok::<(), Refusal>(())));
     }
@@ -147,11 +158,15 @@ impl Core {
         tracing::warn!(agent = %id, "removed agent: {cause}");
         self.count("slave_removals");
         self.count(reason);
-        self.drop_agent(id, |_| Verdict {
-            state: TaskState::TaskLost,
-            reason: Reason::SlaveRemoved,
-            message: format!("Agent {hostname} removed: {cause}"),
-        }, None);
+        self.drop_agent(
+            id,
+            |_| Verdict {
+                state: TaskState::TaskLost,
+                reason: Reason::SlaveRemoved,
+                message: format!("Agent {hostname} removed: {cause}"),
+            },
+            None,
+        );
         self.tell_operators(OperatorEvent::AgentRemoved(id.clone()));
     }
 

@@ -23,11 +23,7 @@ fn read<M: prost::Message + prost::Name + Default>(from: &Pid, body: &[u8]) -> O
 
 /// A call of the given type with nothing in it.
 fn call_of(kind: call::Type, framework: &mesos::FrameworkId) -> Call {
-    Call {
-        framework_id: Some(framework.clone()),
-        r#type: Some(kind as i32),
-        ..Call::default()
-    }
+    Call { framework_id: Some(framework.clone()), r#type: Some(kind as i32), ..Call::default() }
 }
 
 impl Core {

@@ -124,8 +124,8 @@ impl Core {
                         not supported for the SchedulerDriver API"
                 .into());
         }
-        let able =
-            agent.can(Capability::ResourceProvider) && agent.can(Capability::AgentOperationFeedback);
+        let able = agent.can(Capability::ResourceProvider)
+            && agent.can(Capability::AgentOperationFeedback);
         if able {
             Ok(())
         } else {
@@ -338,7 +338,8 @@ impl Core {
     ) -> OperationStatus {
         let mine = framework.message();
         let known = self.cluster.agents.values().flat_map(|a| a.operations.iter()).find(|o| {
-            o.info.id.as_ref() == Some(&asked.operation_id) && o.framework_id.as_ref() == Some(&mine)
+            o.info.id.as_ref() == Some(&asked.operation_id)
+                && o.framework_id.as_ref() == Some(&mine)
         });
         if let Some(known) = known {
             return OperationStatus { uuid: None, ..known.latest_status.clone() };

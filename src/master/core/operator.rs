@@ -69,9 +69,11 @@ impl Core {
         }
         self.allocator.set_weights(&self.cluster.weights);
         // Everybody's share changes with the weight of a role that is in use.
-        let used = self.cluster.frameworks.values().any(|f| {
-            f.roles.iter().any(|role| changed.contains(role))
-        });
+        let used = self
+            .cluster
+            .frameworks
+            .values()
+            .any(|f| f.roles.iter().any(|role| changed.contains(role)));
         if used {
             let offers: Vec<OfferId> = self.offers.keys().cloned().collect();
             for offer in offers {

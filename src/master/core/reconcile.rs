@@ -17,8 +17,11 @@ impl Core {
     pub(super) fn reconcile(&mut self, framework: &FrameworkId, call: &call::Reconcile) {
         self.count("messages_reconcile_tasks");
         if call.tasks.is_empty() {
-            let tasks: Vec<TaskId> =
-                self.framework(framework).into_iter().flat_map(|f| f.tasks.keys().cloned()).collect();
+            let tasks: Vec<TaskId> = self
+                .framework(framework)
+                .into_iter()
+                .flat_map(|f| f.tasks.keys().cloned())
+                .collect();
             for task in tasks {
                 self.answer_known(framework, &task);
             }

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use mesos::internal::{Registry, RegisterSlaveMessage, ReregisterSlaveMessage, registry};
+use mesos::internal::{RegisterSlaveMessage, Registry, ReregisterSlaveMessage, registry};
 
 use super::timers::Timer;
 use super::{Change, Core, Effect, ReplyId, time_info};
@@ -55,7 +55,8 @@ impl Core {
 
     /// Takes over what an earlier master stored.
     pub(super) fn recover(&mut self, registry: &Registry) {
-        let wall = |t: &mesos::TimeInfo| Duration::from_nanos(u64::try_from(t.nanoseconds).unwrap_or(0));
+        let wall =
+            |t: &mesos::TimeInfo| Duration::from_nanos(u64::try_from(t.nanoseconds).unwrap_or(0));
         let slaves = registry.slaves.iter().flat_map(|s| &s.slaves);
         let recovered: BTreeMap<_, _> = slaves
             .filter_map(|s| Some((AgentId::from(s.info.id.as_ref()?), Arc::new(s.info.clone()))))

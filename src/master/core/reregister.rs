@@ -60,7 +60,12 @@ impl Core {
 
     /// The registry has it: `reachable` if it was neither registered nor
     /// recovered before.
-    pub(super) fn reregistered(&mut self, pid: &Pid, message: ReregisterSlaveMessage, reachable: bool) {
+    pub(super) fn reregistered(
+        &mut self,
+        pid: &Pid,
+        message: ReregisterSlaveMessage,
+        reachable: bool,
+    ) {
         let Some(id) = message.slave.id.as_ref().map(AgentId::from) else { return };
         self.agents.busy.remove(&id);
         if self.refuse_gone(pid, &id) {
@@ -79,7 +84,13 @@ impl Core {
     }
 
     /// An agent that was unknown, unreachable or recovered.
-    fn readmit(&mut self, id: &AgentId, pid: &Pid, message: &ReregisterSlaveMessage, reachable: bool) {
+    fn readmit(
+        &mut self,
+        id: &AgentId,
+        pid: &Pid,
+        message: &ReregisterSlaveMessage,
+        reachable: bool,
+    ) {
         let new = NewAgent {
             pid,
             info: message.slave.clone(),
@@ -189,7 +200,9 @@ impl Core {
         let executors: BTreeSet<_> = message
             .executor_infos
             .iter()
-            .filter_map(|e| Some((e.framework_id.as_ref()?.value.clone(), e.executor_id.value.clone())))
+            .filter_map(|e| {
+                Some((e.framework_id.as_ref()?.value.clone(), e.executor_id.value.clone()))
+            })
             .collect();
         let ours = self.agent(id).map(|a| a.executors.clone()).unwrap_or_default();
         for (framework, executor) in ours.keys() {
@@ -236,8 +249,11 @@ impl Core {
             agent.pid = pid.clone();
             agent.info = info.clone();
             agent.version = message.version.clone().unwrap_or_default().into();
-            agent.capabilities =
-                message.agent_capabilities.iter().map(mesos::slave_info::Capability::r#type).collect();
+            agent.capabilities = message
+                .agent_capabilities
+                .iter()
+                .map(mesos::slave_info::Capability::r#type)
+                .collect();
             agent.checkpointed = checkpointed;
             agent.total = total.clone();
             agent.resource_version.clone_from(&message.resource_version_uuid);

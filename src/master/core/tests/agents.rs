@@ -136,10 +136,8 @@ fn after_a_master_restart_agents_bring_frameworks_and_tasks_back() {
         ..info("f", "web")
     };
     second.subscribe(FRAMEWORK, info);
-    let task = call::reconcile::Task {
-        task_id: mesos::TaskId { value: "t".into() },
-        slave_id: None,
-    };
+    let task =
+        call::reconcile::Task { task_id: mesos::TaskId { value: "t".into() }, slave_id: None };
     let reconcile = Call {
         reconcile: Some(call::Reconcile { tasks: vec![task] }),
         ..bare(call::Type::Reconcile)

@@ -46,10 +46,8 @@ fn a_framework_that_stays_away_is_removed_after_its_timeout() {
     assert_eq!(completed.completed_tasks[0].state(), TaskState::TaskKilled);
     assert!(completed.total_used.is_empty());
     // Its id is used up.
-    let again = mesos::FrameworkInfo {
-        id: Some(mesos::FrameworkId { value: id }),
-        ..info("f", "web")
-    };
+    let again =
+        mesos::FrameworkInfo { id: Some(mesos::FrameworkId { value: id }), ..info("f", "web") };
     world.subscribe("two", again);
     let error = world.events("two").pop().and_then(|e| e.error).expect("an error");
     assert_eq!(error.message, "Framework has been removed");
@@ -128,7 +126,10 @@ fn drivers_speak_messages() {
     assert_eq!(runs[0].pid.as_deref(), Some(DRIVER));
     world.report(&runs[0], TaskState::TaskRunning, 1);
     let update = world.sent::<m::StatusUpdateMessage>("StatusUpdateMessage").pop().expect("one");
-    assert_eq!((update.pid.as_deref(), update.update.status.state()), (Some(AGENT), TaskState::TaskRunning));
+    assert_eq!(
+        (update.pid.as_deref(), update.update.status.state()),
+        (Some(AGENT), TaskState::TaskRunning)
+    );
     world.event(Event::Exited(DRIVER.into()));
     let error = world.sent::<m::FrameworkErrorMessage>("FrameworkErrorMessage").pop();
     assert_eq!(error.map(|e| e.message), Some("Framework disconnected".into()));
@@ -152,8 +153,7 @@ fn weights_are_checked_and_change_offers() {
 
 #[test]
 fn offers_are_taken_back_when_nobody_answers() {
-    let config =
-        Config { offer_timeout: Some(Duration::from_secs(5)), ..Config::default() };
+    let config = Config { offer_timeout: Some(Duration::from_secs(5)), ..Config::default() };
     let mut world = World::with(config, &Registry::default());
     world.register(AGENT, "cpus:4;mem:4096");
     world.subscribe("one", info("f", "web"));

@@ -41,12 +41,8 @@ impl World {
         config.allocator.interval = config.allocation_interval;
         config.allocator.min_allocatable =
             vec![[("cpus".to_owned(), 0.01)].into(), [("mem".to_owned(), 32.0)].into()];
-        let master = mesos::MasterInfo {
-            id: "M".into(),
-            ip: 1,
-            port: 5050,
-            ..mesos::MasterInfo::default()
-        };
+        let master =
+            mesos::MasterInfo { id: "M".into(), ip: 1, port: 5050, ..mesos::MasterInfo::default() };
         let now = Now { mono: Duration::ZERO, wall: WALL };
         let core = Core::new(config, master, registry, now);
         let mut world = World { core, now: Duration::ZERO, done: Vec::new(), replies: 0 };

@@ -119,15 +119,13 @@ impl Walk {
             Step::Decline(slot) => {
                 if let Some(offer) = self.open_offer(slot) {
                     let decline = call::Decline { offer_ids: vec![offer.id], filters: None };
-                    let decline =
-                        Call { decline: Some(decline), ..bare(call::Type::Decline) };
+                    let decline = Call { decline: Some(decline), ..bare(call::Type::Decline) };
                     self.call(slot, decline);
                 }
             }
             Step::Report { task, end } => {
                 if let Some(run) = self.run(task) {
-                    let state =
-                        if end { TaskState::TaskFinished } else { TaskState::TaskRunning };
+                    let state = if end { TaskState::TaskFinished } else { TaskState::TaskRunning };
                     self.world.report(&run, state, u8::from(end) + 1);
                 }
             }
@@ -191,7 +189,12 @@ impl Walk {
             held += &agent.offered;
             assert_eq!(core.allocator.allocated(&agent.id), held, "the allocator's books");
             let plain = held.clone().unallocated();
-            assert!(agent.total.contains(&plain), "{} gave out {held} of {}", agent.id, agent.total);
+            assert!(
+                agent.total.contains(&plain),
+                "{} gave out {held} of {}",
+                agent.id,
+                agent.total
+            );
             for (framework, task) in agent.tasks.keys() {
                 assert!(core.task(framework, task).is_some(), "task {task} has no framework");
             }

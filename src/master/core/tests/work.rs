@@ -149,10 +149,8 @@ fn reserve_create_launch_destroy_unreserve() {
         }),
         source: None,
     });
-    let operation = |kind: Type| mesos::offer::Operation {
-        r#type: Some(kind as i32),
-        ..Default::default()
-    };
+    let operation =
+        |kind: Type| mesos::offer::Operation { r#type: Some(kind as i32), ..Default::default() };
     let mut on_volume = task("t", &offer);
     on_volume.resources.push(volume.clone());
     let operations = vec![

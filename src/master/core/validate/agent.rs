@@ -48,8 +48,7 @@ pub fn reregistration(message: &ReregisterSlaveMessage) -> Check {
     }
     let executors = executors(message, &frameworks)?;
     for listed in &message.tasks {
-        super::id(&listed.task_id.value)
-            .map_err(|e| format!("Task has an invalid TaskID: {e}"))?;
+        super::id(&listed.task_id.value).map_err(|e| format!("Task has an invalid TaskID: {e}"))?;
         if listed.slave_id != *agent {
             return Err(format!("Task has an invalid SlaveID '{}'", listed.slave_id.value));
         }
@@ -63,8 +62,7 @@ pub fn reregistration(message: &ReregisterSlaveMessage) -> Check {
         {
             return Err(format!("Task has an invalid ExecutorID '{}'", executor.value));
         }
-        validate_all(&listed.resources)
-            .map_err(|e| format!("Task uses invalid resources: {e}"))?;
+        validate_all(&listed.resources).map_err(|e| format!("Task uses invalid resources: {e}"))?;
     }
     Ok(())
 }

@@ -36,8 +36,7 @@ fn member(task: &TaskInfo, scene: Scene<'_>) -> Check {
     }
     if let Some(container) = &task.container {
         let checked = task.health_check.as_ref().map(mesos::HealthCheck::r#type);
-        let remote =
-            matches!(checked, Some(health_check::Type::Http | health_check::Type::Tcp));
+        let remote = matches!(checked, Some(health_check::Type::Http | health_check::Type::Tcp));
         if !container.network_infos.is_empty() && remote {
             return Err("HTTP and TCP health checks are not supported for nested containers not \
                         joining parent's network"
@@ -148,10 +147,8 @@ fn cgroups(group: &TaskGroupInfo, executor: &ExecutorInfo) -> Check {
             "The 'share_cgroups' field cannot be set to 'true' on executor containers".into()
         );
     }
-    let mut all = group
-        .tasks
-        .iter()
-        .map(|t| t.container.as_ref().and_then(share_cgroups).unwrap_or(true));
+    let mut all =
+        group.tasks.iter().map(|t| t.container.as_ref().and_then(share_cgroups).unwrap_or(true));
     let first = all.next();
     if all.any(|shared| Some(shared) != first) {
         return Err("If set, the value of 'share_cgroups' must be the same for all tasks in each \

@@ -112,9 +112,7 @@ fn volume(volume: &Volume) -> Check {
         VolumeSource::Secret => (source.secret.is_some(), "secret", "SECRET"),
         VolumeSource::CsiVolume => match &source.csi_volume {
             Some(csi) if csi.static_provisioning.is_none() => {
-                return fail(
-                    "'source.csi_volume.static_provisioning' is not set for CSI volume",
-                );
+                return fail("'source.csi_volume.static_provisioning' is not set for CSI volume");
             }
             csi => (csi.is_some(), "csi_volume", "CSI"),
         },

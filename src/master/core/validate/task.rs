@@ -98,13 +98,11 @@ fn own_resources(task: &TaskInfo) -> Check {
     if task.resources.is_empty() {
         return Err("Task uses no resources".into());
     }
-    resources::all(&task.resources)
-        .map_err(|e| format!("Task uses invalid resources: {e}"))?;
+    resources::all(&task.resources).map_err(|e| format!("Task uses invalid resources: {e}"))?;
     let parsed = Resources::from_valid(&task.resources);
     resources::unique_persistence(&parsed)
         .map_err(|e| format!("Task uses duplicate persistence ID: {e}"))?;
-    resources::one_role(&task.resources)
-        .map_err(|e| format!("Invalid task resources: {e}"))?;
+    resources::one_role(&task.resources).map_err(|e| format!("Invalid task resources: {e}"))?;
     resources::revocable_or_not(&parsed)
         .map_err(|e| format!("Task mixes revocable and non-revocable resources: {e}"))
 }
@@ -122,7 +120,9 @@ fn limits(task: &TaskInfo, agent: &Agent) -> Check {
     let wanted = Resources::from_valid(&task.resources);
     if let Some(limit) = task.limits.get("cpus").map(|l| l.value) {
         let Some(cpus) = wanted.cpus() else {
-            return Err("When a CPU limit is specified, a CPU request must also be specified".into());
+            return Err(
+                "When a CPU limit is specified, a CPU request must also be specified".into()
+            );
         };
         if limit.is_nan() || limit < cpus {
             return Err("The cpu limit must be greater than or equal to the cpu request".into());
@@ -131,7 +131,7 @@ fn limits(task: &TaskInfo, agent: &Agent) -> Check {
     if let Some(limit) = task.limits.get("mem").map(|l| l.value) {
         let Some(mem) = wanted.mem() else {
             return Err(
-                "When a memory limit is specified, a memory request must also be specified".into()
+                "When a memory limit is specified, a memory request must also be specified".into(),
             );
         };
         if limit.is_nan() || limit < mem {
@@ -160,11 +160,14 @@ fn with_executor(task: &TaskInfo, scene: Scene<'_>, available: &Resources) -> Ch
         }
         let own = Resources::from_valid(&given.resources);
         if !own.shared().is_empty() {
-            return Err(format!("Executor resources {own} should not contain any shared resources"));
+            return Err(format!(
+                "Executor resources {own} should not contain any shared resources"
+            ));
         }
         if given.container.as_ref().and_then(share_cgroups) == Some(true) {
-            return Err("The 'share_cgroups' field cannot be set to 'true' on executor containers"
-                .into());
+            return Err(
+                "The 'share_cgroups' field cannot be set to 'true' on executor containers".into()
+            );
         }
         if scene.running(given).is_none() {
             total += &own;
@@ -214,9 +217,7 @@ pub fn executor_info(executor: &ExecutorInfo) -> Check {
     match executor.r#type() {
         executor_info::Type::Default => {
             if executor.command.is_some() {
-                return Err(
-                    "'ExecutorInfo.command' must not be set for 'DEFAULT' executor".into()
-                );
+                return Err("'ExecutorInfo.command' must not be set for 'DEFAULT' executor".into());
             }
             if let Some(container) = &executor.container {
                 if container.r#type() != mesos::container_info::Type::Mesos {
@@ -242,8 +243,7 @@ pub fn executor_info(executor: &ExecutorInfo) -> Check {
         return Err("ExecutorInfo's 'shutdown_grace_period' must be non-negative".into());
     }
     if let Some(command) = &executor.command {
-        parts::command(command)
-            .map_err(|e| format!("Executor's `CommandInfo` is invalid: {e}"))?;
+        parts::command(command).map_err(|e| format!("Executor's `CommandInfo` is invalid: {e}"))?;
     }
     if let Some(container) = &executor.container {
         parts::container(container)
