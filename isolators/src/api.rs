@@ -13,6 +13,7 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use mesos::{ContainerId, ContainerInfo, ContainerStatus, Resource, ResourceStatistics};
@@ -194,7 +195,7 @@ impl IsolatorError {
 #[derive(Debug, Clone)]
 pub struct Known {
     /// As at launch, read back from the checkpoint.
-    pub context: ContainerContext,
+    pub context: Arc<ContainerContext>,
     /// Init's pid in the host's pid namespace, if it still runs.
     pub pid: Option<u32>,
 }
@@ -227,7 +228,7 @@ pub trait Isolator: Send + Sync {
 
     /// Makes the handle of a new container. Infallible and without side effects:
     /// called before anything is done for the container.
-    fn attach(&self, context: &ContainerContext) -> Box<dyn Isolation>;
+    fn attach(&self, context: &Arc<ContainerContext>) -> Box<dyn Isolation>;
 
     /// Called once at start, before any other call, with every container the
     /// checkpoints know. Rebuilds handles from kernel state and `Known`.

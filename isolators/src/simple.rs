@@ -1,5 +1,7 @@
 //! [`Prepared`]: the handle of isolators that only contribute to the plan.
 
+use std::sync::Arc;
+
 use async_trait::async_trait;
 
 use crate::api::{ContainerContext, Contribution, Isolation, IsolatorError, Known, Recovered};
@@ -10,7 +12,7 @@ pub(crate) type Prepare<C> = fn(&C, &ContainerContext) -> Result<Contribution, I
 /// A handle that acts in `prepare` only.
 pub(crate) struct Prepared<C> {
     pub config: C,
-    pub context: ContainerContext,
+    pub context: Arc<ContainerContext>,
     pub prepare: Prepare<C>,
 }
 
@@ -34,7 +36,7 @@ pub(crate) fn recovered<C: Clone + Send + Sync + 'static>(
     known: &[Known],
 ) -> Recovered {
     let handle = |known: &Known| -> Box<dyn Isolation> {
-        Box::new(Prepared { config: config.clone(), context: known.context.clone(), prepare })
+        Box::new(Prepared { config: config.clone(), context: Arc::clone(&known.context), prepare })
     };
     Recovered { handles: known.iter().map(handle).collect(), leftovers: Vec::new() }
 }

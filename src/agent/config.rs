@@ -44,6 +44,8 @@ pub struct Config {
     pub work_dir: WorkDir,
     /// `--launcher_dir`, where the built-in executors lie.
     pub launcher_dir: PathBuf,
+    /// The program of the default executor.
+    pub default_executor: PathBuf,
     /// `--switch_user`.
     pub switch_user: bool,
     /// `--strict`: a corrupt checkpoint stops the agent.
@@ -88,7 +90,7 @@ impl Config {
         Config {
             info,
             pid: pid.to_owned(),
-            version: env!("CARGO_PKG_VERSION").to_owned(),
+            version: crate::daemon::version::MESOS_VERSION.to_owned(),
             capabilities: vec![
                 C::MultiRole,
                 C::HierarchicalRole,
@@ -102,6 +104,7 @@ impl Config {
             master: master.to_owned(),
             work_dir: WorkDir::new(work_dir),
             launcher_dir: PathBuf::from("/usr/libexec/mesos"),
+            default_executor: PathBuf::from("/usr/libexec/mesos/mesos-default-executor"),
             switch_user: true,
             strict: true,
             recover: RecoverMode::Reconnect,

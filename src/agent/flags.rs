@@ -118,6 +118,11 @@ pub fn config(
     check_containerizers(flags.text("containerizers").unwrap_or_default())?;
     let mut config = Config::new(info, pid, master, work_dir);
     config.launcher_dir = launcher_dir(flags);
+    // Packages install it under the name operators know, a build under ours.
+    let names = ["mesos-default-executor", "bulkhead-executor"];
+    let programs = names.map(|name| config.launcher_dir.join(name));
+    let found = programs.iter().find(|path| path.exists()).unwrap_or(&programs[0]);
+    config.default_executor.clone_from(found);
     config.switch_user = flags.bool("switch_user");
     config.strict = flags.bool("strict");
     config.recover = one_of(

@@ -99,9 +99,19 @@ impl WorkDir {
         self.meta_agent(agent).join("slave.info")
     }
 
+    /// Where an agent id keeps its frameworks.
+    pub fn meta_frameworks(&self, agent: &str) -> PathBuf {
+        self.meta_agent(agent).join("frameworks")
+    }
+
     /// Checkpoints of a framework.
     pub fn meta_framework(&self, agent: &str, framework: &str) -> PathBuf {
-        self.meta_agent(agent).join("frameworks").join(framework)
+        self.meta_frameworks(agent).join(framework)
+    }
+
+    /// Where a framework keeps its executors.
+    pub fn meta_executors(&self, agent: &str, framework: &str) -> PathBuf {
+        self.meta_framework(agent, framework).join("executors")
     }
 
     /// `mesos.FrameworkInfo`.
@@ -116,19 +126,27 @@ impl WorkDir {
 
     /// Checkpoints of an executor.
     pub fn meta_executor(&self, agent: &str, framework: &str, executor: &str) -> PathBuf {
-        self.meta_framework(agent, framework).join("executors").join(executor)
+        self.meta_executors(agent, framework).join(executor)
+    }
+
+    /// Where an executor keeps its runs.
+    pub fn meta_runs(&self, agent: &str, framework: &str, executor: &str) -> PathBuf {
+        self.meta_executor(agent, framework, executor).join("runs")
     }
 
     /// Checkpoints of one run.
     pub fn meta_run(&self, run: &RunKey) -> PathBuf {
-        self.meta_executor(&run.agent, &run.framework, &run.executor)
-            .join("runs")
-            .join(&run.container)
+        self.meta_runs(&run.agent, &run.framework, &run.executor).join(&run.container)
+    }
+
+    /// Where a run keeps its tasks.
+    pub fn meta_tasks(&self, run: &RunKey) -> PathBuf {
+        self.meta_run(run).join("tasks")
     }
 
     /// Checkpoints of one task.
     pub fn meta_task(&self, run: &RunKey, task: &str) -> PathBuf {
-        self.meta_run(run).join("tasks").join(task)
+        self.meta_tasks(run).join(task)
     }
 
     /// Sandboxes of one agent id.

@@ -10,7 +10,8 @@ use std::path::{Path, PathBuf};
 use std::time::UNIX_EPOCH;
 
 use mesos::internal::{StatusUpdateRecord, status_update_record};
-use mesos::{Task, TaskInfo};
+use mesos::resources::upgrade_all;
+use mesos::{ExecutorInfo, SlaveInfo, Task, TaskInfo};
 use thiserror::Error;
 
 use super::files::{self, StorageError};
@@ -92,11 +93,14 @@ impl Reader<'_> {
         recovered.other_agents = self.other_agents(latest.as_deref())?;
         let Some(id) = latest else { return Ok(recovered) };
         let info = files::message(&self.work.agent_info(&id));
-        recovered.agent = self.tolerate(info)?;
+        recovered.agent = self.tolerate(info)?.map(|mut info: SlaveInfo| {
+            upgrade_all(&mut info.resources);
+            info
+        });
         if recovered.agent.is_none() {
             return Ok(recovered);
         }
-        for framework in subdirs(&self.work.meta_agent(&id).join("frameworks"))? {
+        for framework in subdirs(&self.work.meta_frameworks(&id))? {
             if let Some(framework) = self.framework(&id, &framework)? {
                 recovered.frameworks.push(framework);
             }
@@ -132,7 +136,7 @@ impl Reader<'_> {
             .filter(|pid| !pid.is_empty() && !pid.starts_with('@'));
         let dir = self.work.meta_framework(agent, id);
         let mut executors = Vec::new();
-        for executor in subdirs(&dir.join("executors"))? {
+        for executor in subdirs(&self.work.meta_executors(agent, id))? {
             if let Some(executor) = self.executor(agent, id, &executor)? {
                 executors.push(executor);
             }
@@ -147,10 +151,12 @@ impl Reader<'_> {
         id: &str,
     ) -> Result<Option<RecoveredExecutor>, StorageError> {
         let dir = self.work.meta_executor(agent, framework, id);
+        let runs = self.work.meta_runs(agent, framework, id);
         let info = files::message(&dir.join(names::EXECUTOR_INFO));
-        let Some(info) = self.tolerate(info)? else { return Ok(None) };
+        let Some(mut info): Option<ExecutorInfo> = self.tolerate(info)? else { return Ok(None) };
+        upgrade_all(&mut info.resources);
         let generated = files::read(&dir.join(names::GENERATED))?.is_some_and(|b| b == b"1");
-        let latest = fs::read_link(dir.join("runs").join(names::LATEST))
+        let latest = fs::read_link(runs.join(names::LATEST))
             .ok()
             .and_then(|t| t.file_name().map(|n| n.to_string_lossy().into_owned()));
         let key = |container: String| RunKey {
@@ -161,7 +167,7 @@ impl Reader<'_> {
         };
         let mut run = None;
         let mut old_runs = Vec::new();
-        for container in subdirs(&dir.join("runs"))? {
+        for container in subdirs(&runs)? {
             if Some(&container) == latest.as_ref() {
                 run = Some(self.run(key(container))?);
             } else {
@@ -192,8 +198,8 @@ impl Reader<'_> {
             }
         };
         let mut tasks = Vec::new();
-        for task in subdirs(&dir.join("tasks"))? {
-            if let Some(task) = self.task(&dir.join("tasks").join(task))? {
+        for task in subdirs(&self.work.meta_tasks(&key))? {
+            if let Some(task) = self.task(&self.work.meta_task(&key, &task))? {
                 tasks.push(task);
             }
         }
@@ -210,9 +216,13 @@ impl Reader<'_> {
 
     fn task(&mut self, dir: &Path) -> Result<Option<RecoveredTask>, StorageError> {
         let task = files::message::<Task>(&dir.join(names::TASK_INFO));
-        let Some(task) = self.tolerate(task)? else { return Ok(None) };
+        let Some(mut task) = self.tolerate(task)? else { return Ok(None) };
+        upgrade_all(&mut task.resources);
         let launch = files::message::<TaskInfo>(&dir.join(names::TASK_LAUNCH));
-        let launch = self.tolerate(launch)?;
+        let mut launch = self.tolerate(launch)?;
+        if let Some(launch) = &mut launch {
+            upgrade_all(&mut launch.resources);
+        }
         let log = files::records::<StatusUpdateRecord>(&dir.join(names::TASK_UPDATES)).map(Some);
         let mut updates = Vec::new();
         let mut acknowledged = Vec::new();

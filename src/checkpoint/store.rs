@@ -6,6 +6,10 @@
 use std::fs;
 use std::path::PathBuf;
 
+use mesos::Resource;
+use mesos::resources::{Format, convert};
+use prost::Message;
+
 use super::files::{StorageError, append, create_dir, framed, link, replace, touch};
 use super::paths::names;
 use super::{Record, RunKey, WorkDir};
@@ -31,7 +35,7 @@ impl Store {
         match record {
             Record::Agent(info) => {
                 let id = info.id.as_ref().map_or("", |id| id.value.as_str());
-                self.put(work.agent_info(id), &framed(&**info))?;
+                self.put(work.agent_info(id), &aged(info, |i| &mut i.resources))?;
                 link(&work.latest_agent(), &work.meta_agent(id))
             }
             Record::Framework { agent, info, pid } => {
@@ -41,10 +45,11 @@ impl Store {
             }
             Record::Executor { run, info, generated } => {
                 let dir = work.meta_executor(&run.agent, &run.framework, &run.executor);
-                self.put(dir.join(names::EXECUTOR_INFO), &framed(&**info))?;
+                self.put(dir.join(names::EXECUTOR_INFO), &aged(info, |i| &mut i.resources))?;
                 self.put(dir.join(names::GENERATED), if *generated { b"1" } else { b"0" })?;
-                create_dir(&work.meta_run(run).join("tasks"))?;
-                link(&dir.join("runs").join(names::LATEST), &work.meta_run(run))
+                create_dir(&work.meta_tasks(run))?;
+                let runs = work.meta_runs(&run.agent, &run.framework, &run.executor);
+                link(&runs.join(names::LATEST), &work.meta_run(run))
             }
             Record::ForkedPid { run, pid } => {
                 self.put(self.run(run, names::FORKED_PID), pid.to_string().as_bytes())
@@ -56,9 +61,10 @@ impl Store {
             Record::Task { run, task, launch } => {
                 let dir = work.meta_task(run, &task.task_id.value);
                 if let Some(launch) = launch {
-                    self.put(dir.join(names::TASK_LAUNCH), &framed(&**launch))?;
+                    let bytes = aged(launch, |t| &mut t.resources);
+                    self.put(dir.join(names::TASK_LAUNCH), &bytes)?;
                 }
-                self.put(dir.join(names::TASK_INFO), &framed(&**task))
+                self.put(dir.join(names::TASK_INFO), &aged(task, |t| &mut t.resources))
             }
             Record::Kill { run, task } => touch(&work.meta_task(run, task).join(names::TASK_KILL)),
             Record::Update { run, task, record } => {
@@ -81,5 +87,15 @@ impl Store {
 
     fn put(&self, path: PathBuf, bytes: &[u8]) -> Result<()> {
         replace(&path, bytes, self.sync)
+    }
+}
+
+/// A framed message with its resources in the format that Mesos keeps on disk,
+/// unless a reservation cannot be said in it.
+fn aged<M: Message + Clone>(message: &M, resources: fn(&mut M) -> &mut Vec<Resource>) -> Vec<u8> {
+    let mut old = message.clone();
+    match convert(resources(&mut old), Format::Pre) {
+        Ok(()) => framed(&old),
+        Err(_) => framed(message),
     }
 }

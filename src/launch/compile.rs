@@ -1,8 +1,9 @@
 //! Launch plan to launch program: the one place that knows the order in which a
 //! container is put together.
 //!
-//! Pure: reads the plan and writes bytes. Whether a path exists is found out by
-//! the shim, in the container's namespaces.
+//! Reads the plan and writes bytes; asks the kernel for nothing but the own user
+//! id. Whether a path exists is found out by the shim, in the container's
+//! namespaces.
 
 use std::path::Path;
 
@@ -478,8 +479,11 @@ fn identity(program: &mut Builder, process: &Process) -> Result<(), LaunchError>
     }
     let user = process.user();
     let groups = user.additional_gids().as_deref().unwrap_or_default();
-    let (a, b) = (program.ids(groups), groups.len() as u32);
-    program.push(Step::User, "supplementary groups", Op { a, b, ..plain(code::GROUPS) });
+    // Without privileges only the agent's own identity is left, groups included.
+    if privileged() || !groups.is_empty() {
+        let (a, b) = (program.ids(groups), groups.len() as u32);
+        program.push(Step::User, "supplementary groups", Op { a, b, ..plain(code::GROUPS) });
+    }
     let gid = Op { a: user.gid(), ..plain(code::GID) };
     program.push(Step::User, format!("group {}", user.gid()), gid);
     let uid = Op { a: user.uid(), b: masks.is_some().into(), ..plain(code::UID) };
@@ -497,6 +501,12 @@ fn identity(program: &mut Builder, process: &Process) -> Result<(), LaunchError>
         program.push(Step::Privileges, "ambient capabilities", op);
     }
     Ok(())
+}
+
+/// Whether the agent may change identities.
+fn privileged() -> bool {
+    // SAFETY: no arguments, cannot fail.
+    unsafe { libc::geteuid() == 0 }
 }
 
 fn execute(

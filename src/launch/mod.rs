@@ -27,6 +27,7 @@ mod record;
 mod recover;
 mod running;
 
+use std::cell::Cell;
 use std::fmt;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
@@ -92,14 +93,11 @@ pub struct Launcher {
 }
 
 impl Launcher {
-    /// Prepares the shim's image. Asks for a short scheduler slice for the
-    /// calling thread, which threads started from it inherit.
+    /// Prepares the shim's image.
     ///
     /// # Errors
     /// If the kernel has no executable memory files or no boot id.
     pub fn new(engine: Engine) -> Result<Launcher, LaunchError> {
-        // Only latency is at stake, so a refusal is not worth a word.
-        let _ = sched::set_slice(sched::SHORT_SLICE_NS);
         Ok(Launcher {
             engine,
             shim: memfd::executable(c"bulkhead-shim", SHIM)?,
@@ -124,6 +122,7 @@ impl Launcher {
     /// # Errors
     /// See [`LaunchError`]; nothing of the container is left running.
     pub async fn launch(&self, plan: &LaunchPlan, record: &Path) -> Result<Launching, LaunchError> {
+        short_slice();
         let compiled = compile::compile(plan, self.engine)?;
         let file = record::create(record, self.boot, compiled.own_pids)?;
         // Ours to read, without the lock: that is the shim's alone.
@@ -155,6 +154,16 @@ impl Launcher {
             })?;
         drop((program, theirs, file));
         Launching::begin(child, ours, reader, compiled.steps).await
+    }
+}
+
+/// Asks for a short scheduler slice for this thread, once: on a busy node it
+/// halves the time from a shim's word to its reader.
+fn short_slice() {
+    thread_local!(static ASKED: Cell<bool> = const { Cell::new(false) });
+    if !ASKED.replace(true) {
+        // Only latency is at stake, so a refusal is not worth a word.
+        let _ = sched::set_slice(sched::SHORT_SLICE_NS);
     }
 }
 

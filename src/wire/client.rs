@@ -120,6 +120,13 @@ impl<'a> Call<'a> {
         self
     }
 
+    /// Another body, of a type given as a header or of none.
+    #[must_use]
+    pub fn body(mut self, body: impl Into<Bytes>) -> Call<'a> {
+        self.body = body.into();
+        self
+    }
+
     /// One more header.
     #[must_use]
     pub fn header(mut self, name: &'a str, value: &'a str) -> Call<'a> {

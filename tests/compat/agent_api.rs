@@ -1,13 +1,26 @@
-//! The agent's HTTP door against recordings of the real Mesos.
+//! The agent's HTTP door and its default executor against the real Mesos.
 //!
 //! * `golden`: endpoints rendered from a recorded agent state equal the recorded
 //!   bodies: fields, order, types and values.
+//! * `errors`: recorded bad and odd requests get the recorded answers.
+//! * `executor`: the default executor against an agent played by the test.
+//! * `group`: a task group through the built master, agent and executor.
 //! * `shape`: how JSON documents are compared where values differ by nature.
 
+#[path = "../support/cluster.rs"]
+mod cluster;
+#[path = "../support/framework.rs"]
+mod framework;
 #[path = "../support/mod.rs"]
 mod support;
 
+#[path = "agent_api/errors.rs"]
+mod errors;
+#[path = "agent_api/executor.rs"]
+mod executor;
 #[path = "agent_api/golden.rs"]
 mod golden;
+#[path = "agent_api/group.rs"]
+mod group;
 #[path = "agent_api/shape.rs"]
 mod shape;

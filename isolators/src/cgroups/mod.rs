@@ -117,7 +117,7 @@ impl Cgroups {
         &self.frame.layout
     }
 
-    fn handle(&self, context: &ContainerContext, fresh: bool) -> CgroupIsolation {
+    fn handle(&self, context: &Arc<ContainerContext>, fresh: bool) -> CgroupIsolation {
         let linux = context.info.as_ref().and_then(|info| info.linux_info.as_ref());
         let nested = context.id.parent.is_some();
         let shared = nested && linux.and_then(|l| l.share_cgroups).unwrap_or(true);
@@ -134,7 +134,7 @@ impl Cgroups {
             .flatten()
             .map(|group| mem::Mem::new(&frame.config, group, fresh));
         let pids = has(Controller::Pids).then(|| knobs("pids")).flatten();
-        CgroupIsolation { context: context.clone(), shared, cpu, mem, pids, frame }
+        CgroupIsolation { context: Arc::clone(context), shared, cpu, mem, pids, frame }
     }
 
     /// Cgroups under our root that no known container claims are killed and
@@ -183,7 +183,7 @@ impl Isolator for Cgroups {
         true
     }
 
-    fn attach(&self, context: &ContainerContext) -> Box<dyn Isolation> {
+    fn attach(&self, context: &Arc<ContainerContext>) -> Box<dyn Isolation> {
         Box::new(self.handle(context, true))
     }
 
@@ -206,7 +206,7 @@ impl Isolator for Cgroups {
 /// One container's cgroups.
 #[derive(Debug)]
 struct CgroupIsolation {
-    context: ContainerContext,
+    context: Arc<ContainerContext>,
     frame: Arc<Frame>,
     /// Nested, and under the limits of its parent.
     shared: bool,
@@ -267,20 +267,19 @@ impl CgroupIsolation {
 impl Isolation for CgroupIsolation {
     async fn prepare(&mut self) -> Result<Contribution, IsolatorError> {
         self.make_directories()?;
-        let lineage = self.context.lineage();
-        let requests = self.context.requests.clone();
-        let limits = self.context.limits.clone();
-        let demand = Demand { requests: &requests, limits: &limits };
+        let context = Arc::clone(&self.context);
+        let lineage = context.lineage();
+        let demand = Demand { requests: &context.requests, limits: &context.limits };
         let cgroups = self.frame.layout.joins(&lineage, Cgroup::exists);
         self.apply(demand)?;
         let mut oom_score_adj = None;
         if let Some(mem) = &mut self.mem {
             mem.listen()?;
-            let task = self.context.command_task || self.context.id.parent.is_some();
+            let task = context.command_task || context.id.parent.is_some();
             oom_score_adj = if task { mem.oom_score(demand) } else { None };
         }
         if let Some(group) = &self.pids {
-            let label = self.context.labels.get(pids::LABEL).map(String::as_str);
+            let label = context.labels.get(pids::LABEL).map(String::as_str);
             pids::prepare(group, self.frame.config.cgroups_pids_limit, label)?;
         }
         Ok(Contribution { cgroups, oom_score_adj, ..Contribution::default() })

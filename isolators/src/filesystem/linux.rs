@@ -106,8 +106,8 @@ impl Isolator for FilesystemLinux {
         true
     }
 
-    fn attach(&self, context: &ContainerContext) -> Box<dyn Isolation> {
-        let (config, context) = (self.settings.clone(), context.clone());
+    fn attach(&self, context: &Arc<ContainerContext>) -> Box<dyn Isolation> {
+        let (config, context) = (self.settings.clone(), Arc::clone(context));
         Box::new(Prepared { config, context, prepare })
     }
 

@@ -35,8 +35,8 @@ impl Isolator for FilesystemPosix {
         NAME
     }
 
-    fn attach(&self, context: &ContainerContext) -> Box<dyn Isolation> {
-        let (config, context) = (Arc::clone(&self.enabled), context.clone());
+    fn attach(&self, context: &Arc<ContainerContext>) -> Box<dyn Isolation> {
+        let (config, context) = (Arc::clone(&self.enabled), Arc::clone(context));
         Box::new(Prepared { config, context, prepare })
     }
 

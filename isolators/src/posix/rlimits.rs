@@ -1,5 +1,7 @@
 //! `posix/rlimits`: `ContainerInfo.rlimit_info` to the container's rlimits.
 
+use std::sync::Arc;
+
 use async_trait::async_trait;
 use mesos::RLimitInfo;
 use mesos::r_limit_info::r_limit::Type;
@@ -29,7 +31,7 @@ impl Isolator for Rlimits {
         true
     }
 
-    fn attach(&self, context: &ContainerContext) -> Box<dyn Isolation> {
+    fn attach(&self, context: &Arc<ContainerContext>) -> Box<dyn Isolation> {
         let info = context.info.as_ref().and_then(|info| info.rlimit_info.clone());
         Box::new(Handle { info })
     }

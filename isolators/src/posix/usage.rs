@@ -1,6 +1,8 @@
 //! `posix/cpu` and `posix/mem`: figures of the container's process tree. Nothing
 //! is enforced. They work with every launcher, the linux one included.
 
+use std::sync::Arc;
+
 use async_trait::async_trait;
 use kernel::proctree::{self, ProcessStat};
 use mesos::ResourceStatistics;
@@ -39,7 +41,7 @@ macro_rules! isolator {
                 $name
             }
 
-            fn attach(&self, _context: &ContainerContext) -> Box<dyn Isolation> {
+            fn attach(&self, _context: &Arc<ContainerContext>) -> Box<dyn Isolation> {
                 Box::new(PosixUsage { name: $name, fill: $fill, pid: None })
             }
 

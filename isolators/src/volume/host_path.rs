@@ -53,8 +53,8 @@ impl Isolator for VolumeHostPath {
         true
     }
 
-    fn attach(&self, context: &ContainerContext) -> Box<dyn Isolation> {
-        let (config, context) = (Arc::clone(&self.config), context.clone());
+    fn attach(&self, context: &Arc<ContainerContext>) -> Box<dyn Isolation> {
+        let (config, context) = (Arc::clone(&self.config), Arc::clone(context));
         Box::new(Prepared { config, context, prepare })
     }
 

@@ -65,7 +65,7 @@ pub(crate) fn source(volume: &Volume) -> Result<Source<'_>, String> {
                 Source::Sandbox { path, parent: false }
             })
         }
-        (Some(source), None) => from_source(source).or_else(|what| invalid(what)),
+        (Some(source), None) => from_source(source).or_else(invalid),
     }
 }
 

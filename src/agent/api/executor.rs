@@ -76,9 +76,11 @@ fn decode(content: Media, body: &[u8]) -> Result<Call, String> {
 
 /// The response whose body is the stream of events. It ends when the agent ends
 /// the subscription or the executor hangs up.
-fn open(mut subscription: Subscription, accept: Media) -> Response {
+fn open(subscription: Subscription, accept: Media) -> Response {
     let (sender, receiver) = mpsc::channel(CHUNKS);
     tokio::spawn(async move {
+        // Moved as a whole: its drop is what ends the subscription.
+        let mut subscription = subscription;
         loop {
             let event = tokio::select! {
                 () = sender.closed() => return,

@@ -165,7 +165,7 @@ impl Core {
         let launcher = self.config.launcher_dir.to_string_lossy();
         CommandInfo {
             shell: Some(false),
-            value: Some(format!("{launcher}/mesos-default-executor")),
+            value: Some(self.config.default_executor.to_string_lossy().into_owned()),
             arguments: vec![
                 "mesos-default-executor".to_owned(),
                 format!("--launcher_dir={launcher}"),

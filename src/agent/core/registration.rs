@@ -283,9 +283,11 @@ impl Core {
     }
 
     pub(super) fn peer_exited(&mut self, pid: &str) {
-        if self.is_master(pid) {
-            // compat: Mesos only waits for the detector or for the missing pings.
-            tracing::warn!("master disconnected, waiting for a new master to be elected");
+        if self.is_master(pid) && self.state == AgentState::Running {
+            // Mesos waits for its detector or for 75 s without pings; a master
+            // that only restarted has its agents back at once here.
+            tracing::warn!("master disconnected: looking for one again");
+            self.out.push(Effect::Detect);
         }
     }
 

@@ -9,6 +9,7 @@
 
 use std::collections::BTreeMap;
 
+pub use mesos::resources::upgrade_all as upgrade;
 use mesos::{Resource, TaskInfo, resource, value};
 
 /// Brings the resources of one message to the older format if all of them fit.
@@ -32,28 +33,6 @@ pub fn downgrade<'a>(resources: impl IntoIterator<Item = &'a mut Resource>) {
             });
         }
         resource.role = reservation.role;
-    }
-}
-
-/// Brings resources to the format used inside.
-pub fn upgrade(resources: &mut [Resource]) {
-    for resource in resources {
-        let Some(role) = resource.role.take() else { continue };
-        if role == "*" {
-            resource.reservation = None;
-            continue;
-        }
-        let (kind, old) = match resource.reservation.take() {
-            Some(old) => (resource::reservation_info::Type::Dynamic, old),
-            None => {
-                (resource::reservation_info::Type::Static, resource::ReservationInfo::default())
-            }
-        };
-        resource.reservations.push(resource::ReservationInfo {
-            r#type: Some(kind as i32),
-            role: Some(role),
-            ..old
-        });
     }
 }
 

@@ -125,7 +125,7 @@ pub(super) struct Container {
     /// Names it in the sampler.
     pub(super) slot: u64,
     pub(super) request: LaunchRequest,
-    pub(super) context: ContainerContext,
+    pub(super) context: Arc<ContainerContext>,
     pub(super) dir: ContainerDir,
     /// In table order.
     pub(super) handles: Vec<Handle>,

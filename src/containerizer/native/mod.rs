@@ -207,7 +207,7 @@ impl Shared {
 /// What a container is born with.
 struct Birth {
     request: LaunchRequest,
-    context: ContainerContext,
+    context: Arc<ContainerContext>,
     handles: Vec<Handle>,
     host_pid_namespace: bool,
 }
@@ -252,7 +252,7 @@ impl Native {
             host_pid_namespace: door.host_pid_namespace,
         });
         let runtime = shared.runtime.of(&request.id).path;
-        let context = request::context(&request, runtime, ids, parent);
+        let context = Arc::new(request::context(&request, runtime, ids, parent));
         let handles = shared
             .isolators_for(&request.id)
             .map(|isolator| Handle {

@@ -22,7 +22,7 @@ use crate::launch::{self, End, Recovered, Running};
 /// A container found, and what becomes of it.
 struct Found {
     request: LaunchRequest,
-    context: ContainerContext,
+    context: Arc<ContainerContext>,
     state: State,
     host_pid_namespace: bool,
     /// Nobody wants it.
@@ -144,7 +144,7 @@ fn assemble(
     // A user that is gone changes nothing for what runs already.
     let ids = ids_of(request.user.as_deref()).unwrap_or_default();
     let runtime = shared.runtime.of(&request.id).path;
-    let context = request::context(&request, runtime, ids, parent);
+    let context = Arc::new(request::context(&request, runtime, ids, parent));
     Found { request, context, state, host_pid_namespace, orphan }
 }
 
@@ -166,7 +166,7 @@ async fn handles(
         let known: Vec<Known> = mine
             .iter()
             .map(|index| Known {
-                context: founds[*index].context.clone(),
+                context: Arc::clone(&founds[*index].context),
                 pid: founds[*index].state.pid(),
             })
             .collect();

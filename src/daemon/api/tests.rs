@@ -1,3 +1,5 @@
+//! The endpoints both daemons share, against recordings and bad input.
+
 use super::*;
 use crate::daemon::files::FilesError;
 use crate::daemon::flags::{Flag, Kind};

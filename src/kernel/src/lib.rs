@@ -4,12 +4,12 @@
 //! Knows nothing of Mesos. Every function says which file or call it wraps; an
 //! error names the verb and the object once ([`Error`]).
 
-
 #[path = "../../shim/src/arch.rs"]
 mod arch;
 pub mod beneath;
 pub mod boot;
 pub mod cgroup;
+mod error;
 pub mod lock;
 pub mod lookup;
 pub mod machine;
@@ -22,6 +22,5 @@ pub mod proctree;
 pub mod sched;
 pub mod spawn;
 pub mod users;
-mod error;
 
 pub use error::Error;

@@ -81,7 +81,11 @@ async fn read(request: &mut Request) -> Result<Call, Response> {
 }
 
 fn send(answer: &Answer, media: Media) -> Response {
-    Response::bytes(media.as_str(), encode("mesos.v1.master.Response", answer, media))
+    let body = match media {
+        Media::Json => super::lists::json(answer),
+        Media::Protobuf => encode("mesos.v1.master.Response", answer, media),
+    };
+    Response::bytes(media.as_str(), body)
 }
 
 fn of(kind: response::Type) -> Answer {

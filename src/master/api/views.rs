@@ -2,12 +2,12 @@
 //!
 //! Used for `GET_*` calls and for what operators' event streams are told.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
+use mesos::Resource;
 use mesos::master::response as r;
 use mesos::resources::Format;
-use mesos::{Resource, Role};
 
 use crate::master::Resources;
 use crate::master::core::cluster::{Agent, Framework};
@@ -128,39 +128,10 @@ pub fn tasks(snapshot: &Snapshot) -> r::GetTasks {
     answer
 }
 
-/// `GET_ROLES`: roles in use and roles with a weight.
+/// `GET_ROLES`: every known role.
 #[must_use]
 pub fn roles(snapshot: &Snapshot) -> r::GetRoles {
-    let cluster = &snapshot.cluster;
-    let mut frameworks: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
-    let mut sums: BTreeMap<String, Resources> = BTreeMap::new();
-    for framework in cluster.frameworks.values() {
-        for role in framework.roles.iter() {
-            frameworks.entry(role).or_default().insert(framework.id.as_str());
-        }
-        for resources in [&framework.total_used, &framework.total_offered] {
-            for (role, part) in resources.allocations() {
-                *sums.entry(role.to_string()).or_default() += &part;
-            }
-        }
-    }
-    let mut names: BTreeSet<String> = frameworks.keys().map(|r| (*r).to_owned()).collect();
-    names.extend(cluster.weights.keys().cloned());
-    names.extend(sums.keys().cloned());
-    let role = |name: String| {
-        let of = frameworks.get(name.as_str()).into_iter().flatten();
-        let amounts = sums.get(&name).map(Resources::quantities).unwrap_or_default();
-        Role {
-            weight: cluster.weights.get(&name).copied().unwrap_or(1.0),
-            frameworks: of.map(|id| mesos::FrameworkId { value: (*id).to_owned() }).collect(),
-            resources: amounts
-                .iter()
-                .map(|(name, amount)| mesos::resources::Item::scalar(name, amount).to_proto())
-                .collect(),
-            name,
-        }
-    };
-    r::GetRoles { roles: names.into_iter().map(role).collect() }
+    super::lists::roles(snapshot, &BTreeMap::new())
 }
 
 /// `GET_WEIGHTS`.

@@ -10,6 +10,8 @@ pub const CHILDREN_FD: usize = 6;
 const P_ALL: usize = 0;
 const WEXITED: usize = 4;
 const WNOWAIT: usize = 0x0100_0000;
+/// Children that were cloned without SIGCHLD, too.
+const WALL: usize = 0x4000_0000;
 
 /// Reaps until the first process `child` has ended and is recorded. In a pid
 /// namespace the shim's exit kills the rest; elsewhere the rest, which has been
@@ -18,7 +20,7 @@ pub fn until_end(record: &Report, child: u32, children: i32) {
     loop {
         // siginfo: si_pid is the 32-bit word at offset 16.
         let mut info = [0u32; 32];
-        match call!(WAITID, P_ALL, 0, info.as_mut_ptr(), WEXITED | WNOWAIT, 0) {
+        match call!(WAITID, P_ALL, 0, info.as_mut_ptr(), WEXITED | WNOWAIT | WALL, 0) {
             Err(errno::EINTR) => continue,
             Err(_) => break,
             Ok(_) => {}
@@ -29,7 +31,10 @@ pub fn until_end(record: &Report, child: u32, children: i32) {
         if pid == child {
             record.reaping();
         }
-        let _ = call!(WAIT4, pid, &raw mut status, 0, usage.as_mut_ptr());
+        // A child that is announced and cannot be reaped would be announced for ever.
+        if call!(WAIT4, pid, &raw mut status, WALL, usage.as_mut_ptr()).is_err() {
+            break;
+        }
         if pid == child {
             record.exited(status, &usage);
             break;
@@ -60,7 +65,7 @@ fn kill_rest() {
                 _ => {}
             }
         }
-        if call!(WAIT4, -1isize, 0, 0, 0).is_err() {
+        if call!(WAIT4, -1isize, 0, WALL, 0).is_err() {
             return;
         }
     }

@@ -10,7 +10,7 @@
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -29,6 +29,8 @@ const TOO_SLOW: &[u8] =
 #[derive(Debug, Default)]
 pub(super) struct State {
     phase: AtomicU8,
+    /// Requests so far: tells a timer of this request from one of an earlier one.
+    requests: AtomicU64,
     linked: AtomicBool,
 }
 
@@ -40,6 +42,7 @@ impl State {
     /// A request is being answered from now until the value is dropped.
     pub(super) fn busy(self: &Arc<Self>) -> Busy {
         self.phase.store(BUSY, Ordering::Relaxed);
+        self.requests.fetch_add(1, Ordering::Relaxed);
         Busy(Arc::clone(self))
     }
 
@@ -76,8 +79,8 @@ pub(super) struct Guarded {
     state: Arc<State>,
     crowded: Arc<AtomicBool>,
     times: Times,
-    /// Armed for one phase.
-    reading: Option<(u8, Pin<Box<Sleep>>)>,
+    /// Armed for one phase of one request.
+    reading: Option<((u8, u64), Pin<Box<Sleep>>)>,
     writing: Option<Pin<Box<Sleep>>>,
 }
 
@@ -101,11 +104,12 @@ impl Guarded {
                 return Poll::Pending;
             }
         };
+        let key = (phase, self.state.requests.load(Ordering::Relaxed));
         let armed = match self.reading.take() {
-            Some((armed, timer)) if armed == phase => timer,
+            Some((armed, timer)) if armed == key => timer,
             _ => Box::pin(sleep(wait)),
         };
-        let timer = &mut self.reading.insert((phase, armed)).1;
+        let timer = &mut self.reading.insert((key, armed)).1;
         while timer.as_mut().poll(cx).is_ready() {
             if phase == HEAD {
                 // Nothing else is being written: the last answer is out.

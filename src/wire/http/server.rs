@@ -103,7 +103,7 @@ pub async fn serve(
             () = &mut shutdown => break,
             Some(_) = connections.join_next(), if !connections.is_empty() => {
                 // One in eight free again is enough room not to cut quiet ones.
-                if connections.len() < shared.limits.connections / 8 * 7 {
+                if connections.len() * 8 < shared.limits.connections * 7 {
                     shared.crowded.store(false, Ordering::Relaxed);
                 }
             }

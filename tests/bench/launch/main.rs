@@ -61,7 +61,8 @@ fn main() {
         println!("SKIPPED launch: needs the v1 hierarchies {:?}", scene::HIERARCHIES);
         return;
     }
-    // Before the runtime, so that its threads inherit the short slice.
+    // As the launcher does for its threads, so that the floor has it as well.
+    let _ = kernel::sched::set_slice(kernel::sched::SHORT_SLICE_NS);
     let launcher = Arc::new(Launcher::new(Engine::Linux).expect("a launcher"));
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
@@ -93,12 +94,13 @@ fn main() {
         }
     }
     drop(hugetlb);
+    let floor_rate = floor_in_flight(&scene);
     let rate = runtime.block_on(in_flight(&scene, &launcher));
     println!("\n{:<12} {:>8} {:>8} {:>8} {:>8}", "launcher", "p50 ms", "p90", "p99", "per s");
     for (time, name) in times.iter_mut().zip(["floor", "ours", "runc", "crun"]) {
         time.row(name);
     }
-    println!("ours, {IN_FLIGHT} in flight: {rate:.0} per s\n");
+    println!("{IN_FLIGHT} in flight: floor {floor_rate:.0} per s, ours {rate:.0} per s\n");
     let [floor, ours, runc, crun] = times.each_mut().map(|times| times.at(0.5));
     figure("launch.p50_over_floor", ours / floor);
     for (name, value) in [("runc", runc), ("crun", crun)] {
@@ -121,15 +123,31 @@ async fn one_by_one(scene: &Arc<Scene>, launcher: &Arc<Launcher>, mut times: Tim
     task.await.expect("all launches succeed")
 }
 
-/// Launches per second with several in flight.
+/// Containers in each of the lanes of the next two.
+const EACH: usize = ROUNDS * PER_ROUND / IN_FLIGHT;
+
+/// The floor's containers per second, a thread for each lane.
+fn floor_in_flight(scene: &Scene) -> f64 {
+    let start = Instant::now();
+    std::thread::scope(|scope| {
+        for _ in 0..IN_FLIGHT {
+            scope.spawn(|| {
+                let mut stack = floor::stack();
+                (0..EACH).for_each(|_| floor::run(scene, &mut stack));
+            });
+        }
+    });
+    (EACH * IN_FLIGHT) as f64 / start.elapsed().as_secs_f64()
+}
+
+/// Our containers per second, a task for each lane.
 async fn in_flight(scene: &Arc<Scene>, launcher: &Arc<Launcher>) -> f64 {
-    let each = ROUNDS * PER_ROUND / IN_FLIGHT;
     let start = Instant::now();
     let lanes: Vec<_> = (0..IN_FLIGHT)
         .map(|_| {
             let (scene, launcher) = (Arc::clone(scene), Arc::clone(launcher));
             tokio::spawn(async move {
-                for _ in 0..each {
+                for _ in 0..EACH {
                     ours::run(&scene, &launcher).await;
                 }
             })
@@ -138,5 +156,5 @@ async fn in_flight(scene: &Arc<Scene>, launcher: &Arc<Launcher>) -> f64 {
     for lane in lanes {
         lane.await.expect("all launches succeed");
     }
-    (each * IN_FLIGHT) as f64 / start.elapsed().as_secs_f64()
+    (EACH * IN_FLIGHT) as f64 / start.elapsed().as_secs_f64()
 }

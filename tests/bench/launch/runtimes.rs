@@ -38,6 +38,7 @@ pub fn write_config(scene: &Scene) {
             "namespaces": namespaces, "devices": devices,
             "maskedPaths": MASKED, "readonlyPaths": PROTECTED,
             "resources": {
+                "devices": [{"allow": true, "access": "rwm"}],
                 "cpu": {"shares": 512, "quota": 50000, "period": 100_000},
                 "memory": {"limit": 67_108_864, "reservation": 67_108_864},
                 "pids": {"limit": 64},

@@ -101,8 +101,9 @@ impl Instance {
 
 impl Drop for Scene {
     fn drop(&mut self) {
-        for controller in HIERARCHIES {
-            let top = hierarchy(controller).join(&self.name);
+        // The runtimes make their parent cgroup in every hierarchy and leave it.
+        for mounted in fs::read_dir("/sys/fs/cgroup").into_iter().flatten().flatten() {
+            let top = mounted.path().join(&self.name);
             for entry in fs::read_dir(&top).into_iter().flatten().flatten() {
                 let _ = fs::remove_dir(entry.path());
             }

@@ -2,7 +2,6 @@
 //! what the real agent showed at the same moment.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::path::Path;
 use std::sync::Arc;
 
 use bulkhead::agent::api::{About, containers, metrics, reads, state};
@@ -160,6 +159,7 @@ impl Recorded {
             state: ExecutorState::Running,
             sink: None,
             played: None,
+            generated: false,
             pid: None,
             container_status: None,
             queued: BTreeMap::new(),

@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use crate::cluster::{Cluster, Options, binary, get};
 use crate::framework::{Framework, command, scalar};
 use crate::require;
+use crate::support::TempDir;
 
 const JSON: &str = "application/json";
 const PROTOBUF: &str = "application/x-protobuf";
@@ -244,24 +245,27 @@ fn start(program: &str, flags: &[&str]) -> Output {
 
 #[test]
 fn flags_name_the_nearest() {
+    let dir = TempDir::new("flags");
+    let work_dir = format!("--work_dir={}", dir.path().join("work").display());
+    let work_dir = work_dir.as_str();
     let rows = [
         ("bulkhead-agent", vec!["--mastr=127.0.0.1:1"], "master"),
         (
             "bulkhead-agent",
-            vec!["--master=127.0.0.1:1", "--work_dir=/tmp/x", "--isolation=cgroups/cpuu"],
+            vec!["--master=127.0.0.1:1", work_dir, "--isolation=cgroups/cpuu"],
             "cgroups/cpu",
         ),
         (
             "bulkhead-agent",
-            vec!["--master=127.0.0.1:1", "--work_dir=/tmp/x", "--resources=cpus:"],
+            vec!["--master=127.0.0.1:1", work_dir, "--resources=cpus:"],
             "resources",
         ),
         (
             "bulkhead-agent",
-            vec!["--master=127.0.0.1:1", "--work_dir=/tmp/x", "--gc_delay=3parsecs"],
+            vec!["--master=127.0.0.1:1", work_dir, "--gc_delay=3parsecs"],
             "gc_delay",
         ),
-        ("bulkhead-master", vec!["--work_dri=/tmp/x"], "work_dir"),
+        ("bulkhead-master", vec!["--work_dri=x"], "work_dir"),
     ];
     for (program, flags, expected) in rows {
         let output = start(program, &flags);

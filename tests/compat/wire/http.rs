@@ -144,6 +144,21 @@ async fn quiet_connections_stay_open() {
 }
 
 #[tokio::test]
+async fn every_request_has_its_own_time() {
+    let server = Server::start(Recorder::default(), limits()).await;
+    let mut stream = server.dial().await;
+    // Always in the middle of some head, never for long in the same one.
+    stream.write_all(b"GET /health HT").await.expect("open");
+    for _ in 0..5 {
+        tokio::time::sleep(Duration::from_millis(150)).await;
+        stream.write_all(b"TP/1.1\r\n\r\nGET /health HT").await.expect("open");
+    }
+    stream.write_all(b"TP/1.1\r\nConnection: close\r\n\r\n").await.expect("open");
+    let answers = read_until_quiet(&mut stream).await;
+    assert_eq!(answers.matches("HTTP/1.1 200 OK").count(), 6, "{answers}");
+}
+
+#[tokio::test]
 async fn pipelined_requests_are_answered_in_order() {
     let server = Server::plain().await;
     let answer = server

@@ -1,0 +1,15 @@
+//! The agent as a whole, in this process, against a master that is a script.
+//!
+//! * `meta`: checkpoints of the real Mesos are read, and written the same.
+//! * `master`: the scripted master, speaking real bytes on the loopback.
+//! * `flow`: registration, command tasks and restarts over the wire.
+
+#[path = "../support/mod.rs"]
+mod support;
+
+#[path = "agent/flow.rs"]
+mod flow;
+#[path = "agent/master.rs"]
+mod master;
+#[path = "agent/meta.rs"]
+mod meta;

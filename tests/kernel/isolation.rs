@@ -1,0 +1,237 @@
+//! The native containerizer with real isolators on the real kernel: limits hold,
+//! ends are explained, nothing is left behind. Runs on v1, hybrid and v2 alike;
+//! checks look at /proc, at cgroup files and at what the container prints.
+
+#[path = "../support/mod.rs"]
+mod support;
+
+#[path = "isolation/life.rs"]
+mod life;
+#[path = "isolation/limits.rs"]
+mod limits;
+#[path = "isolation/recovery.rs"]
+mod recovery;
+#[path = "isolation/views.rs"]
+mod views;
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+use bulkhead::containerizer::native::{Config, Native};
+use bulkhead::containerizer::{Containerizer, LaunchRequest, Termination};
+use bulkhead::launch::Engine;
+use mesos::{CommandInfo, ContainerId, ContainerInfo, LinuxInfo, Resource};
+use support::TempDir;
+
+/// The isolation that most tests use.
+pub const ALL: &str = "cgroups/cpu,cgroups/mem,cgroups/pids,namespaces/pid,namespaces/ipc,filesystem/linux,posix/rlimits";
+
+/// Nothing takes longer, not even in the VM.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A test's directories and cgroups. Checks on drop that nothing is left.
+pub struct Place {
+    dir: TempDir,
+    pub config: Config,
+}
+
+impl Place {
+    pub fn new(name: &str, isolation: &str) -> Place {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let dir = TempDir::new(name);
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let config = Config {
+            isolation: isolation.into(),
+            launcher: Engine::Linux,
+            runtime_dir: dir.path().join("runtime"),
+            cgroups_root: format!("bulkhead-test-{name}-{}-{number}", std::process::id()),
+            cgroups_destroy_timeout: Duration::from_secs(20),
+            statistics_age: Duration::ZERO,
+            ..Config::default()
+        };
+        Place { dir, config }
+    }
+
+    pub fn start(&self) -> Native {
+        Native::new(self.config.clone()).expect("a containerizer")
+    }
+
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    /// A request to run `command` in a shell, with a sandbox of its own.
+    pub fn shell(&self, id: &str, command: &str) -> LaunchRequest {
+        let command = CommandInfo { value: Some(command.into()), ..CommandInfo::default() };
+        self.request(id, command)
+    }
+
+    /// A request to run the probe.
+    pub fn probe(&self, id: &str, arguments: &[&str]) -> LaunchRequest {
+        let program = probe().display().to_string();
+        let mut all = vec![program.clone()];
+        all.extend(arguments.iter().map(|a| (*a).to_owned()));
+        let command = CommandInfo {
+            shell: Some(false),
+            value: Some(program),
+            arguments: all,
+            ..CommandInfo::default()
+        };
+        self.request(id, command)
+    }
+
+    pub fn request(&self, id: &str, command: CommandInfo) -> LaunchRequest {
+        let sandbox = self.path(&format!("sandbox-{id}"));
+        std::fs::create_dir_all(&sandbox).expect("a sandbox");
+        LaunchRequest {
+            id: top(id),
+            command,
+            container: None,
+            requests: resources(0.1, 64.0),
+            limits: BTreeMap::new(),
+            sandbox,
+            user: None,
+            environment: BTreeMap::new(),
+            framework_id: None,
+            executor: None,
+            task: Some(mesos::TaskInfo::default()),
+        }
+    }
+
+    pub fn output(&self, id: &str) -> String {
+        let file = self.path(&format!("sandbox-{id}")).join("stdout");
+        std::fs::read_to_string(file).unwrap_or_default()
+    }
+
+    /// Waits until the container has printed `text`.
+    pub async fn wait_output(&self, id: &str, text: &str) -> String {
+        let start = Instant::now();
+        loop {
+            let output = self.output(id);
+            if output.contains(text) {
+                return output;
+            }
+            assert!(start.elapsed() < PATIENCE, "{id} never printed {text:?}: {output:?}");
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+
+    /// This test's cgroups in every mounted hierarchy, those that exist.
+    pub fn cgroup_roots(&self) -> Vec<PathBuf> {
+        let table = std::fs::read_to_string("/proc/self/mountinfo").expect("the mount table");
+        table
+            .lines()
+            .filter(|line| line.contains(" - cgroup"))
+            .filter_map(|line| line.split(' ').nth(4))
+            .map(|mount| Path::new(mount).join(&self.config.cgroups_root))
+            .filter(|path| path.is_dir())
+            .collect()
+    }
+
+    /// A container's directories in all hierarchies.
+    pub fn cgroups(&self, id: &str) -> Vec<PathBuf> {
+        let roots = self.cgroup_roots().into_iter();
+        roots.map(|root| root.join(id)).filter(|dir| dir.is_dir()).collect()
+    }
+
+    /// The content of a knob of a container, wherever it is.
+    pub fn knob(&self, id: &str, name: &str) -> Option<String> {
+        self.cgroups(id).iter().find_map(|dir| std::fs::read_to_string(dir.join(name)).ok())
+    }
+
+    /// Nothing of this test's containers is left: no process, cgroup, mount.
+    pub fn check_clean(&self) {
+        for root in self.cgroup_roots() {
+            let left: Vec<_> = dirs_in(&root);
+            assert!(left.is_empty(), "cgroups are left: {left:?}");
+        }
+        let mark = self.dir.path().display().to_string();
+        let mounts = std::fs::read_to_string("/proc/self/mountinfo").expect("the mount table");
+        assert!(!mounts.contains(&mark), "mounts are left: {mounts}");
+        let processes = processes_in(self.dir.path());
+        assert!(processes.is_empty(), "processes are left: {processes:?}");
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            self.check_clean();
+        }
+        for root in self.cgroup_roots() {
+            let version = match root.join("cgroup.controllers").exists() {
+                true => kernel::cgroup::Version::V2,
+                false => kernel::cgroup::Version::V1,
+            };
+            let group = kernel::cgroup::Cgroup::new(version, root);
+            let _ = group.kill(Duration::from_secs(5));
+            let _ = group.remove(Duration::from_secs(5));
+        }
+    }
+}
+
+fn dirs_in(dir: &Path) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
+    entries.map(|entry| entry.path()).filter(|path| path.is_dir()).collect()
+}
+
+/// Processes that work below `dir`: a container's working directory is its sandbox.
+fn processes_in(dir: &Path) -> Vec<String> {
+    let entries = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+    entries
+        .filter(|entry| {
+            std::fs::read_link(entry.path().join("cwd")).is_ok_and(|cwd| cwd.starts_with(dir))
+        })
+        .map(|entry| std::fs::read_to_string(entry.path().join("stat")).unwrap_or_default())
+        .collect()
+}
+
+/// The program under test; `cargo build -p probe` makes it.
+pub fn probe() -> PathBuf {
+    let exe = std::env::current_exe().expect("this program");
+    exe.parent().and_then(Path::parent).expect("the target directory").join("probe")
+}
+
+/// Whether the probe is built; says so if it is not.
+pub fn have_probe(test: &str) -> bool {
+    let built = probe().is_file();
+    if !built {
+        support::skip(test, "the probe (cargo build -p probe)");
+    }
+    built
+}
+
+pub fn top(id: &str) -> ContainerId {
+    ContainerId { value: id.into(), parent: None }
+}
+
+pub fn resources(cpus: f64, mem: f64) -> Vec<Resource> {
+    vec![isolators::quantity::scalar("cpus", cpus), isolators::quantity::scalar("mem", mem)]
+}
+
+pub fn mesos_container(linux: Option<LinuxInfo>) -> ContainerInfo {
+    ContainerInfo {
+        r#type: mesos::container_info::Type::Mesos as i32,
+        linux_info: linux,
+        ..ContainerInfo::default()
+    }
+}
+
+/// How it ended, within a time that no test needs; then it is forgotten.
+pub async fn end(native: &Native, id: &str) -> Termination {
+    let id = top(id);
+    let end = tokio::time::timeout(PATIENCE, native.wait(&id)).await.expect("ends in time");
+    let end = end.expect("a known container");
+    native.forget(&id).await;
+    end
+}
+
+/// Launches, waits for the end; wait status and output.
+pub async fn run(place: &Place, native: &Native, request: LaunchRequest) -> (Option<i32>, String) {
+    let id = request.id.value.clone();
+    native.launch(request).await.expect("launch");
+    let end = end(native, &id).await;
+    (end.status, place.output(&id))
+}
