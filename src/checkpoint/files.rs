@@ -44,6 +44,18 @@ pub enum StorageError {
     Damaged { path: PathBuf, message: String },
 }
 
+impl StorageError {
+    /// Whether it failed for want of space (or of quota).
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        std::error::Error::source(self)
+            .and_then(|source| source.downcast_ref::<io::Error>())
+            .is_some_and(|e| {
+                matches!(e.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+            })
+    }
+}
+
 type Result<T> = std::result::Result<T, StorageError>;
 
 /// Makes a directory and its parents.

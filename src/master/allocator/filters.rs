@@ -21,12 +21,15 @@ struct Refusal {
 /// Refusals of one framework by role.
 type OfFramework = HashMap<Arc<str>, HashMap<AgentId, Vec<Refusal>>>;
 
+/// When to look, and under which framework, role and agent.
+type Expiry = (Duration, FrameworkId, Arc<str>, AgentId);
+
 /// All refusals in force.
 #[derive(Debug, Default)]
 pub(super) struct Filters {
     all: HashMap<FrameworkId, OfFramework>,
-    /// When to look where; entries whose refusal is gone already do no harm.
-    expiry: BinaryHeap<Reverse<(Duration, FrameworkId, Arc<str>, AgentId)>>,
+    /// Soonest first; entries whose refusal is gone already do no harm.
+    expiry: BinaryHeap<Reverse<Expiry>>,
 }
 
 impl Filters {

@@ -223,7 +223,7 @@ async fn files_do_not_leave_what_is_attached() {
     let agent = Agent::start("agent-files").await;
     let sandbox = agent.dir.path().join("sandbox");
     std::fs::create_dir(&sandbox).expect("a directory");
-    std::fs::write(agent.dir.path().join("secret"), "secret").expect("a file");
+    std::fs::write(agent.dir.path().join("secret"), "classified").expect("a file");
     std::fs::write(sandbox.join("stdout"), "hello").expect("a file");
     std::os::unix::fs::symlink("/etc/passwd", sandbox.join("passwd")).expect("a link");
     std::os::unix::fs::symlink("..", sandbox.join("up")).expect("a link");
@@ -243,7 +243,8 @@ async fn files_do_not_leave_what_is_attached() {
     ] {
         let reply = get(path).await;
         assert!(!reply.status.is_success(), "{path}: {} {}", reply.status, reply.text());
-        assert!(!reply.text().contains("secret") && !reply.text().contains("root:"), "{path}");
+        let body = reply.text();
+        assert!(!body.contains("classified") && !body.contains("root:"), "{path}: {body}");
     }
     let listing = get("/files/browse?path=/sandbox").await.text();
     assert!(listing.contains("/sandbox/stdout") && !listing.contains("root:x"), "{listing}");
