@@ -288,6 +288,12 @@ impl Core {
                 Verdict { state: TaskState::TaskError, reason: Reason::TaskInvalid, message };
             return self.refuse_task(&work.framework, &task, &verdict);
         }
+        let pid = framework.pid.as_ref().map_or(Pid::NONE, Pid::as_str).to_owned();
+        let refined = agent.can(Capability::ReservationRefinement);
+        let (to, versions) = (agent.pid.clone(), agent.versions());
+        let info = framework.info.clone();
+        // Holding on to either would make the changes below copy it whole.
+        drop((framework, agent));
         let mut launch_executor = true;
         if let Some(executor) = &task.executor {
             launch_executor = self.must_launch(&work.agent, &work.framework, executor);
@@ -297,12 +303,11 @@ impl Core {
         }
         self.add_task(&work.agent, task_of(&task, &work.framework));
         work.remaining -= &Resources::from_valid(&task.resources);
-        let pid = framework.pid.as_ref().map_or(Pid::NONE, Pid::as_str).to_owned();
         let mut message = RunTaskMessage {
             framework_id: None,
-            framework: (*framework.info).clone(),
+            framework: (*info).clone(),
             task,
-            resource_version_uuids: agent.versions(),
+            resource_version_uuids: versions,
             pid: Some(pid),
             launch_executor: Some(launch_executor),
         };
@@ -310,10 +315,10 @@ impl Core {
             framework = %work.framework, agent = %work.agent,
             task = message.task.task_id.value, "launching task"
         );
-        if !agent.can(Capability::ReservationRefinement) {
+        if !refined {
             downgrade(&mut message.task);
         }
-        self.send(&agent.pid, &message);
+        self.send(&to, &message);
     }
 
     fn launch_group(&mut self, work: &mut Accepting, operation: Operation) {

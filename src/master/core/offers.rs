@@ -120,26 +120,30 @@ impl Core {
     }
 
     fn open_offer(&mut self, allocation: &Allocation) -> Option<Offer> {
-        let framework = self.framework(&allocation.framework)?.clone();
-        let agent = self.agent(&allocation.agent)?.clone();
-        if !framework.active() || !agent.active {
-            return None;
-        }
         let id = OfferId::from(format!("{}-O{}", self.master.id, self.next.offer).as_str());
+        // Holding on to either here would make the changes below copy it whole.
+        let (offer, sent) = {
+            let framework = self.framework(&allocation.framework)?;
+            let agent = self.agent(&allocation.agent)?;
+            if !framework.active() || !agent.active {
+                return None;
+            }
+            let offer = offer_of(&id, agent, framework, allocation);
+            let sent = strip(offer.clone(), framework);
+            (offer, sent)
+        };
         self.next.offer += 1;
-        let offer = offer_of(&id, &agent, &framework, allocation);
-        let sent = strip(offer.clone(), &framework);
         let timer = self.config.offer_timeout;
         let timer = timer.map(|after| self.set_timer(after, Timer::Offer(id.clone())));
-        self.lend(&agent.id, &framework.id, &allocation.resources);
+        self.lend(&allocation.agent, &allocation.framework, &allocation.resources);
         self.cluster.offers.insert(id.clone(), Arc::new(offer));
-        if let Some(framework) = self.framework_mut(&framework.id) {
+        if let Some(framework) = self.framework_mut(&allocation.framework) {
             framework.offers.insert(id.clone(), ());
         }
-        self.agents.offers.entry(agent.id.clone()).or_default().insert(id.clone());
+        self.agents.offers.entry(allocation.agent.clone()).or_default().insert(id.clone());
         let open = OpenOffer {
-            framework: framework.id.clone(),
-            agent: agent.id.clone(),
+            framework: allocation.framework.clone(),
+            agent: allocation.agent.clone(),
             role: allocation.role.clone(),
             resources: allocation.resources.clone(),
             timer,
