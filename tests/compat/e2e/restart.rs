@@ -110,7 +110,9 @@ async fn agent_killed_while_200_tasks_finish() {
 #[tokio::test]
 async fn master_restarts_and_knows_its_agent() {
     require!(root, cgroup);
-    let options = Options { durable: true, ..Options::default() };
+    // An agent with a fixed master looks for it again when pings stay away.
+    let options = Options { durable: true, ..Options::default() }
+        .master(&["--agent_ping_timeout=1secs", "--max_agent_ping_timeouts=5"]);
     let mut cluster = Cluster::start("master", options);
     let mut framework = Framework::subscribe(&cluster.master, "master").await;
     framework.start(command("stay", "sleep 1000", 16.0)).await;
