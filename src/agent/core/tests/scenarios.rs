@@ -44,9 +44,9 @@ fn with_executor() -> World {
     let mut world = World::registered();
     world.run_task(executor_task("t", "E"), true);
     world.settle();
-    world.executor_says(EXECUTOR, &register());
+    world.tell_as_executor(EXECUTOR, &register());
     world.settle();
-    world.executor_says(EXECUTOR, &status("t", S::TaskRunning, 1));
+    world.tell_as_executor(EXECUTOR, &status("t", S::TaskRunning, 1));
     world.settle();
     world
 }
@@ -192,13 +192,13 @@ fn a_v0_executor_gets_its_tasks_after_registering_and_answers_flow_back() {
     world.run_task(executor_task("t", "E"), true);
     world.settle();
     assert!(world.states_of("t").is_empty());
-    world.executor_says(EXECUTOR, &register());
+    world.tell_as_executor(EXECUTOR, &register());
     world.settle();
     assert_eq!(world.sent_to::<m::ExecutorRegisteredMessage>(EXECUTOR).len(), 1);
     let run = world.sent_to::<m::RunTaskMessage>(EXECUTOR);
     assert_eq!(run[0].task.task_id.value, "t");
     assert_eq!(run[0].pid.as_deref(), Some("@0.0.0.0:0"));
-    world.executor_says(EXECUTOR, &status("t", S::TaskRunning, 1));
+    world.tell_as_executor(EXECUTOR, &status("t", S::TaskRunning, 1));
     world.step_inbox();
     let acks = |w: &World| w.sent_to::<m::StatusUpdateAcknowledgementMessage>(EXECUTOR).len();
     assert_eq!(acks(&world), 0, "nothing is promised before it is stored");
@@ -206,7 +206,7 @@ fn a_v0_executor_gets_its_tasks_after_registering_and_answers_flow_back() {
     assert_eq!(acks(&world), 1);
     assert_eq!(world.states_of("t"), [S::TaskRunning]);
     // Again, because the acknowledgement was lost: acknowledged, not forwarded.
-    world.executor_says(EXECUTOR, &status("t", S::TaskRunning, 1));
+    world.tell_as_executor(EXECUTOR, &status("t", S::TaskRunning, 1));
     world.settle();
     assert_eq!(acks(&world), 2);
     assert_eq!(world.states_of("t"), [S::TaskRunning]);
@@ -241,7 +241,7 @@ fn an_executor_that_never_registers_is_destroyed() {
 #[test]
 fn an_unexpected_executor_is_shut_down() {
     let mut world = World::registered();
-    world.executor_says(EXECUTOR, &register());
+    world.tell_as_executor(EXECUTOR, &register());
     world.settle();
     assert_eq!(world.sent_to::<m::ShutdownExecutorMessage>(EXECUTOR).len(), 1);
 }
@@ -258,7 +258,7 @@ fn a_restart_keeps_a_v0_executor_that_answers() {
         tasks: Vec::new(),
         updates: vec![status("t", S::TaskFinished, 2).update],
     };
-    world.executor_says(EXECUTOR, &message);
+    world.tell_as_executor(EXECUTOR, &message);
     world.settle();
     assert_eq!(world.core.snapshot().state, AgentState::Running);
     assert_eq!(world.states_of("t"), [S::TaskRunning, S::TaskFinished]);

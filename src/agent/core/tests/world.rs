@@ -345,7 +345,7 @@ impl World {
     }
 
     /// A message from an executor.
-    pub fn executor_says<M: Message + prost::Name>(&mut self, pid: &str, message: &M) {
+    pub fn tell_as_executor<M: Message + prost::Name>(&mut self, pid: &str, message: &M) {
         let inbound = inbox::decode(&M::full_name(), &message.encode_to_vec()).unwrap().unwrap();
         self.inbox.push_back((pid.to_owned(), inbound));
     }
