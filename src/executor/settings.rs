@@ -153,10 +153,12 @@ mod tests {
     fn what_is_missing_or_wrong_is_named() {
         let without =
             |gone: &'static str| move |name: &str| environment(name).filter(|_| name != gone);
-        for name in ["MESOS_FRAMEWORK_ID", "MESOS_EXECUTOR_ID", "MESOS_SLAVE_PID", "MESOS_SANDBOX"]
-        {
+        for name in ["MESOS_FRAMEWORK_ID", "MESOS_EXECUTOR_ID", "MESOS_SLAVE_PID"] {
             assert_eq!(Settings::read(without(name)), Err(SettingsError::Missing(name)));
         }
+        // MESOS_DIRECTORY stands in for the sandbox, so both must be missing.
+        let missing = Err(SettingsError::Missing("MESOS_DIRECTORY"));
+        assert_eq!(Settings::read(without("MESOS_SANDBOX")), missing);
         let bad = |name: &str| match name {
             "MESOS_RECOVERY_TIMEOUT" => Some("soon".into()),
             _ => environment(name),

@@ -12,7 +12,7 @@ use mesos::{TaskState, framework_info, task_status};
 use super::event::{Effect, Timer};
 use super::state::{ExecutorState, FrameworkState, KillProgress, is_terminal};
 use super::status::NewStatus;
-use super::{Core, names};
+use super::{Core, Then, names};
 use crate::checkpoint::Record;
 use crate::containerizer::Termination;
 
@@ -107,9 +107,6 @@ impl Core {
         played.kill = Some(KillProgress { generation });
         let timer = Timer::KillGrace { container: container.to_owned(), generation };
         if !again {
-            if checkpoint {
-                self.persist(Record::Kill { run: run.clone(), task: task.clone() });
-            }
             let announces = self
                 .frameworks
                 .get(&run.framework)
@@ -122,7 +119,14 @@ impl Core {
                 let status = NewStatus::of(&task, TaskState::TaskKilling);
                 self.report_played(&run.framework, &run.executor, status);
             }
-            self.out.push(Effect::Signal { container: id, signal: SIGTERM });
+            // Durable first: whoever finds the task dead must know that it was killed.
+            let signal = Effect::Signal { container: id, signal: SIGTERM };
+            if checkpoint {
+                let record = Record::Kill { run, task };
+                self.persist_then(record, Then::Effects(vec![signal]));
+            } else {
+                self.out.push(signal);
+            }
         }
         self.out.push(Effect::Schedule { after: grace, timer });
     }
