@@ -305,8 +305,7 @@ impl Run {
                 "",
             );
         } else if state != self.state {
-            let note = status["message"].as_str().map_or(String::new(), |m| format!(": {m}"));
-            self.output.progress(&format!("{id} {state}{note}"));
+            self.output.progress(&format!("{id} {state}{}", note(&state, status)));
         }
         self.state.clone_from(&state);
         if self.follow && state == "TASK_RUNNING" && self.tails.is_empty() {
@@ -345,6 +344,15 @@ fn text(id: &Value) -> String {
     id["value"].as_str().unwrap_or("").to_owned()
 }
 
+/// Reason and message of a status, for people: statistics that follow a blank
+/// line are left to `--json`.
+fn note(state: &str, status: &Value) -> String {
+    let reason = status["reason"].as_str().filter(|_| state != "TASK_FINISHED");
+    let reason = reason.map_or(String::new(), |r| format!(" ({r})"));
+    let message = status["message"].as_str().and_then(|m| m.split("\n\n").next());
+    message.map_or(reason.clone(), |m| format!("{reason}: {m}"))
+}
+
 /// The exit code that tells a task's end: its own where it has one.
 fn exit_code(status: &Value) -> u8 {
     if status["state"] == "TASK_FINISHED" {
@@ -371,6 +379,13 @@ fn exit_code(status: &Value) -> u8 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn people_see_reason_and_first_paragraph() {
+        let status = json!({ "reason": "REASON_X", "message": "Memory limit\nusers\n\ncache 0" });
+        assert_eq!(note("TASK_FAILED", &status), " (REASON_X): Memory limit\nusers");
+        assert_eq!(note("TASK_RUNNING", &json!({})), "");
+    }
 
     #[test]
     fn the_task_s_result_is_ours() {

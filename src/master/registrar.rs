@@ -241,11 +241,15 @@ impl Registrar for Embedded {
     }
 }
 
+/// Numbered changes on their way to the registrar's thread.
+pub type Changes = mpsc::Sender<(u64, Change)>;
+
+/// What the registrar's thread answers.
+pub type Answers = async_mpsc::UnboundedReceiver<Result<u64, RegistrarError>>;
+
 /// Starts the thread that owns the registrar. It answers with the highest
 /// number stored, or with the error it died of.
-pub fn start(
-    mut registrar: Box<dyn Registrar>,
-) -> (mpsc::Sender<(u64, Change)>, async_mpsc::UnboundedReceiver<Result<u64, RegistrarError>>) {
+pub fn start(mut registrar: Box<dyn Registrar>) -> (Changes, Answers) {
     let (changes, queue) = mpsc::channel::<(u64, Change)>();
     let (answer, answers) = async_mpsc::unbounded_channel();
     let work = move || {

@@ -40,6 +40,14 @@ struct Master {
     dir: PathBuf,
 }
 
+impl Drop for Master {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        let _ = std::fs::remove_dir_all(&self.dir);
+    }
+}
+
 impl Master {
     async fn start() -> Master {
         let free = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
@@ -54,20 +62,15 @@ impl Master {
             .stdout(Stdio::null())
             .spawn()
             .expect("start the master");
+        let master = Master { child, address, dir };
         let client = Client::to(address);
         for _ in 0..500 {
             if client.call(Call::get("/health")).await.is_ok() {
-                return Master { child, address, dir };
+                return master;
             }
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
         panic!("the master does not answer");
-    }
-
-    fn stop(mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-        let _ = std::fs::remove_dir_all(&self.dir);
     }
 
     fn rss_mb(&self) -> f64 {
@@ -182,5 +185,5 @@ async fn main() {
     figure("master.allocation_p99_ms", cycle("p99"));
     figure("master.state_p99_ms", p(0.99));
     figure("master.offers_per_s", flow);
-    master.stop();
+    drop(master);
 }

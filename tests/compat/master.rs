@@ -25,7 +25,7 @@ use bulkhead::wire::client::{Call, Client, Events};
 use serde_json::{Value, json};
 
 /// A master in this process; it ends with its runtime.
-pub async fn start(more: &[&str]) -> SocketAddr {
+pub(crate) async fn start(more: &[&str]) -> SocketAddr {
     let mut arguments: Vec<String> =
         ["--ip=127.0.0.1", "--hostname=master1.example", "--port=0", "--registry=in_memory"]
             .map(str::to_owned)
@@ -41,14 +41,14 @@ pub async fn start(more: &[&str]) -> SocketAddr {
 
 /// A subscribed scheduler that speaks JSON.
 pub struct Scheduler {
-    pub client: Client,
-    pub stream: String,
-    pub framework: String,
+    pub(crate) client: Client,
+    pub(crate) stream: String,
+    pub(crate) framework: String,
     events: Events,
 }
 
 impl Scheduler {
-    pub async fn subscribe(master: SocketAddr, info: Value) -> Scheduler {
+    pub(crate) async fn subscribe(master: SocketAddr, info: Value) -> Scheduler {
         let body = json!({"type": "SUBSCRIBE", "subscribe": {"framework_info": info}});
         let body = body.to_string();
         let call = Call::post("/api/v1/scheduler", "application/json", body)
@@ -67,14 +67,14 @@ impl Scheduler {
     }
 
     /// The next event.
-    pub async fn next(&mut self) -> Value {
+    pub(crate) async fn next(&mut self) -> Value {
         let next = tokio::time::timeout(Duration::from_secs(10), self.events.next());
         let event = next.await.expect("an event in time").expect("a record").expect("no end");
         serde_json::from_slice(&event).expect("JSON")
     }
 
     /// The next event of that type; others are left out.
-    pub async fn next_of(&mut self, kind: &str) -> Value {
+    pub(crate) async fn next_of(&mut self, kind: &str) -> Value {
         loop {
             let event = self.next().await;
             if event["type"] == kind {
@@ -83,11 +83,11 @@ impl Scheduler {
         }
     }
 
-    pub async fn offer(&mut self) -> Value {
+    pub(crate) async fn offer(&mut self) -> Value {
         self.next_of("OFFERS").await["offers"]["offers"][0].clone()
     }
 
-    pub async fn call(&self, mut call: Value) -> u16 {
+    pub(crate) async fn call(&self, mut call: Value) -> u16 {
         call["framework_id"] = json!({"value": self.framework});
         let call = Call::post("/api/v1/scheduler", "application/json", call.to_string())
             .header("mesos-stream-id", &self.stream);

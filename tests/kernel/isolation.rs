@@ -34,11 +34,11 @@ pub const PATIENCE: Duration = Duration::from_secs(60);
 /// A test's directories and cgroups. Checks on drop that nothing is left.
 pub struct Place {
     dir: TempDir,
-    pub config: Config,
+    pub(crate) config: Config,
 }
 
 impl Place {
-    pub fn new(name: &str, isolation: &str) -> Place {
+    pub(crate) fn new(name: &str, isolation: &str) -> Place {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let dir = TempDir::new(name);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
@@ -54,22 +54,22 @@ impl Place {
         Place { dir, config }
     }
 
-    pub fn start(&self) -> Native {
+    pub(crate) fn start(&self) -> Native {
         Native::new(self.config.clone()).expect("a containerizer")
     }
 
-    pub fn path(&self, name: &str) -> PathBuf {
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
     }
 
     /// A request to run `command` in a shell, with a sandbox of its own.
-    pub fn shell(&self, id: &str, command: &str) -> LaunchRequest {
+    pub(crate) fn shell(&self, id: &str, command: &str) -> LaunchRequest {
         let command = CommandInfo { value: Some(command.into()), ..CommandInfo::default() };
         self.request(id, command)
     }
 
     /// A request to run the probe.
-    pub fn probe(&self, id: &str, arguments: &[&str]) -> LaunchRequest {
+    pub(crate) fn probe(&self, id: &str, arguments: &[&str]) -> LaunchRequest {
         let program = probe().display().to_string();
         let mut all = vec![program.clone()];
         all.extend(arguments.iter().map(|a| (*a).to_owned()));
@@ -82,7 +82,7 @@ impl Place {
         self.request(id, command)
     }
 
-    pub fn request(&self, id: &str, command: CommandInfo) -> LaunchRequest {
+    pub(crate) fn request(&self, id: &str, command: CommandInfo) -> LaunchRequest {
         let sandbox = self.path(&format!("sandbox-{id}"));
         std::fs::create_dir_all(&sandbox).expect("a sandbox");
         LaunchRequest {
@@ -100,7 +100,7 @@ impl Place {
         }
     }
 
-    pub fn output(&self, id: &str) -> String {
+    pub(crate) fn output(&self, id: &str) -> String {
         let file = self.path(&format!("sandbox-{id}")).join("stdout");
         std::fs::read_to_string(file).unwrap_or_default()
     }
@@ -119,7 +119,7 @@ impl Place {
     }
 
     /// This test's cgroups in every mounted hierarchy, those that exist.
-    pub fn cgroup_roots(&self) -> Vec<PathBuf> {
+    pub(crate) fn cgroup_roots(&self) -> Vec<PathBuf> {
         let table = std::fs::read_to_string("/proc/self/mountinfo").expect("the mount table");
         table
             .lines()
@@ -131,18 +131,18 @@ impl Place {
     }
 
     /// A container's directories in all hierarchies.
-    pub fn cgroups(&self, id: &str) -> Vec<PathBuf> {
+    pub(crate) fn cgroups(&self, id: &str) -> Vec<PathBuf> {
         let roots = self.cgroup_roots().into_iter();
         roots.map(|root| root.join(id)).filter(|dir| dir.is_dir()).collect()
     }
 
     /// The content of a knob of a container, wherever it is.
-    pub fn knob(&self, id: &str, name: &str) -> Option<String> {
+    pub(crate) fn knob(&self, id: &str, name: &str) -> Option<String> {
         self.cgroups(id).iter().find_map(|dir| std::fs::read_to_string(dir.join(name)).ok())
     }
 
     /// Nothing of this test's containers is left: no process, cgroup, mount.
-    pub fn check_clean(&self) {
+    pub(crate) fn check_clean(&self) {
         for root in self.cgroup_roots() {
             let left: Vec<_> = dirs_in(&root);
             assert!(left.is_empty(), "cgroups are left: {left:?}");
@@ -189,13 +189,13 @@ fn processes_in(dir: &Path) -> Vec<String> {
 }
 
 /// The program under test; `cargo build -p probe` makes it.
-pub fn probe() -> PathBuf {
+pub(crate) fn probe() -> PathBuf {
     let exe = std::env::current_exe().expect("this program");
     exe.parent().and_then(Path::parent).expect("the target directory").join("probe")
 }
 
 /// Whether the probe is built; says so if it is not.
-pub fn have_probe(test: &str) -> bool {
+pub(crate) fn have_probe(test: &str) -> bool {
     let built = probe().is_file();
     if !built {
         support::skip(test, "the probe (cargo build -p probe)");
@@ -203,15 +203,15 @@ pub fn have_probe(test: &str) -> bool {
     built
 }
 
-pub fn top(id: &str) -> ContainerId {
+pub(crate) fn top(id: &str) -> ContainerId {
     ContainerId { value: id.into(), parent: None }
 }
 
-pub fn resources(cpus: f64, mem: f64) -> Vec<Resource> {
+pub(crate) fn resources(cpus: f64, mem: f64) -> Vec<Resource> {
     vec![isolators::quantity::scalar("cpus", cpus), isolators::quantity::scalar("mem", mem)]
 }
 
-pub fn mesos_container(linux: Option<LinuxInfo>) -> ContainerInfo {
+pub(crate) fn mesos_container(linux: Option<LinuxInfo>) -> ContainerInfo {
     ContainerInfo {
         r#type: mesos::container_info::Type::Mesos as i32,
         linux_info: linux,

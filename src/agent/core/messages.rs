@@ -74,7 +74,7 @@ impl Core {
             Some(ExecutorSink::Http(stream)) => {
                 let kill = executor::event::Kill {
                     task_id: message.task_id.clone(),
-                    kill_policy: message.kill_policy.clone(),
+                    kill_policy: message.kill_policy,
                 };
                 let event =
                     executor::Event { kill: Some(kill), ..bare(executor::event::Type::Kill) };

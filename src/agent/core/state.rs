@@ -236,10 +236,8 @@ impl Executor {
         kept.data = None; // compat: Mesos drops the payload from its history
         task.statuses.push(kept);
         task.state = status.state;
-        if terminal {
-            if let Some(task) = self.launched.remove(id) {
-                self.terminated.insert(id.clone(), task);
-            }
+        if terminal && let Some(task) = self.launched.remove(id) {
+            self.terminated.insert(id.clone(), task);
         }
     }
 
@@ -289,7 +287,7 @@ pub fn task_of(info: &TaskInfo, framework: &FrameworkId, user: Option<&str>) -> 
         discovery: info.discovery.clone(),
         container: info.container.clone(),
         health_check: info.health_check.clone(),
-        kill_policy: info.kill_policy.clone(),
+        kill_policy: info.kill_policy,
         user: user.map(str::to_owned),
         limits: info.limits.clone(),
         ..Task::default()

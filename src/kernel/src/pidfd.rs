@@ -140,6 +140,7 @@ mod tests {
     use std::process::Command;
 
     #[test]
+    #[expect(clippy::zombie_processes, reason = "reaped through the pidfd, which is the point")]
     fn signals_reaps_and_tells_the_status() {
         let child = Command::new("sleep").arg("1000").spawn().expect("spawn");
         let pidfd = Pidfd::open(child.id()).expect("open");

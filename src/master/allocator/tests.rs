@@ -410,11 +410,11 @@ fn run(steps: Vec<Step>) {
                 oracle.roles.remove(&f(n));
             }
             Step::AddAgent(n, cpus) => {
-                if !oracle.totals.contains_key(&s(n)) {
+                oracle.totals.entry(s(n)).or_insert_with(|| {
                     let total = res(&format!("cpus:{cpus};ports:[1-{cpus}]"));
                     w.allocator.add_agent(&s(n), agent(total.clone(), ""), &BTreeMap::new());
-                    oracle.totals.insert(s(n), total);
-                }
+                    total
+                });
             }
             Step::RemoveAgent(n) => {
                 w.allocator.remove_agent(&s(n));

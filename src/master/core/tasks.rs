@@ -84,7 +84,7 @@ pub(super) fn task_of(info: &TaskInfo, framework: &FrameworkId) -> Task {
         discovery: info.discovery.clone(),
         container: info.container.clone(),
         health_check: info.health_check.clone(),
-        kill_policy: info.kill_policy.clone(),
+        kill_policy: info.kill_policy,
         user: user.or_else(|| executor_command.and_then(|c| c.user.clone())),
         limits: info.limits.clone(),
     }

@@ -224,7 +224,7 @@ impl<'a> Program<'a> {
     /// length of 1 asks whether a string starts there: it also ends in the pool.
     pub fn holds(&self, offset: usize, length: usize, align: usize) -> bool {
         let fits = offset.checked_add(length).is_some_and(|end| end <= self.ops);
-        offset >= HEADER_SIZE && offset % align == 0 && fits
+        offset >= HEADER_SIZE && offset.is_multiple_of(align) && fits
     }
 
     /// The 64-bit word at `offset`, for tables of string offsets.

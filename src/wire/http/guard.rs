@@ -73,6 +73,9 @@ pub(super) struct Times {
     pub(super) write: Duration,
 }
 
+/// Which part of which request is being read.
+type Phase = (u8, u64);
+
 /// A socket with [`Times`].
 pub(super) struct Guarded {
     stream: TcpStream,
@@ -80,7 +83,7 @@ pub(super) struct Guarded {
     crowded: Arc<AtomicBool>,
     times: Times,
     /// Armed for one phase of one request.
-    reading: Option<((u8, u64), Pin<Box<Sleep>>)>,
+    reading: Option<(Phase, Pin<Box<Sleep>>)>,
     writing: Option<Pin<Box<Sleep>>>,
 }
 

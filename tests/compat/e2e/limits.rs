@@ -37,7 +37,9 @@ fn statistics(cluster: &Cluster, executor: &str) -> Value {
 #[tokio::test]
 async fn half_a_cpu_is_half_a_cpu() {
     require!(root, cgroup);
-    let cluster = Cluster::start("cpu", Options::default());
+    // Mesos shows throttling only with this flag; the limit holds without it.
+    let options = Options::default().agent(&["--cgroups_enable_cfs"]);
+    let cluster = Cluster::start("cpu", options);
     let mut framework = Framework::subscribe(&cluster.master, "cpu").await;
     let mut task = command("burn", "while :; do :; done", 32.0);
     task["limits"] = json!({ "cpus": { "value": 0.5 } });

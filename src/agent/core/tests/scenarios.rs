@@ -44,9 +44,9 @@ fn with_executor() -> World {
     let mut world = World::registered();
     world.run_task(executor_task("t", "E"), true);
     world.settle();
-    world.from_executor(EXECUTOR, &register());
+    world.tell_as_executor(EXECUTOR, &register());
     world.settle();
-    world.from_executor(EXECUTOR, &status("t", S::TaskRunning, 1));
+    world.tell_as_executor(EXECUTOR, &status("t", S::TaskRunning, 1));
     world.settle();
     world
 }
@@ -168,7 +168,7 @@ fn tasks_with_a_stale_resource_version_are_dropped() {
         }],
         ..Default::default()
     };
-    world.to_agent(Inbound::RunTask(Box::new(message)));
+    world.tell_agent(Inbound::RunTask(Box::new(message)));
     world.settle();
     assert_eq!(world.states_of("t"), [S::TaskDropped]);
     let (.., last) = world.seen.last().unwrap();
@@ -192,13 +192,13 @@ fn a_v0_executor_gets_its_tasks_after_registering_and_answers_flow_back() {
     world.run_task(executor_task("t", "E"), true);
     world.settle();
     assert!(world.states_of("t").is_empty());
-    world.from_executor(EXECUTOR, &register());
+    world.tell_as_executor(EXECUTOR, &register());
     world.settle();
     assert_eq!(world.sent_to::<m::ExecutorRegisteredMessage>(EXECUTOR).len(), 1);
     let run = world.sent_to::<m::RunTaskMessage>(EXECUTOR);
     assert_eq!(run[0].task.task_id.value, "t");
     assert_eq!(run[0].pid.as_deref(), Some("@0.0.0.0:0"));
-    world.from_executor(EXECUTOR, &status("t", S::TaskRunning, 1));
+    world.tell_as_executor(EXECUTOR, &status("t", S::TaskRunning, 1));
     world.step_inbox();
     let acks = |w: &World| w.sent_to::<m::StatusUpdateAcknowledgementMessage>(EXECUTOR).len();
     assert_eq!(acks(&world), 0, "nothing is promised before it is stored");
@@ -206,7 +206,7 @@ fn a_v0_executor_gets_its_tasks_after_registering_and_answers_flow_back() {
     assert_eq!(acks(&world), 1);
     assert_eq!(world.states_of("t"), [S::TaskRunning]);
     // Again, because the acknowledgement was lost: acknowledged, not forwarded.
-    world.from_executor(EXECUTOR, &status("t", S::TaskRunning, 1));
+    world.tell_as_executor(EXECUTOR, &status("t", S::TaskRunning, 1));
     world.settle();
     assert_eq!(acks(&world), 2);
     assert_eq!(world.states_of("t"), [S::TaskRunning]);
@@ -241,7 +241,7 @@ fn an_executor_that_never_registers_is_destroyed() {
 #[test]
 fn an_unexpected_executor_is_shut_down() {
     let mut world = World::registered();
-    world.from_executor(EXECUTOR, &register());
+    world.tell_as_executor(EXECUTOR, &register());
     world.settle();
     assert_eq!(world.sent_to::<m::ShutdownExecutorMessage>(EXECUTOR).len(), 1);
 }
@@ -258,7 +258,7 @@ fn a_restart_keeps_a_v0_executor_that_answers() {
         tasks: Vec::new(),
         updates: vec![status("t", S::TaskFinished, 2).update],
     };
-    world.from_executor(EXECUTOR, &message);
+    world.tell_as_executor(EXECUTOR, &message);
     world.settle();
     assert_eq!(world.core.snapshot().state, AgentState::Running);
     assert_eq!(world.states_of("t"), [S::TaskRunning, S::TaskFinished]);
@@ -327,7 +327,7 @@ fn tearing_a_framework_down_ends_everything_silently() {
     world.settle();
     let before = world.seen.len();
     let message = m::ShutdownFrameworkMessage { framework_id: FrameworkId { value: "F".into() } };
-    world.to_agent(Inbound::ShutdownFramework(message));
+    world.tell_agent(Inbound::ShutdownFramework(message));
     world.settle();
     assert_eq!(world.sent_to::<m::ShutdownExecutorMessage>(EXECUTOR).len(), 1);
     world.fire_if(|t| matches!(t, Timer::ExecutorShutdown { .. } | Timer::KillGrace { .. }));
@@ -343,7 +343,7 @@ fn a_shutdown_of_the_agent_ends_when_nothing_is_left() {
     let mut world = World::registered();
     world.run_task(command_task("t"), true);
     world.settle();
-    world.to_agent(Inbound::Shutdown(m::ShutdownMessage { message: None }));
+    world.tell_agent(Inbound::Shutdown(m::ShutdownMessage { message: None }));
     world.settle();
     assert!(world.running().is_empty());
     assert_eq!(world.exit.as_deref(), Some("agent shut down"));
@@ -361,7 +361,7 @@ fn an_http_executor_subscribes_and_gets_its_group_as_a_whole() {
         },
         ..Default::default()
     };
-    world.to_agent(Inbound::RunTaskGroup(Box::new(message)));
+    world.tell_agent(Inbound::RunTaskGroup(Box::new(message)));
     world.settle();
     let subscribe = |executor: &str| Command::Subscribe {
         framework: FrameworkId { value: "F".into() },

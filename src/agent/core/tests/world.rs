@@ -256,7 +256,7 @@ impl World {
                 let it = m::RegisterSlaveMessage::decode(body).unwrap();
                 self.resource_version = it.resource_version_uuid.unwrap().value;
                 let id = SlaveId { value: AGENT_ID.into() };
-                self.to_agent(Inbound::SlaveRegistered(m::SlaveRegisteredMessage {
+                self.tell_agent(Inbound::SlaveRegistered(m::SlaveRegisteredMessage {
                     slave_id: id,
                     connection: None,
                 }));
@@ -294,7 +294,7 @@ impl World {
             })
             .into_iter()
             .collect();
-        self.to_agent(Inbound::SlaveReregistered(m::SlaveReregisteredMessage {
+        self.tell_agent(Inbound::SlaveReregistered(m::SlaveReregisteredMessage {
             slave_id: SlaveId { value: AGENT_ID.into() },
             reconciliations,
             connection: None,
@@ -309,7 +309,7 @@ impl World {
             self.seen.push((task.clone(), state, uuid.clone(), update.status.clone()));
             self.tasks.insert(task, state);
         }
-        self.to_agent(Inbound::Acknowledgement(m::StatusUpdateAcknowledgementMessage {
+        self.tell_agent(Inbound::Acknowledgement(m::StatusUpdateAcknowledgementMessage {
             slave_id: SlaveId { value: AGENT_ID.into() },
             framework_id: update.framework_id,
             task_id: update.status.task_id,
@@ -317,7 +317,7 @@ impl World {
         }));
     }
 
-    pub fn to_agent(&mut self, message: Inbound) {
+    pub fn tell_agent(&mut self, message: Inbound) {
         self.inbox.push_back((MASTER.into(), message));
     }
 
@@ -333,11 +333,11 @@ impl World {
             task,
             ..Default::default()
         };
-        self.to_agent(Inbound::RunTask(Box::new(message)));
+        self.tell_agent(Inbound::RunTask(Box::new(message)));
     }
 
     pub fn kill_task(&mut self, task: &str) {
-        self.to_agent(Inbound::KillTask(m::KillTaskMessage {
+        self.tell_agent(Inbound::KillTask(m::KillTaskMessage {
             framework_id: FrameworkId { value: "F".into() },
             task_id: TaskId { value: task.into() },
             kill_policy: None,
@@ -345,7 +345,7 @@ impl World {
     }
 
     /// A message from an executor.
-    pub fn from_executor<M: Message + prost::Name>(&mut self, pid: &str, message: &M) {
+    pub fn tell_as_executor<M: Message + prost::Name>(&mut self, pid: &str, message: &M) {
         let inbound = inbox::decode(&M::full_name(), &message.encode_to_vec()).unwrap().unwrap();
         self.inbox.push_back((pid.to_owned(), inbound));
     }
