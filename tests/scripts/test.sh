@@ -113,7 +113,7 @@ if [ "$mode" = full ]; then
     suite "$t" 900 --workspace --test "$t" -- --test-threads=1
   done
   if tests/scripts/deps.sh vm >"$out/vm-deps.log" 2>&1; then
-    vm cgroup2 900
+    VM_TESTS=e2e vm cgroup2 900
   elif [ "${REQUIRE_ALL:-0}" = 1 ]; then
     failed=$((failed + 1)) failures+=("vm: qemu is missing")
   else

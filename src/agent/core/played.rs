@@ -13,7 +13,7 @@ use super::event::{Effect, Timer};
 use super::state::{ExecutorState, FrameworkState, KillProgress, is_terminal};
 use super::status::NewStatus;
 use super::{Core, Then, names};
-use crate::checkpoint::Record;
+use crate::checkpoint::{Record, RunKey};
 use crate::containerizer::Termination;
 
 /// Between SIGTERM and destruction, unless a policy says otherwise (Mesos'
@@ -80,9 +80,10 @@ impl Core {
         if e.queued.contains_key(&task) {
             // Not started: the launch is undone, from whatever state.
             e.state = ExecutorState::Terminating;
-            let id = e.container_id.clone();
-            self.kill_queued(&run.framework, &run.executor, &task);
-            return self.out.push(Effect::Destroy { container: id, termination: None });
+            let (container, checkpoint) = (e.container_id.clone(), e.checkpoint);
+            let destroy = Effect::Destroy { container, termination: None };
+            self.after_kill_is_durable(&run, &task, checkpoint, vec![destroy]);
+            return self.kill_queued(&run.framework, &run.executor, &task);
         }
         if !e.launched.contains_key(&task) {
             return;
@@ -96,6 +97,23 @@ impl Core {
         self.begin_kill(container, grace);
     }
 
+    /// Whoever finds the task dead after a crash must know that it was killed, so
+    /// nothing is done to it before that is stored.
+    fn after_kill_is_durable(
+        &mut self,
+        run: &RunKey,
+        task: &str,
+        checkpoint: bool,
+        effects: Vec<Effect>,
+    ) {
+        if checkpoint {
+            let record = Record::Kill { run: run.clone(), task: task.to_owned() };
+            self.persist_then(record, Then::Effects(effects));
+        } else {
+            self.out.extend(effects);
+        }
+    }
+
     /// SIGTERM now, destruction after `grace`. A second kill can only hurry.
     fn begin_kill(&mut self, container: &str, grace: Duration) {
         let generation = self.next_generation();
@@ -106,6 +124,7 @@ impl Core {
         let (again, out_of_time) = (played.kill.is_some(), played.out_of_time);
         played.kill = Some(KillProgress { generation });
         let timer = Timer::KillGrace { container: container.to_owned(), generation };
+        let mut effects = Vec::new();
         if !again {
             let announces = self
                 .frameworks
@@ -119,16 +138,10 @@ impl Core {
                 let status = NewStatus::of(&task, TaskState::TaskKilling);
                 self.report_played(&run.framework, &run.executor, status);
             }
-            // Durable first: whoever finds the task dead must know that it was killed.
-            let signal = Effect::Signal { container: id, signal: SIGTERM };
-            if checkpoint {
-                let record = Record::Kill { run, task };
-                self.persist_then(record, Then::Effects(vec![signal]));
-            } else {
-                self.out.push(signal);
-            }
+            effects.push(Effect::Signal { container: id, signal: SIGTERM });
         }
-        self.out.push(Effect::Schedule { after: grace, timer });
+        effects.push(Effect::Schedule { after: grace, timer });
+        self.after_kill_is_durable(&run, &task, checkpoint, effects);
     }
 
     pub(super) fn kill_grace_over(&mut self, container: &str, generation: u64) {

@@ -159,7 +159,7 @@ proptest! {
                 (S::TaskFinished, exit) => prop_assert!(false, "finished with {:?}", exit),
                 (S::TaskFailed | S::TaskDropped, _) => {
                     // Only a task whose launch was lost in a crash.
-                    prop_assert!(world.crashes > 0 && !ran, "{}: {:?} {:?}", task, states, fate);
+                    prop_assert!(world.crashes > 0 && !ran, "{}: {:?} {:?}", task, told, fate);
                 }
                 other => prop_assert!(false, "{task}: {other:?} {fate:?}"),
             }
