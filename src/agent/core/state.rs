@@ -7,6 +7,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
+pub use mesos::model::is_terminal;
 use mesos::{
     ContainerId, ContainerStatus, ExecutorInfo, FrameworkId, FrameworkInfo, Task, TaskInfo,
     TaskState, TaskStatus, framework_info,
@@ -249,27 +250,6 @@ impl Executor {
             }
             self.completed.push_back(Arc::new(task));
         }
-    }
-}
-
-/// Whether no further state follows.
-pub fn is_terminal(state: TaskState) -> bool {
-    use TaskState as S;
-    match state {
-        S::TaskFinished
-        | S::TaskFailed
-        | S::TaskKilled
-        | S::TaskLost
-        | S::TaskError
-        | S::TaskDropped
-        | S::TaskGone
-        | S::TaskGoneByOperator => true,
-        S::TaskStaging
-        | S::TaskStarting
-        | S::TaskRunning
-        | S::TaskKilling
-        | S::TaskUnreachable
-        | S::TaskUnknown => false,
     }
 }
 

@@ -7,34 +7,13 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use mesos::internal;
+pub use mesos::model::is_terminal;
 use mesos::task_status::{Reason, Source};
 use mesos::{ExecutorInfo, Task, TaskInfo, TaskState, TaskStatus};
 
 use super::{Core, OperatorEvent};
 use crate::master::Resources;
 use crate::master::ids::{AgentId, ExecutorId, FrameworkId, Pid, TaskId};
-
-/// Whether a task in this state has ended for good.
-#[must_use]
-pub fn is_terminal(state: TaskState) -> bool {
-    use TaskState as S;
-    match state {
-        S::TaskFinished
-        | S::TaskFailed
-        | S::TaskKilled
-        | S::TaskError
-        | S::TaskLost
-        | S::TaskDropped
-        | S::TaskGone
-        | S::TaskGoneByOperator => true,
-        S::TaskStaging
-        | S::TaskStarting
-        | S::TaskRunning
-        | S::TaskKilling
-        | S::TaskUnreachable
-        | S::TaskUnknown => false,
-    }
-}
 
 /// Whether a task in this state uses none of its agent's resources.
 #[must_use]
