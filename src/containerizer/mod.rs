@@ -9,6 +9,7 @@ pub mod native;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use mesos::{
@@ -65,6 +66,9 @@ pub struct Termination {
     /// The resources whose limit was hit.
     pub limited_resources: Vec<Resource>,
 }
+
+/// The newest sample of each container; every reader gets the same one.
+pub type Sample = Arc<Vec<(ContainerId, ResourceStatistics)>>;
 
 /// Why a container did not start, or not live.
 #[derive(Debug, Error)]
@@ -135,7 +139,7 @@ pub trait Containerizer: Send + Sync {
 
     /// The newest sample of every running top-level container; never waits for
     /// the kernel longer than one sampling pass.
-    async fn statistics(&self) -> Vec<(ContainerId, ResourceStatistics)>;
+    async fn statistics(&self) -> Sample;
 
     /// What isolators know of the running container (addresses, classids, pid).
     async fn status(&self, id: &ContainerId) -> Option<ContainerStatus>;

@@ -118,9 +118,12 @@ impl<'a> Tables<'a> {
         for (i, (name, m)) in self.messages.iter().enumerate() {
             let fields: Vec<String> =
                 m.field.iter().map(|f| format!("    {},\n", self.field(f))).collect();
+            let mut by_name: Vec<usize> = (0..m.field.len()).collect();
+            by_name.sort_by_key(|f| m.field[*f].name());
             let _ = writeln!(
                 s,
-                "static M{i}: MessageSchema = MessageSchema {{ name: {name:?}, fields: &[\n{}] }};",
+                "static M{i}: MessageSchema = MessageSchema {{ name: {name:?}, fields: &[\n{}], \
+                 by_name: &{by_name:?} }};",
                 fields.concat()
             );
         }

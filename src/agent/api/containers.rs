@@ -13,7 +13,7 @@ use mesos::{ContainerId, ContainerStatus, ResourceStatistics};
 use super::nested::display;
 use crate::agent::core::state::{Executor, ExecutorState};
 use crate::agent::snapshot::Snapshot;
-use crate::containerizer::Containerizer;
+use crate::containerizer::{Containerizer, Sample};
 
 /// Which containers are wanted; `None` is any.
 #[derive(Debug, Clone, Default)]
@@ -60,7 +60,8 @@ pub async fn collect(
     containerizer: &dyn Containerizer,
     selection: &Selection,
 ) -> Vec<get_containers::Container> {
-    let mut samples = samples(containerizer).await;
+    let sample = containerizer.statistics().await;
+    let samples = by_id(&sample);
     let mut found = Vec::new();
     let mut roots = Vec::new();
     for executor in alive(snapshot) {
@@ -75,7 +76,7 @@ pub async fn collect(
             executor_name: Some(executor.info.name().to_owned()),
             container_id: id.clone(),
             container_status: Some(status(containerizer, id).await),
-            resource_statistics: samples.remove(&display(id)),
+            resource_statistics: samples.get(&display(id)).map(|s| (*s).clone()),
         });
     }
     if !(selection.nested || selection.standalone) {
@@ -93,7 +94,7 @@ pub async fn collect(
         }
         found.push(get_containers::Container {
             container_status: Some(status(containerizer, &id).await),
-            resource_statistics: samples.remove(&display(&id)),
+            resource_statistics: samples.get(&display(&id)).map(|s| (*s).clone()),
             // compat: the parent is only told in the status.
             container_id: ContainerId { value: id.value, parent: None },
             ..Default::default()
@@ -106,10 +107,9 @@ pub(super) fn root(id: &ContainerId) -> &str {
     id.parent.as_deref().map_or(id.value.as_str(), root)
 }
 
-/// The newest samples by the id with its parents.
-async fn samples(containerizer: &dyn Containerizer) -> HashMap<String, ResourceStatistics> {
-    let all = containerizer.statistics().await.into_iter();
-    all.map(|(id, sample)| (display(&id), sample)).collect()
+/// One sample by the ids with their parents.
+fn by_id(sample: &Sample) -> HashMap<String, &ResourceStatistics> {
+    sample.iter().map(|(id, statistics)| (display(id), statistics)).collect()
 }
 
 async fn status(containerizer: &dyn Containerizer, id: &ContainerId) -> ContainerStatus {
@@ -153,11 +153,12 @@ fn executor_members(w: &mut Writer, executor: &Executor) {
 
 /// The body of `/monitor/statistics`: executors that have been sampled.
 pub async fn statistics(snapshot: &Snapshot, containerizer: &dyn Containerizer) -> Vec<u8> {
-    let samples = samples(containerizer).await;
+    let sample = containerizer.statistics().await;
+    let samples = by_id(&sample);
     let mut w = Writer::new();
     w.array(|w| {
         for executor in alive(snapshot) {
-            let Some(sample) = samples.get(&display(&executor.container_id)) else { continue };
+            let Some(&sample) = samples.get(&display(&executor.container_id)) else { continue };
             w.object(|w| {
                 executor_members(w, executor);
                 w.key("statistics").sorted_message(sample);

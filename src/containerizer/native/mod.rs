@@ -27,7 +27,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use async_trait::async_trait;
 use isolators::api::{ContainerContext, Isolator, Parent};
 use isolators::registry::Isolators;
-use mesos::{ContainerId, ContainerStatus, Resource, ResourceStatistics};
+use mesos::{ContainerId, ContainerStatus, Resource};
 use tokio::sync::{mpsc, oneshot, watch};
 use tracing::warn;
 
@@ -37,7 +37,7 @@ use self::request::{Machine, Refusal, key};
 use self::runtime::{ContainerDir, RuntimeDir};
 use self::sampler::Sampler;
 use super::{
-    Containerizer, ContainerizerError, KnownContainer, LaunchRequest, Launched, Termination,
+    Containerizer, ContainerizerError, KnownContainer, LaunchRequest, Launched, Sample, Termination,
 };
 use crate::launch::Launcher;
 
@@ -326,8 +326,8 @@ impl Containerizer for Native {
         }
     }
 
-    async fn statistics(&self) -> Vec<(ContainerId, ResourceStatistics)> {
-        self.shared.sampler.sample().await.as_ref().clone()
+    async fn statistics(&self) -> Sample {
+        self.shared.sampler.sample().await
     }
 
     async fn status(&self, id: &ContainerId) -> Option<ContainerStatus> {

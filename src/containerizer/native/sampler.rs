@@ -15,11 +15,10 @@ use mesos::{ContainerId, ResourceStatistics};
 use tokio::sync::{mpsc, oneshot};
 use tracing::debug;
 
+use crate::containerizer::Sample;
+
 /// Descriptors are closed when nobody has asked for this long.
 const RELEASE_AFTER: Duration = Duration::from_secs(60);
-
-/// What every reader gets: the newest sample of each container.
-pub(super) type Sample = Arc<Vec<(ContainerId, ResourceStatistics)>>;
 
 enum Message {
     Add { slot: u64, id: ContainerId, allotted: ResourceStatistics, probes: Vec<Box<dyn Probe>> },

@@ -16,6 +16,8 @@ pub struct MessageSchema {
     pub name: &'static str,
     /// Fields in declaration order.
     pub fields: &'static [FieldSchema],
+    /// Indexes into `fields` in the order of the fields' names.
+    pub by_name: &'static [u16],
 }
 
 /// An enum type and its values in declaration order.

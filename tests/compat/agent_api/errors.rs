@@ -12,7 +12,7 @@ use bulkhead::agent::core::event::WireMessage;
 use bulkhead::agent::{AgentState, Config, Handle, Outbox, start};
 use bulkhead::checkpoint::WorkDir;
 use bulkhead::containerizer::{
-    Containerizer, ContainerizerError, KnownContainer, LaunchRequest, Launched, Termination,
+    Containerizer, ContainerizerError, KnownContainer, LaunchRequest, Launched, Sample, Termination,
 };
 use bulkhead::daemon::api::Common;
 use bulkhead::daemon::files::Files;
@@ -21,7 +21,7 @@ use bulkhead::daemon::logging::Logging;
 use bulkhead::daemon::metrics::Metrics;
 use bulkhead::wire::client::{Call, Client, Reply};
 use bulkhead::wire::http::{Limits, Method, serve};
-use mesos::{ContainerId, ContainerStatus, Resource, ResourceStatistics, SlaveInfo};
+use mesos::{ContainerId, ContainerStatus, Resource, SlaveInfo};
 use serde_json::Value;
 use tokio::net::TcpListener;
 
@@ -56,8 +56,8 @@ impl Containerizer for Nothing {
         Err(ContainerizerError::Unknown(id.value.clone()))
     }
 
-    async fn statistics(&self) -> Vec<(ContainerId, ResourceStatistics)> {
-        Vec::new()
+    async fn statistics(&self) -> Sample {
+        Default::default()
     }
 
     async fn status(&self, _: &ContainerId) -> Option<ContainerStatus> {

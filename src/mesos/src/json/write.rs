@@ -1,5 +1,7 @@
 //! Wire bytes to JSON, straight into a byte buffer.
 
+use std::io::Write as _;
+
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
@@ -69,10 +71,8 @@ fn write_message(
     out.push(b'{');
     let mut first = true;
     if mode.sorted {
-        let mut fields: Vec<&FieldSchema> = schema.fields.iter().collect();
-        fields.sort_unstable_by_key(|f| f.name);
-        for field in fields {
-            write_field(field, &entries, &mut first, out, mode)?;
+        for field in schema.by_name {
+            write_field(&schema.fields[usize::from(*field)], &entries, &mut first, out, mode)?;
         }
     } else {
         for field in schema.fields {
@@ -120,7 +120,7 @@ fn write_field(
         key(field.name, first, out);
         match default {
             Explicit::Bool(b) => out.extend_from_slice(if b { b"true" } else { b"false" }),
-            Explicit::Int(i) => out.extend_from_slice(i.to_string().as_bytes()),
+            Explicit::Int(i) => write_number(i, out),
             Explicit::Double(d) => write_double(d, out),
             Explicit::Text(t) => write_string(t, out),
         }
@@ -223,16 +223,10 @@ fn write_value(
         (Kind::Float, WireValue::Fixed32(bits)) => {
             write_double(f64::from(f32::from_bits(bits)), out);
         }
-        (Kind::Int64, WireValue::Varint(v)) => {
-            out.extend_from_slice((v as i64).to_string().as_bytes());
-        }
-        (Kind::Int32, WireValue::Varint(v)) => {
-            out.extend_from_slice((v as i32).to_string().as_bytes());
-        }
-        (Kind::Uint64, WireValue::Varint(v)) => out.extend_from_slice(v.to_string().as_bytes()),
-        (Kind::Uint32, WireValue::Varint(v)) => {
-            out.extend_from_slice((v as u32).to_string().as_bytes());
-        }
+        (Kind::Int64, WireValue::Varint(v)) => write_number(v as i64, out),
+        (Kind::Int32, WireValue::Varint(v)) => write_number(v as i32, out),
+        (Kind::Uint64, WireValue::Varint(v)) => write_number(v, out),
+        (Kind::Uint32, WireValue::Varint(v)) => write_number(v as u32, out),
         (Kind::Bool, WireValue::Varint(v)) => {
             out.extend_from_slice(if v != 0 { b"true" } else { b"false" });
         }
@@ -284,6 +278,10 @@ pub fn write_text(bytes: &[u8], out: &mut Vec<u8>) {
     out.push(b'"');
 }
 
+fn write_number(n: impl std::fmt::Display, out: &mut Vec<u8>) {
+    write!(out, "{n}").expect("a vector takes every write");
+}
+
 /// Appends a double as the shortest text that reads back the same, always with
 /// a fraction or an exponent (`4.0`, `0.001`, `1e22`); infinities as strings.
 pub fn write_double(d: f64, out: &mut Vec<u8>) {
@@ -298,28 +296,45 @@ pub fn write_double(d: f64, out: &mut Vec<u8>) {
         out.extend_from_slice(text);
         return;
     }
-    // Shortest digits and exponent, laid out as rapidjson lays them out.
-    let text = format!("{d:e}");
-    let (mantissa, exponent) = text.split_once('e').expect("{:e} prints an exponent");
-    let exponent: i32 = exponent.parse().expect("{:e} prints a decimal exponent");
-    let (sign, mantissa) = mantissa.strip_prefix('-').map_or(("", mantissa), |m| ("-", m));
-    let digits: String = mantissa.chars().filter(|c| *c != '.').collect();
+    // Shortest digits and exponent, laid out as rapidjson lays them out. At most
+    // 17 digits, so that 32 bytes hold sign, point and exponent as well.
+    let mut text = [0; 32];
+    let mut rest = &mut text[..];
+    write!(rest, "{:e}", d.abs()).expect("a double has at most 17 digits");
+    let used = 32 - rest.len();
+    let at = text[..used].iter().position(|b| *b == b'e').expect("{:e} prints an exponent");
+    let exponent: i32 = std::str::from_utf8(&text[at + 1..used])
+        .ok()
+        .and_then(|e| e.parse().ok())
+        .expect("{:e} prints a decimal exponent");
+    // "1.25" becomes "125".
+    let len = if at > 1 { at - 1 } else { 1 };
+    text.copy_within(2.., 1);
+    let digits = &text[..len];
     // The decimal point stands `point` digits into `digits`.
     let point = exponent + 1;
-    let len = digits.len() as i32;
-    let laid_out = if len <= point && point <= 21 {
-        format!("{digits}{}.0", "0".repeat((point - len) as usize))
-    } else if 0 < point && point <= 21 {
-        format!("{}.{}", &digits[..point as usize], &digits[point as usize..])
+    if d.is_sign_negative() {
+        out.push(b'-');
+    }
+    if (1..=21).contains(&point) {
+        let point = point as usize;
+        out.extend_from_slice(&digits[..len.min(point)]);
+        out.resize(out.len() + point.saturating_sub(len), b'0');
+        out.push(b'.');
+        out.extend_from_slice(if len > point { &digits[point..] } else { b"0" });
     } else if -6 < point && point <= 0 {
-        format!("0.{}{digits}", "0".repeat(-point as usize))
-    } else if len == 1 {
-        format!("{digits}e{exponent}")
+        out.extend_from_slice(b"0.");
+        out.resize(out.len() + point.unsigned_abs() as usize, b'0');
+        out.extend_from_slice(digits);
     } else {
-        format!("{}.{}e{exponent}", &digits[..1], &digits[1..])
-    };
-    out.extend_from_slice(sign.as_bytes());
-    out.extend_from_slice(laid_out.as_bytes());
+        out.push(digits[0]);
+        if len > 1 {
+            out.push(b'.');
+            out.extend_from_slice(&digits[1..]);
+        }
+        out.push(b'e');
+        write_number(exponent, out);
+    }
 }
 
 /// Writes hand-made JSON (the v0 endpoints) into one buffer, commas included.
@@ -403,14 +418,12 @@ impl Writer {
 
     /// Writes an unsigned integer.
     pub fn uint(&mut self, n: u64) {
-        let text = n.to_string();
-        self.value().extend_from_slice(text.as_bytes());
+        write_number(n, self.value());
     }
 
     /// Writes a signed integer.
     pub fn int(&mut self, n: i64) {
-        let text = n.to_string();
-        self.value().extend_from_slice(text.as_bytes());
+        write_number(n, self.value());
     }
 
     /// Writes a boolean.
