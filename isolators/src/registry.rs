@@ -11,7 +11,7 @@ use thiserror::Error;
 use crate::api::{Isolator, IsolatorError};
 use crate::cgroups::{Cgroups, Controller};
 use crate::config::{Config, Launcher};
-use crate::{filesystem, namespaces, posix, volume};
+use crate::{disk, filesystem, namespaces, posix, volume};
 
 /// `--isolation`'s default, Mesos' own.
 pub const DEFAULT: &str = "posix/cpu,posix/mem";
@@ -48,7 +48,7 @@ pub const TABLE: [(&str, bool); 37] = [
     ("volume/image", false),
     ("volume/secret", false),
     ("volume/csi", false),
-    ("disk/du", false),
+    ("disk/du", true),
     ("disk/xfs", false),
     ("linux/seccomp", false),
     ("gpu/nvidia", false),
@@ -247,6 +247,7 @@ pub fn create(flag: &str, config: Arc<Config>) -> Result<Isolators, CreateError>
             "volume/host_path" => {
                 volume::VolumeHostPath::new(config, linux_fs).map(|i| Arc::new(i) as _)
             }
+            "disk/du" => disk::DiskDu::new(config.disk.clone()).map(|i| Arc::new(i) as _),
             // The cgroups are made above; the rest `parse` has refused.
             _ => continue,
         };
@@ -300,7 +301,7 @@ mod tests {
             ("pids", "unknown isolator 'pids' in --isolation; did you mean 'cgroups/pids'?"),
             ("posix/cpu,posix/cpu", "isolator 'posix/cpu' is twice in --isolation"),
             ("process,posix/mem", "isolator 'posix/mem' is twice in --isolation"),
-            ("posix/disk", "isolator 'disk/du' in --isolation is not supported yet"),
+            ("docker/volume", "isolator 'docker/volume' in --isolation is not supported yet"),
             ("network/cni", "isolator 'network/cni' in --isolation is not supported yet"),
             (
                 "filesystem/posix,filesystem/linux",
