@@ -234,7 +234,8 @@ mod tests {
 
     #[test]
     fn volumes_are_where_mesos_puts_them() {
-        use mesos::resource::disk_info::{Path as DiskPath, Persistence, Source, source::Type};
+        use mesos::resource::disk_info::source::{Path as DiskPath, Type};
+        use mesos::resource::disk_info::{Persistence, Source};
         use mesos::resource::{DiskInfo, ReservationInfo};
         let dir = WorkDir::new("/w");
         let persistence = Some(Persistence { id: "v1".into(), principal: None });

@@ -11,6 +11,7 @@ pub mod core;
 pub mod du;
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use mesos::resource::DiskInfo;
@@ -19,7 +20,7 @@ use mesos::task_status::Reason;
 use mesos::{DiskStatistics, Resource};
 
 pub use self::du::DiskDu;
-use crate::api::Limitation;
+use crate::api::{Isolator, IsolatorError, Limitation};
 use crate::quantity::{bytes_text, megabytes, total};
 
 /// Flags of the disk isolators, with Mesos' names and defaults.
@@ -44,6 +45,14 @@ impl Default for Config {
             volume: |_, _| None,
         }
     }
+}
+
+/// `disk/du`.
+///
+/// # Errors
+/// There is no room for its thread.
+pub fn du(config: &Config) -> Result<Arc<dyn Isolator>, IsolatorError> {
+    Ok(Arc::new(DiskDu::new(config.clone())?))
 }
 
 /// What one quota is for.
