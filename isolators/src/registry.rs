@@ -267,23 +267,15 @@ pub fn create_with(
         }
         let config = Arc::clone(&config);
         let made: Result<Arc<dyn Isolator>, IsolatorError> = match name {
-            "filesystem/posix" => Ok(Arc::new(filesystem::FilesystemPosix::new(enabled.clone()))),
-            "filesystem/linux" => {
-                filesystem::FilesystemLinux::new(config, enabled.clone()).map(|i| Arc::new(i) as _)
-            }
+            "filesystem/posix" => Ok(filesystem::posix(enabled.clone())),
+            "filesystem/linux" => filesystem::linux(config, enabled.clone()),
             "posix/cpu" => Ok(Arc::new(posix::PosixCpu)),
             "posix/mem" => Ok(Arc::new(posix::PosixMem)),
-            "posix/rlimits" => Ok(Arc::new(posix::Rlimits)),
-            "namespaces/ipc" => {
-                namespaces::NamespacesIpc::new(config, linux_fs).map(|i| Arc::new(i) as _)
-            }
-            "namespaces/pid" => {
-                namespaces::NamespacesPid::new(config, linux_fs).map(|i| Arc::new(i) as _)
-            }
-            "volume/sandbox_path" => Ok(Arc::new(volume::VolumeSandboxPath::new(config, binds))),
-            "volume/host_path" => {
-                volume::VolumeHostPath::new(config, linux_fs).map(|i| Arc::new(i) as _)
-            }
+            "posix/rlimits" => Ok(posix::rlimits()),
+            "namespaces/ipc" => namespaces::ipc(config, linux_fs),
+            "namespaces/pid" => namespaces::pid(config, linux_fs),
+            "volume/sandbox_path" => Ok(volume::sandbox_path(config, binds)),
+            "volume/host_path" => volume::host_path(config, linux_fs),
             // The cgroups are made above; the rest `parse` has refused.
             _ => continue,
         };
