@@ -26,7 +26,7 @@ use tokio::sync::oneshot;
 use crate::plan::{CgroupJoin, Environment, FileOperation};
 
 /// What is known of a container when its handles are made.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct ContainerContext {
     /// The container, with its parents if it is nested.
     pub id: ContainerId,

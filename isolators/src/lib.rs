@@ -16,6 +16,7 @@ pub mod cgroups;
 pub mod config;
 pub mod disk;
 pub mod filesystem;
+pub mod hook;
 pub mod merge;
 mod mounts;
 pub mod namespaces;
