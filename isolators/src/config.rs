@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use kernel::cgroup::Hierarchies;
 
-use crate::disk;
+use crate::{cgroups, disk};
 
 /// How containers are started; `--launcher`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -49,6 +49,8 @@ pub struct Config {
     pub disallow_sharing_agent_ipc_namespace: bool,
     /// `--default_container_shm_size` in bytes.
     pub default_container_shm_size: Option<u64>,
+    /// Flags of the single controllers.
+    pub cgroups: cgroups::Settings,
     /// Flags of `disk/*`.
     pub disk: disk::Config,
     /// Whether the agent runs as root.
@@ -74,6 +76,7 @@ impl Config {
             disallow_sharing_agent_pid_namespace: false,
             disallow_sharing_agent_ipc_namespace: false,
             default_container_shm_size: None,
+            cgroups: cgroups::Settings::default(),
             disk: disk::Config::default(),
             root: true,
         }

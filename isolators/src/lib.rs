@@ -14,6 +14,7 @@
 pub mod api;
 pub mod cgroups;
 pub mod config;
+mod devices;
 pub mod disk;
 pub mod filesystem;
 pub mod hook;

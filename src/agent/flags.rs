@@ -40,7 +40,7 @@ pub enum StartError {
     NotRoot,
 }
 
-fn invalid(flag: &'static str, value: &str, expected: impl Into<String>) -> StartError {
+pub(super) fn invalid(flag: &'static str, value: &str, expected: impl Into<String>) -> StartError {
     StartError::Value { flag, value: value.to_owned(), expected: expected.into() }
 }
 
@@ -272,6 +272,7 @@ pub fn containerizer(flags: &Flags, runtime_dir: PathBuf) -> Result<native::Conf
         disallow_sharing_agent_pid_namespace: flags.bool("disallow_sharing_agent_pid_namespace"),
         disallow_sharing_agent_ipc_namespace: flags.bool("disallow_sharing_agent_ipc_namespace"),
         default_container_shm_size: flags.bytes("default_container_shm_size"),
+        cgroups: super::cgroup_flags::settings(flags)?,
         disk: disk(flags),
         ..native::Config::default()
     })

@@ -85,7 +85,11 @@ pub fn parse_throttles(text: &str) -> Result<Vec<Throttle>, String> {
                 "wbps" => &mut bounds.wbps,
                 "riops" => &mut bounds.riops,
                 "wiops" => &mut bounds.wiops,
-                _ => return Err(format!("'{name}' in '{part}' is none of rbps, wbps, riops, wiops")),
+                _ => {
+                    return Err(format!(
+                        "'{name}' in '{part}' is none of rbps, wbps, riops, wiops"
+                    ));
+                }
             };
             let value = value.parse::<u64>().ok().filter(|value| *value > 0);
             *field = Some(value.ok_or_else(|| format!("'{word}' needs a positive number"))?);
@@ -126,12 +130,18 @@ pub fn weight_files(version: Version, weight: u64) -> [(&'static str, String); 2
 
 /// Files and lines for bounds on the device `number`.
 #[must_use]
-pub fn throttle_lines(version: Version, number: &str, bounds: &Bounds) -> Vec<(&'static str, String)> {
-    let set = bounds.fields().into_iter().filter_map(|(name, value, file)| Some((name, value?, file)));
+pub fn throttle_lines(
+    version: Version,
+    number: &str,
+    bounds: &Bounds,
+) -> Vec<(&'static str, String)> {
+    let set =
+        bounds.fields().into_iter().filter_map(|(name, value, file)| Some((name, value?, file)));
     match version {
         Version::V1 => set.map(|(_, value, file)| (file, format!("{number} {value}"))).collect(),
         Version::V2 => {
-            let words: Vec<String> = set.map(|(name, value, _)| format!("{name}={value}")).collect();
+            let words: Vec<String> =
+                set.map(|(name, value, _)| format!("{name}={value}")).collect();
             vec![("io.max", format!("{number} {}", words.join(" ")))]
         }
     }
@@ -212,7 +222,8 @@ impl Control for Blkio {
         if let Some(weight) = self.weight.into_iter().chain(asked).min() {
             self.set_weight(weight)?;
         }
-        let asked = context.labels.get(THROTTLE_LABEL).map(|text| parse_throttles(text)).transpose();
+        let asked =
+            context.labels.get(THROTTLE_LABEL).map(|text| parse_throttles(text)).transpose();
         let asked = asked.map_err(|text| read(THROTTLE_LABEL, text))?.unwrap_or_default();
         self.set_throttles(&asked)
     }

@@ -10,7 +10,9 @@ use kernel::bpf::device::Rule;
 use kernel::cgroup::{Hierarchies, Version};
 use mesos::{ContainerStatus, Resource};
 
-use super::{Layout, blkio, cpu, cpuset, devices, hugetlb, mem, net_cls, net_prio, perf_event, pids};
+use super::{
+    Layout, blkio, cpu, cpuset, devices, hugetlb, mem, net_cls, net_prio, perf_event, pids,
+};
 use crate::api::{ContainerContext, IsolatorError, Probe};
 use crate::config::Config;
 

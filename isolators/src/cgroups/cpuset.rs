@@ -66,8 +66,14 @@ impl Pins {
         let topology = cpus::topology(sys).map_err(|e| {
             IsolatorError::new(NAME, "find the processors in", sys.display().to_string(), e)
         })?;
-        info!(processors = topology.len(), "--cpuset_policy=exclusive: whole cpu requests are pinned");
-        Ok(Pins(Mutex::new(State { allocator: Allocator::new(topology), sharing: BTreeMap::new() })))
+        info!(
+            processors = topology.len(),
+            "--cpuset_policy=exclusive: whole cpu requests are pinned"
+        );
+        Ok(Pins(Mutex::new(State {
+            allocator: Allocator::new(topology),
+            sharing: BTreeMap::new(),
+        })))
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -84,9 +90,10 @@ impl Pins {
                 if before.as_ref().is_some_and(|set| set.0.len() == count) {
                     return Ok(());
                 }
-                let set = state.allocator.allocate(id, count).map_err(|e| {
-                    IsolatorError::new(NAME, "pin", format!("container '{id}'"), e)
-                })?;
+                let set = state
+                    .allocator
+                    .allocate(id, count)
+                    .map_err(|e| IsolatorError::new(NAME, "pin", format!("container '{id}'"), e))?;
                 state.sharing.remove(id);
                 // First the others leave, then this one moves in.
                 state.write_pool();

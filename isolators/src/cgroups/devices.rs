@@ -51,7 +51,10 @@ pub struct Allowed {
 ///
 /// # Errors
 /// A path is no device, neither path nor number is given, or no access.
-pub fn look_up(allowed: &[DeviceAccess], isolator: &'static str) -> Result<Vec<Allowed>, IsolatorError> {
+pub fn look_up(
+    allowed: &[DeviceAccess],
+    isolator: &'static str,
+) -> Result<Vec<Allowed>, IsolatorError> {
     let wrong = |text: String| IsolatorError::plain(isolator, "use --allowed_devices:", text);
     let mut found = Vec::new();
     for entry in allowed {
@@ -73,8 +76,8 @@ pub fn look_up(allowed: &[DeviceAccess], isolator: &'static str) -> Result<Vec<A
                 let number = machine::device(path.as_ref()).map_err(|e| {
                     IsolatorError::new(isolator, "find the allowed device", path.clone(), e)
                 })?;
-                let number =
-                    number.ok_or_else(|| wrong(format!("'{name}' is no block or character device")))?;
+                let number = number
+                    .ok_or_else(|| wrong(format!("'{name}' is no block or character device")))?;
                 let kind = if number.block { Kind::Block } else { Kind::Char };
                 (kind, number.major, number.minor)
             }
@@ -166,7 +169,8 @@ mod tests {
     fn the_default_list_is_mesos_own() {
         let text: Vec<String> = DEFAULT.iter().map(ToString::to_string).collect();
         assert_eq!(text[..3], ["c *:* m", "b *:* m", "c 5:1 rwm"]);
-        for number in ["4:0", "4:1", "136:*", "5:2", "10:200", "1:3", "1:5", "1:7", "5:0", "1:9", "1:8"]
+        for number in
+            ["4:0", "4:1", "136:*", "5:2", "10:200", "1:3", "1:5", "1:7", "5:0", "1:9", "1:8"]
         {
             assert!(text.contains(&format!("c {number} rwm")), "{number}");
         }

@@ -82,8 +82,9 @@ impl Hugetlb {
 impl Control for Hugetlb {
     fn prepare(&mut self, context: &ContainerContext) -> Result<(), IsolatorError> {
         let asked = context.labels.get(LABEL).map(|text| parse_limits(text)).transpose();
-        let asked = asked
-            .map_err(|text| IsolatorError::plain(NAME, "read", format!("label '{LABEL}': {text}")))?;
+        let asked = asked.map_err(|text| {
+            IsolatorError::plain(NAME, "read", format!("label '{LABEL}': {text}"))
+        })?;
         let mut lowest: BTreeMap<&str, u64> = BTreeMap::new();
         for limit in self.limits.iter().chain(asked.iter().flatten()) {
             let bytes = lowest.entry(&limit.size).or_insert(limit.bytes);
@@ -92,7 +93,8 @@ impl Control for Hugetlb {
         for (size, bytes) in lowest {
             let [limit, reserved] = files(self.group.version(), size);
             if !self.group.file(&limit).exists() {
-                let object = format!("huge pages of {size}: this machine has no pages of that size");
+                let object =
+                    format!("huge pages of {size}: this machine has no pages of that size");
                 return Err(IsolatorError::plain(NAME, "limit", object));
             }
             for file in [limit, reserved] {

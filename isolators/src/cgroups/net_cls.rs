@@ -36,7 +36,10 @@ pub struct Handles {
 ///
 /// # Errors
 /// What is wrong with them, for people.
-pub fn parse_handles(primary: Option<&str>, secondary: Option<&str>) -> Result<Option<Handles>, String> {
+pub fn parse_handles(
+    primary: Option<&str>,
+    secondary: Option<&str>,
+) -> Result<Option<Handles>, String> {
     let Some(primary) = primary else {
         return match secondary {
             None => Ok(None),

@@ -32,7 +32,9 @@ pub fn parse_map(text: &str) -> Result<Vec<Priority>, String> {
         let priority = priority.parse().ok()?;
         (!device.is_empty()).then(|| Priority { device: device.to_owned(), priority })
     };
-    parts.map(|part| parse(part).ok_or_else(|| format!("'{part}' is no priority like eth0=5"))).collect()
+    parts
+        .map(|part| parse(part).ok_or_else(|| format!("'{part}' is no priority like eth0=5")))
+        .collect()
 }
 
 /// One container's priorities.

@@ -179,7 +179,8 @@ pub(super) struct PerfEvent {
 impl PerfEvent {
     pub(super) fn new(plan: Arc<Plan>, group: Cgroup) -> PerfEvent {
         // As in Mesos there is a first, empty sample.
-        let latest = PerfStatistics { timestamp: now(), duration: 0.0, ..PerfStatistics::default() };
+        let latest =
+            PerfStatistics { timestamp: now(), duration: 0.0, ..PerfStatistics::default() };
         PerfEvent { plan, group, latest: Arc::new(Mutex::new(latest)), task: None }
     }
 }
@@ -283,11 +284,13 @@ mod tests {
 
     #[test]
     fn names_are_known_in_every_spelling() {
-        for name in ["cycles", "L1-dcache-load-misses", "l1_dcache_load_misses", "LLC-loads", "cs"] {
+        for name in ["cycles", "L1-dcache-load-misses", "l1_dcache_load_misses", "LLC-loads", "cs"]
+        {
             assert!(Plan::new(name, SECOND, SECOND).is_ok(), "{name}");
         }
         assert_eq!(Plan::new("cycles, task-clock,", SECOND, SECOND).unwrap().events.len(), 2);
-        for (bad, words) in [("cycle", "'cycle' is no perf event"), ("", "no perf event is named")] {
+        for (bad, words) in [("cycle", "'cycle' is no perf event"), ("", "no perf event is named")]
+        {
             assert!(Plan::new(bad, SECOND, SECOND).unwrap_err().contains(words), "{bad}");
         }
         let error = Plan::new("cycles", SECOND, 2 * SECOND).unwrap_err();

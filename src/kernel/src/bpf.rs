@@ -121,16 +121,19 @@ fn owned(fd: RawFd) -> OwnedFd {
     unsafe { OwnedFd::from_raw_fd(fd) }
 }
 
-fn load(instructions: &[Instruction]) -> io::Result<OwnedFd> {
-    let mut name = [0; 16];
-    name[..NAME.len()].copy_from_slice(NAME.as_bytes());
+fn load(name: &str, instructions: &[Instruction]) -> io::Result<OwnedFd> {
+    let mut padded = [0; 16];
+    // The last byte stays 0.
+    for (to, from) in padded.iter_mut().take(15).zip(name.bytes()) {
+        *to = from;
+    }
     let license = c"Apache-2.0";
     let mut attributes = Load {
         kind: TYPE_CGROUP_DEVICE,
         instruction_count: instructions.len() as u32,
         instructions: instructions.as_ptr() as u64,
         license: license.as_ptr() as u64,
-        name,
+        name: padded,
         expected_attach: ATTACH_CGROUP_DEVICE,
         ..Load::default()
     };
@@ -191,14 +194,23 @@ pub fn names(cgroup: &Path) -> Result<Vec<String>, Error> {
 /// The directory is no v2 cgroup, the kernel was built without `CGROUP_BPF`, or
 /// it refuses.
 pub fn allow(cgroup: &Path, rules: &[Rule]) -> Result<(), Error> {
+    allow_as(NAME, cgroup, rules)
+}
+
+/// The same under another name: programs of different names do not replace each
+/// other.
+///
+/// # Errors
+/// As [`allow`].
+pub fn allow_as(name: &str, cgroup: &Path, rules: &[Rule]) -> Result<(), Error> {
     let path = || cgroup.display().to_string();
-    let new = load(&device::assemble(rules))
+    let new = load(name, &device::assemble(rules))
         .map_err(|e| Error::new("load a device program for", path(), e))?;
     let fail = |e| Error::new("attach a device program to", path(), e);
     let directory = File::open(cgroup).map_err(fail)?;
     let mut ours = None;
     for id in attached(&directory).map_err(fail)? {
-        ours = program(id).map_err(fail)?.filter(|(_, name)| name == NAME).or(ours);
+        ours = program(id).map_err(fail)?.filter(|(_, has)| has == name).or(ours);
     }
     let replaced = ours.as_ref().map(|(fd, _)| fd.as_raw_fd() as u32);
     let mut attributes = Attach {

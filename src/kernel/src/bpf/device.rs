@@ -143,7 +143,12 @@ pub fn assemble(rules: &[Rule]) -> Vec<Instruction> {
     ];
     for rule in rules {
         let block = rule_block(rule);
+        let always = block.iter().all(|instruction| instruction.code != JUMP_UNEQUAL);
         program.extend(block);
+        if always {
+            // The kernel refuses programs with a part that is never reached.
+            return program;
+        }
     }
     program.extend([op(MOVE, RESULT, 0), op(EXIT, 0, 0)]);
     program
@@ -215,7 +220,10 @@ mod tests {
         let rows = [
             (Rule::char(Some(1), Some(3), Access::ALL), "c 1:3 rwm"),
             (Rule::char(None, None, Access::MKNOD), "c *:* m"),
-            (Rule { kind: Kind::Block, major: Some(8), minor: None, access: access(6) }, "b 8:* rw"),
+            (
+                Rule { kind: Kind::Block, major: Some(8), minor: None, access: access(6) },
+                "b 8:* rw",
+            ),
             (Rule { kind: Kind::All, major: None, minor: None, access: Access::ALL }, "a *:* rwm"),
         ];
         for (rule, wanted) in rows {
@@ -227,6 +235,14 @@ mod tests {
     fn an_empty_whitelist_refuses() {
         let program = assemble(&[]);
         assert_eq!(execute(&program, [2 << 16 | 2, 1, 3]), 0);
+    }
+
+    #[test]
+    fn nothing_follows_a_rule_for_everything() {
+        let everything = Rule { kind: Kind::All, major: None, minor: None, access: Access::ALL };
+        let program = assemble(&[everything, Rule::char(None, None, Access::MKNOD)]);
+        assert_eq!(program.len(), 8);
+        assert_eq!(execute(&program, [7 << 16 | 1, 8, 0]), 1);
     }
 
     /// Every list of up to two rules against every request, on few numbers.
