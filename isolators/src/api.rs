@@ -50,6 +50,9 @@ pub struct ContainerContext {
     pub labels: BTreeMap<String, String>,
     /// The container that this one is nested in.
     pub parent: Option<Parent>,
+    /// Writable directories outside the sandbox that share its disk quota (the
+    /// upper directory of an overlay root).
+    pub ephemeral_volumes: Vec<PathBuf>,
     /// A command task: the container runs the task itself, no executor.
     pub command_task: bool,
 }

@@ -14,6 +14,7 @@
 pub mod api;
 pub mod cgroups;
 pub mod config;
+pub mod disk;
 pub mod filesystem;
 pub mod hook;
 pub mod merge;

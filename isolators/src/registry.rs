@@ -11,7 +11,7 @@ use thiserror::Error;
 use crate::api::{Isolator, IsolatorError};
 use crate::cgroups::{Cgroups, Controller};
 use crate::config::{Config, Launcher};
-use crate::{filesystem, namespaces, posix, volume};
+use crate::{disk, filesystem, namespaces, posix, volume};
 
 /// `--isolation`'s default, Mesos' own.
 pub const DEFAULT: &str = "posix/cpu,posix/mem";
@@ -48,7 +48,7 @@ pub const TABLE: [(&str, bool); 37] = [
     ("volume/image", false),
     ("volume/secret", false),
     ("volume/csi", false),
-    ("disk/du", false),
+    ("disk/du", true),
     ("disk/xfs", false),
     ("linux/seccomp", false),
     ("gpu/nvidia", false),
@@ -276,6 +276,7 @@ pub fn create_with(
             "namespaces/pid" => namespaces::pid(config, linux_fs),
             "volume/sandbox_path" => Ok(volume::sandbox_path(config, binds)),
             "volume/host_path" => volume::host_path(config, linux_fs),
+            "disk/du" => disk::du(&config.disk),
             // The cgroups are made above; the rest `parse` has refused.
             _ => continue,
         };
@@ -332,7 +333,7 @@ mod tests {
             ("pids", "unknown isolator 'pids' in --isolation; did you mean 'cgroups/pids'?"),
             ("posix/cpu,posix/cpu", "isolator 'posix/cpu' is twice in --isolation"),
             ("process,posix/mem", "isolator 'posix/mem' is twice in --isolation"),
-            ("posix/disk", "isolator 'disk/du' in --isolation is not supported yet"),
+            ("docker/volume", "isolator 'docker/volume' in --isolation is not supported yet"),
             ("network/cni", "isolator 'network/cni' in --isolation is not supported yet"),
             (
                 "filesystem/posix,filesystem/linux",

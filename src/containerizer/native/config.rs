@@ -52,6 +52,8 @@ pub struct Config {
     pub plugins: Vec<isolator_plugin::RemoteIsolator>,
     /// `--hooks`: which of them are hooks, in order.
     pub hooks: Vec<String>,
+    /// Flags of `disk/*`.
+    pub disk: isolators::disk::Config,
     /// How long a sample of the statistics is served before the next is taken.
     pub statistics_age: Duration,
 }
@@ -77,6 +79,7 @@ impl Default for Config {
             default_container_shm_size: None,
             plugins: Vec::new(),
             hooks: Vec::new(),
+            disk: isolators::disk::Config::default(),
             statistics_age: Duration::from_secs(1),
         }
     }
@@ -107,6 +110,7 @@ impl Config {
             disallow_sharing_agent_pid_namespace: self.disallow_sharing_agent_pid_namespace,
             disallow_sharing_agent_ipc_namespace: self.disallow_sharing_agent_ipc_namespace,
             default_container_shm_size: self.default_container_shm_size,
+            disk: self.disk.clone(),
             root: kernel::proctree::is_root(),
             ..isolators::config::Config::new(launcher, hierarchies)
         };
