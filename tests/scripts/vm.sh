@@ -145,7 +145,7 @@ timeout --kill-after=10 "$limit" qemu-system-x86_64 -accel tcg,thread=multi -cpu
   -nodefaults -no-user-config -display none -serial stdio -no-reboot \
   -drive file="$dir/xfs.img",format=raw,if=virtio,snapshot=on -drive file="$dir/ext4.img",format=raw,if=virtio,snapshot=on \
   -kernel "$(ls "$dir"/boot/vmlinuz-* | tail -1)" -initrd "$dir/initramfs-$suite" \
-  -append "console=ttyS0 panic=-1 quiet mitigations=off random.trust_cpu=on" </dev/null 2>&1 | tr -d '\r' | tee "$log" || true
+  -append "console=ttyS0 panic=-1 quiet mitigations=off random.trust_cpu=on" </dev/null 2>&1 | sed -u 's|\r||g' | tee "$log" || true
 rm -f "$dir/initramfs-$suite"
 echo "suite $suite took $((SECONDS - began)) s"
 grep -q '^VM-RESULT: 0$' "$log" || { echo "suite $suite failed or ran out of time ($limit s); log: $log" >&2; exit 1; }
