@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use kernel::cgroup::Hierarchies;
 
+use crate::linux::capabilities::Set;
+
 /// How containers are started; `--launcher`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Launcher {
@@ -47,6 +49,14 @@ pub struct Config {
     pub disallow_sharing_agent_ipc_namespace: bool,
     /// `--default_container_shm_size` in bytes.
     pub default_container_shm_size: Option<u64>,
+    /// `--effective_capabilities`: of containers that ask for none.
+    pub effective_capabilities: Option<Set>,
+    /// `--bounding_capabilities`: the most a container may have.
+    pub bounding_capabilities: Option<Set>,
+    /// `--seccomp_config_dir`: where profiles are looked up by name.
+    pub seccomp_config_dir: Option<PathBuf>,
+    /// `--seccomp_profile_name`: of containers that name none.
+    pub seccomp_profile_name: Option<String>,
     /// Whether the agent runs as root.
     pub root: bool,
 }
@@ -70,6 +80,10 @@ impl Config {
             disallow_sharing_agent_pid_namespace: false,
             disallow_sharing_agent_ipc_namespace: false,
             default_container_shm_size: None,
+            effective_capabilities: None,
+            bounding_capabilities: None,
+            seccomp_config_dir: None,
+            seccomp_profile_name: None,
             root: true,
         }
     }

@@ -15,6 +15,7 @@ pub mod api;
 pub mod cgroups;
 pub mod config;
 pub mod filesystem;
+pub mod linux;
 pub mod merge;
 mod mounts;
 pub mod namespaces;
