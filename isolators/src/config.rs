@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use kernel::cgroup::Hierarchies;
 
+use crate::disk;
 use crate::linux::capabilities::Set;
 
 /// How containers are started; `--launcher`.
@@ -57,6 +58,8 @@ pub struct Config {
     pub seccomp_config_dir: Option<PathBuf>,
     /// `--seccomp_profile_name`: of containers that name none.
     pub seccomp_profile_name: Option<String>,
+    /// Flags of `disk/*`.
+    pub disk: disk::Config,
     /// Whether the agent runs as root.
     pub root: bool,
 }
@@ -84,6 +87,7 @@ impl Config {
             bounding_capabilities: None,
             seccomp_config_dir: None,
             seccomp_profile_name: None,
+            disk: disk::Config::default(),
             root: true,
         }
     }

@@ -15,6 +15,7 @@ use thiserror::Error;
 use super::config::{Config, ReconfigurationPolicy, RecoverMode};
 use super::info::{self, InfoError, Whereabouts};
 use super::resources::{self, Machine, ResourcesError};
+use crate::checkpoint::WorkDir;
 use crate::containerizer::native;
 use crate::daemon::api::Common;
 use crate::daemon::flags::{Flags, nearest};
@@ -276,6 +277,7 @@ pub fn containerizer(flags: &Flags, runtime_dir: PathBuf) -> Result<native::Conf
         bounding_capabilities: capabilities(flags, "bounding_capabilities")?,
         seccomp_config_dir: flags.text("seccomp_config_dir").map(PathBuf::from),
         seccomp_profile_name: flags.text("seccomp_profile_name").map(str::to_owned),
+        disk: disk(flags),
         ..native::Config::default()
     })
 }
@@ -284,6 +286,19 @@ pub fn containerizer(flags: &Flags, runtime_dir: PathBuf) -> Result<native::Conf
 fn capabilities(flags: &Flags, flag: &'static str) -> Result<Option<Set>, StartError> {
     let Some(json) = flags.json(flag) else { return Ok(None) };
     Set::of_flag(json).map(Some).map_err(|text| invalid(flag, &json.to_string(), text))
+}
+
+/// What `disk/*` is told.
+fn disk(flags: &Flags) -> isolators::disk::Config {
+    let default = isolators::disk::Config::default();
+    isolators::disk::Config {
+        enforce: flags.bool("enforce_container_disk_quota"),
+        watch_interval: flags
+            .duration("container_disk_watch_interval")
+            .unwrap_or(default.watch_interval),
+        work_dir: flags.text("work_dir").unwrap_or_default().into(),
+        volume: |work_dir, resource| WorkDir::new(work_dir).volume(resource),
+    }
 }
 
 /// Shows the agent's log file as `/slave/log`.

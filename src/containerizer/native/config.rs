@@ -56,6 +56,8 @@ pub struct Config {
     pub seccomp_config_dir: Option<PathBuf>,
     /// `--seccomp_profile_name`.
     pub seccomp_profile_name: Option<String>,
+    /// Flags of `disk/*`.
+    pub disk: isolators::disk::Config,
     /// How long a sample of the statistics is served before the next is taken.
     pub statistics_age: Duration,
 }
@@ -83,6 +85,7 @@ impl Default for Config {
             bounding_capabilities: None,
             seccomp_config_dir: None,
             seccomp_profile_name: None,
+            disk: isolators::disk::Config::default(),
             statistics_age: Duration::from_secs(1),
         }
     }
@@ -117,6 +120,7 @@ impl Config {
             bounding_capabilities: self.bounding_capabilities,
             seccomp_config_dir: self.seccomp_config_dir.clone(),
             seccomp_profile_name: self.seccomp_profile_name.clone(),
+            disk: self.disk.clone(),
             root: kernel::proctree::is_root(),
             ..isolators::config::Config::new(launcher, hierarchies)
         };
