@@ -82,6 +82,8 @@ pub enum FileOperation {
 pub struct SystemCallFilter {
     /// The profile's name, for messages.
     pub profile: String,
+    /// The profile itself, as JSON.
+    pub source: String,
     /// Classic BPF instructions of 8 bytes.
     pub program: Vec<u64>,
     /// `SECCOMP_FILTER_FLAG_*`.

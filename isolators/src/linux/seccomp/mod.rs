@@ -79,6 +79,33 @@ pub fn isolator(
     Ok(Preparing::everywhere(NAME, shared, prepare))
 }
 
+fn host() -> Result<Host, String> {
+    const RELEASE: &str = "/proc/sys/kernel/osrelease";
+    let arch =
+        Architecture::NATIVE.ok_or("here: the system calls of this machine are not known")?;
+    let text = fs::read_to_string(RELEASE).map_err(|error| format!("{RELEASE}: {error}"))?;
+    Ok(Host { arch, kernel: profile::version(text.trim())? })
+}
+
+/// The filter of a profile that somebody else provides, for example a plugin: for
+/// a container with every capability.
+///
+/// # Errors
+/// The text is no profile; for people.
+pub fn filter(text: &str) -> Result<Arc<SystemCallFilter>, String> {
+    assembled("of a plugin", text.to_owned(), host()?, Set::ALL)
+}
+
+fn assembled(
+    name: &str,
+    source: String,
+    host: Host,
+    capabilities: Set,
+) -> Result<Arc<SystemCallFilter>, String> {
+    let (program, flags) = Profile::parse(&source, host)?.compile(host, capabilities)?;
+    Ok(Arc::new(SystemCallFilter { profile: name.to_owned(), source, program, flags }))
+}
+
 fn prepare(
     shared: &Arc<Shared>,
     context: &ContainerContext,
@@ -132,11 +159,8 @@ impl Shared {
                 (text, shown)
             }
         };
-        let compiled = Profile::parse(&text, self.host)
-            .and_then(|profile| profile.compile(self.host, capabilities));
-        let (program, flags) = compiled
+        let filter = assembled(name, text, self.host, capabilities)
             .map_err(|why| IsolatorError::plain(NAME, "parse", format!("{shown}: {why}")))?;
-        let filter = Arc::new(SystemCallFilter { profile: name.to_owned(), program, flags });
         ready.insert(key, Ready { file: stamp, filter: Arc::clone(&filter) });
         Ok(filter)
     }
