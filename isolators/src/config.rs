@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use kernel::cgroup::Hierarchies;
 
+use crate::linux::capabilities::Set;
 use crate::{cgroups, disk};
 
 /// How containers are started; `--launcher`.
@@ -51,6 +52,14 @@ pub struct Config {
     pub default_container_shm_size: Option<u64>,
     /// Flags of the single controllers.
     pub cgroups: cgroups::Settings,
+    /// `--effective_capabilities`: of containers that ask for none.
+    pub effective_capabilities: Option<Set>,
+    /// `--bounding_capabilities`: the most a container may have.
+    pub bounding_capabilities: Option<Set>,
+    /// `--seccomp_config_dir`: where profiles are looked up by name.
+    pub seccomp_config_dir: Option<PathBuf>,
+    /// `--seccomp_profile_name`: of containers that name none.
+    pub seccomp_profile_name: Option<String>,
     /// Flags of `disk/*`.
     pub disk: disk::Config,
     /// Whether the agent runs as root.
@@ -77,6 +86,10 @@ impl Config {
             disallow_sharing_agent_ipc_namespace: false,
             default_container_shm_size: None,
             cgroups: cgroups::Settings::default(),
+            effective_capabilities: None,
+            bounding_capabilities: None,
+            seccomp_config_dir: None,
+            seccomp_profile_name: None,
             disk: disk::Config::default(),
             root: true,
         }

@@ -15,6 +15,8 @@ mod life;
 mod limits;
 #[path = "isolation/pressure.rs"]
 mod pressure;
+#[path = "isolation/process.rs"]
+mod process;
 #[path = "isolation/recovery.rs"]
 mod recovery;
 #[path = "isolation/views.rs"]
