@@ -5,10 +5,14 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+#[path = "isolation/conformance.rs"]
+mod conformance;
 #[path = "isolation/life.rs"]
 mod life;
 #[path = "isolation/limits.rs"]
 mod limits;
+#[path = "isolation/plugins.rs"]
+mod plugins;
 #[path = "isolation/recovery.rs"]
 mod recovery;
 #[path = "isolation/views.rs"]
