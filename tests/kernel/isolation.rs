@@ -13,6 +13,8 @@ mod life;
 mod limits;
 #[path = "isolation/plugins.rs"]
 mod plugins;
+#[path = "isolation/process.rs"]
+mod process;
 #[path = "isolation/recovery.rs"]
 mod recovery;
 #[path = "isolation/views.rs"]
