@@ -20,7 +20,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use bulkhead::containerizer::native::{Config, Native};
-use bulkhead::containerizer::{Containerizer, LaunchRequest, Termination};
+use bulkhead::containerizer::{Class, Containerizer, LaunchRequest, Termination};
 use bulkhead::launch::Engine;
 use mesos::{CommandInfo, ContainerId, ContainerInfo, LinuxInfo, Resource};
 use support::TempDir;
@@ -97,6 +97,7 @@ impl Place {
             framework_id: None,
             executor: None,
             task: Some(mesos::TaskInfo::default()),
+            class: Class::Default,
         }
     }
 

@@ -6,12 +6,13 @@
 //! [`Containerizer`]; knows nothing of frameworks, tasks' states or HTTP.
 //!
 //! * `config`: flags. `request`: what is asked, in the isolators' words (pure).
-//! * `container`, `start`, `finish`: a container's life.
+//! * `container`, `start`, `finish`: a container's life. `debug`: guests in another.
 //! * `recover`: after a restart of the agent. `runtime`: what is kept on tmpfs.
 //! * `sampler`: statistics. `fetch`: URIs.
 
 mod config;
 mod container;
+mod debug;
 mod fetch;
 mod finish;
 mod recover;
@@ -146,15 +147,20 @@ impl Shared {
     }
 
     /// Isolators that get a handle on such a container.
-    fn isolators_for(&self, id: &ContainerId) -> impl Iterator<Item = &Arc<dyn Isolator>> {
-        let nested = id.parent.is_some();
-        self.isolators.all.iter().filter(move |isolator| !nested || isolator.supports_nesting())
+    fn isolators_for(&self, request: &LaunchRequest) -> impl Iterator<Item = &Arc<dyn Isolator>> {
+        let (nested, guest) = (request.id.parent.is_some(), debug::is_guest(request));
+        self.isolators.all.iter().filter(move |isolator| {
+            (!nested || isolator.supports_nesting()) && (!guest || debug::concerns(&***isolator))
+        })
     }
 
     /// Whether the container sees the agent's processes.
     fn shares_pids(&self, request: &LaunchRequest, parent: Option<&Door>) -> bool {
         if !self.isolators.isolation.names.contains(&"namespaces/pid") {
             return true;
+        }
+        if debug::is_guest(request) {
+            return parent.is_none_or(|door| door.host_pid_namespace);
         }
         let linux = request.container.as_ref().and_then(|info| info.linux_info.as_ref());
         let share = linux.and_then(|linux| linux.share_pid_namespace).unwrap_or(false);
@@ -254,7 +260,7 @@ impl Native {
         let runtime = shared.runtime.of(&request.id).path;
         let context = Arc::new(request::context(&request, runtime, ids, parent));
         let handles = shared
-            .isolators_for(&request.id)
+            .isolators_for(&request)
             .map(|isolator| Handle {
                 isolator: isolator.name(),
                 isolation: isolator.attach(&context),

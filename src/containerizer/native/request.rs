@@ -183,6 +183,7 @@ pub(super) mod tests {
     use mesos::{ContainerInfo, Environment as MesosEnvironment, NetworkInfo};
 
     use super::*;
+    use crate::containerizer::Class;
 
     pub(crate) fn request(id: &str, command: CommandInfo) -> LaunchRequest {
         LaunchRequest {
@@ -197,6 +198,7 @@ pub(super) mod tests {
             framework_id: None,
             executor: None,
             task: None,
+            class: Class::Default,
         }
     }
 
