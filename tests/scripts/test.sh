@@ -110,6 +110,7 @@ suite unit 900 --workspace --lib --bins
 [ ${#together[@]} -gt 0 ] && suite together 900 --workspace "${together[@]}"
 
 if [ "$mode" = full ]; then
+  step deny 1200 make --no-print-directory deny
   step clippy 1200 "$CARGO" clippy --workspace --all-targets -- -D warnings
   for t in $(targets alone); do
     suite "$t" 900 --workspace --test "$t" -- --test-threads=1
