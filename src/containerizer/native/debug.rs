@@ -1,12 +1,13 @@
 //! Guests: processes in a running container, Mesos' DEBUG containers.
 //!
 //! A guest joins whatever namespaces its parent has of its own and is placed in a
-//! cgroup below the parent's, under its limits. No other isolator has a say, so
-//! none needs to know of guests. Called by `start` and `recover`.
+//! cgroup below the parent's, under its limits. Besides, only isolators of privileges
+//! have a say; none needs to know of guests. Called by `start` and `recover`.
 
 use isolators::api::{Contribution, Isolator};
 use isolators::plan::{Environment, LinuxNamespaceType};
 use kernel::namespaces::Namespace;
+use mesos::ContainerInfo;
 use oci_spec::runtime::LinuxNamespace;
 
 use crate::containerizer::{Class, LaunchRequest};
@@ -16,9 +17,19 @@ pub(super) fn is_guest(request: &LaunchRequest) -> bool {
 }
 
 /// Whether the isolator has to do with guests: cgroups are how they are found and
-/// killed.
+/// killed, and they may do no more than their parent may.
 pub(super) fn concerns(isolator: &dyn Isolator) -> bool {
-    isolator.name() == "cgroups"
+    isolator.name() == "cgroups" || isolator.name().starts_with("linux/")
+}
+
+/// What is asked of a guest: its parent's capabilities and filters, no limits of its
+/// own.
+pub(super) fn info(parent: Option<&ContainerInfo>) -> Option<ContainerInfo> {
+    let mut info = parent.cloned()?;
+    if let Some(linux) = &mut info.linux_info {
+        linux.share_cgroups = Some(true);
+    }
+    Some(info)
 }
 
 /// The parent's namespaces that are not the agent's.

@@ -195,6 +195,7 @@ impl Shared {
             id: request.id.clone(),
             commands,
             view: seen.clone(),
+            info: request.container.clone(),
             sandbox: request.sandbox.clone(),
             host_pid_namespace,
         };
@@ -241,9 +242,9 @@ fn ids_of(user: Option<&str>) -> Result<Option<(u32, u32)>, String> {
 }
 
 impl Native {
-    fn birth(&self, request: LaunchRequest) -> Result<Birth, ContainerizerError> {
-        let failed =
-            |step, message| ContainerizerError::Launch { id: key(&request.id), step, message };
+    fn birth(&self, mut request: LaunchRequest) -> Result<Birth, ContainerizerError> {
+        let name = key(&request.id);
+        let failed = |step, message| ContainerizerError::Launch { id: name.clone(), step, message };
         request::check(&request).map_err(|refusal| match refusal {
             Refusal::NotSupported(what) => ContainerizerError::NotSupported(what),
             Refusal::Bad(what) => failed("check", what),
@@ -260,6 +261,9 @@ impl Native {
             }
         };
         let ids = ids_of(request.user.as_deref()).map_err(|text| failed("check", text))?;
+        if let Some((door, _)) = parent.as_ref().filter(|_| debug::is_guest(&request)) {
+            request.container = debug::info(door.info.as_ref());
+        }
         let shared = &self.shared;
         let host_pid_namespace =
             shared.shares_pids(&request, parent.as_ref().map(|(door, _)| door));

@@ -241,6 +241,7 @@ fn remember(shared: &Shared, request: &LaunchRequest, end: Termination, host_pid
         id: request.id.clone(),
         commands,
         view,
+        info: request.container.clone(),
         sandbox: request.sandbox.clone(),
         host_pid_namespace,
     };
