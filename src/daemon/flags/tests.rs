@@ -62,7 +62,7 @@ fn every_source_and_spelling() {
             "work_dir=/w"
         ]
     );
-    assert!(flags.to_json().starts_with(b"{\"flags\":{\"cache\":\"2GB\",\"gc_delay\":"));
+    assert!(flags.to_json().starts_with(b"{\"flags\":{\"authenticate\":\"false\",\"cache\":"));
 }
 
 #[test]
