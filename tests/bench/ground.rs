@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
 
-use bulkhead::containerizer::LaunchRequest;
+use bulkhead::containerizer::{Class, LaunchRequest};
 use mesos::{CommandInfo, ContainerId};
 
 /// A top-level container.
@@ -32,6 +32,7 @@ pub fn request(id: &ContainerId, dir: &Path, command: &str) -> LaunchRequest {
         framework_id: None,
         executor: None,
         task: None,
+        class: Class::Default,
     }
 }
 
