@@ -41,6 +41,7 @@ fn step_of(code: u32) -> Step {
         code::PIVOT | code::CHROOT => Step::Root,
         code::MASK | code::PROTECT => Step::Mask,
         code::SPAWN => Step::Spawn,
+        code::FOLLOW => Step::Runtime,
         code::WRITE => Step::Cgroup,
         code::WRITE_AT => Step::Setting,
         code::PUBLISH | code::WAIT => Step::Release,
