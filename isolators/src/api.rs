@@ -26,7 +26,7 @@ use tokio::sync::oneshot;
 use crate::plan::{CgroupJoin, Environment, FileOperation};
 
 /// What is known of a container when its handles are made.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct ContainerContext {
     /// The container, with its parents if it is nested.
     pub id: ContainerId,
@@ -50,6 +50,9 @@ pub struct ContainerContext {
     pub labels: BTreeMap<String, String>,
     /// The container that this one is nested in.
     pub parent: Option<Parent>,
+    /// Writable directories outside the sandbox that share its disk quota (the
+    /// upper directory of an overlay root).
+    pub ephemeral_volumes: Vec<PathBuf>,
     /// A command task: the container runs the task itself, no executor.
     pub command_task: bool,
 }

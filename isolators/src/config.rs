@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use kernel::cgroup::Hierarchies;
 
+use crate::disk;
+
 /// How containers are started; `--launcher`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Launcher {
@@ -47,6 +49,8 @@ pub struct Config {
     pub disallow_sharing_agent_ipc_namespace: bool,
     /// `--default_container_shm_size` in bytes.
     pub default_container_shm_size: Option<u64>,
+    /// Flags of `disk/*`.
+    pub disk: disk::Config,
     /// Whether the agent runs as root.
     pub root: bool,
 }
@@ -70,6 +74,7 @@ impl Config {
             disallow_sharing_agent_pid_namespace: false,
             disallow_sharing_agent_ipc_namespace: false,
             default_container_shm_size: None,
+            disk: disk::Config::default(),
             root: true,
         }
     }

@@ -14,7 +14,9 @@
 pub mod api;
 pub mod cgroups;
 pub mod config;
+pub mod disk;
 pub mod filesystem;
+pub mod hook;
 pub mod merge;
 mod mounts;
 pub mod namespaces;

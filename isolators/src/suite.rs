@@ -19,6 +19,7 @@ pub fn context(id: &str) -> ContainerContext {
         limits: std::collections::BTreeMap::new(),
         labels: std::collections::BTreeMap::new(),
         parent: None,
+        ephemeral_volumes: Vec::new(),
         command_task: true,
     }
 }

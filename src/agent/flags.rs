@@ -14,6 +14,7 @@ use thiserror::Error;
 use super::config::{Config, ReconfigurationPolicy, RecoverMode};
 use super::info::{self, InfoError, Whereabouts};
 use super::resources::{self, Machine, ResourcesError};
+use crate::checkpoint::WorkDir;
 use crate::containerizer::native;
 use crate::daemon::api::Common;
 use crate::daemon::flags::{Flags, nearest};
@@ -271,8 +272,22 @@ pub fn containerizer(flags: &Flags, runtime_dir: PathBuf) -> Result<native::Conf
         disallow_sharing_agent_pid_namespace: flags.bool("disallow_sharing_agent_pid_namespace"),
         disallow_sharing_agent_ipc_namespace: flags.bool("disallow_sharing_agent_ipc_namespace"),
         default_container_shm_size: flags.bytes("default_container_shm_size"),
+        disk: disk(flags),
         ..native::Config::default()
     })
+}
+
+/// What `disk/*` is told.
+fn disk(flags: &Flags) -> isolators::disk::Config {
+    let default = isolators::disk::Config::default();
+    isolators::disk::Config {
+        enforce: flags.bool("enforce_container_disk_quota"),
+        watch_interval: flags
+            .duration("container_disk_watch_interval")
+            .unwrap_or(default.watch_interval),
+        work_dir: flags.text("work_dir").unwrap_or_default().into(),
+        volume: |work_dir, resource| WorkDir::new(work_dir).volume(resource),
+    }
 }
 
 /// Shows the agent's log file as `/slave/log`.

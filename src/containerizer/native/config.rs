@@ -47,6 +47,8 @@ pub struct Config {
     pub disallow_sharing_agent_ipc_namespace: bool,
     /// `--default_container_shm_size` in bytes.
     pub default_container_shm_size: Option<u64>,
+    /// Flags of `disk/*`.
+    pub disk: isolators::disk::Config,
     /// How long a sample of the statistics is served before the next is taken.
     pub statistics_age: Duration,
 }
@@ -70,6 +72,7 @@ impl Default for Config {
             disallow_sharing_agent_pid_namespace: false,
             disallow_sharing_agent_ipc_namespace: false,
             default_container_shm_size: None,
+            disk: isolators::disk::Config::default(),
             statistics_age: Duration::from_secs(1),
         }
     }
@@ -100,6 +103,7 @@ impl Config {
             disallow_sharing_agent_pid_namespace: self.disallow_sharing_agent_pid_namespace,
             disallow_sharing_agent_ipc_namespace: self.disallow_sharing_agent_ipc_namespace,
             default_container_shm_size: self.default_container_shm_size,
+            disk: self.disk.clone(),
             root: kernel::proctree::is_root(),
             ..isolators::config::Config::new(launcher, hierarchies)
         };

@@ -119,6 +119,7 @@ pub(super) fn context(
         limits: request.limits.clone(),
         labels: labels(request),
         parent,
+        ephemeral_volumes: Vec::new(),
         command_task: request.task.is_some(),
     }
 }

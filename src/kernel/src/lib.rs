@@ -22,5 +22,6 @@ pub mod proctree;
 pub mod sched;
 pub mod spawn;
 pub mod users;
+pub mod walk;
 
 pub use error::Error;
