@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use oci_spec::runtime::{Capability, LinuxCapabilities};
 
 /// Every capability at its number (`linux/capability.h`).
-const BY_NUMBER: [Capability; 41] = [
+pub(super) const BY_NUMBER: [Capability; 41] = [
     Capability::Chown,
     Capability::DacOverride,
     Capability::DacReadSearch,

@@ -10,6 +10,8 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use super::error::{LaunchError, Step};
+#[cfg(feature = "oci")]
+pub(super) use layout::SOCKET_FD;
 pub(super) use layout::{Op, SAYS_FAILED, SAYS_RUNNING, SAYS_WAITING, SLOTS, code};
 
 /// What a launch error says about each operation, by index.

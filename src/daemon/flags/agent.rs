@@ -118,7 +118,7 @@ pub const FLAGS: &[Flag] = &[
     Flag::new("ip_discovery_command", Path, None, "Program that prints the IP address to listen on; excludes --ip."),
     Flag::new("isolation", Text, Some("posix/cpu,posix/mem"), "Isolators, separated by commas; --help of the containerizer lists them."),
     Flag::new("jwt_secret_key", Path, None, "File with the key that signs executor tokens.").alias("executor_secret_key").not_yet(),
-    Flag::new("launcher", Text, None, "linux (namespaces and cgroups) or posix; default: linux for root."),
+    Flag::new("launcher", Text, None, "linux (namespaces and cgroups), posix, or oci (as linux, by libcontainer); default: linux for root."),
     Flag::new("launcher_dir", Path, None, "Directory of the helper programs; default: where this program is."),
     Flag::new("lo_name", Text, None, "Loopback network interface (port mapping).").not_yet(),
     Flag::new("log_dir", Path, None, "Also log into a file in this directory; it is shown by /files as /slave/log."),

@@ -67,7 +67,12 @@ impl Oci {
             let why = if why.trim().is_empty() { "it is of another version" } else { why.trim() };
             return Err(failed("use", io::Error::other(why.to_owned())));
         }
-        Ok(Oci { helper, hierarchies: Hierarchies::detect()? })
+        let hierarchies = Hierarchies::detect().map_err(|error| LaunchError::Prepare {
+            verb: "find",
+            object: "the cgroup hierarchies".to_owned(),
+            source: io::Error::other(error),
+        })?;
+        Ok(Oci { helper, hierarchies })
     }
 
     /// Writes the bundle beside `record` and compiles the shim's program.
@@ -78,8 +83,7 @@ impl Oci {
     ) -> Result<Compiled, LaunchError> {
         let bundle = of_record(record);
         let (cgroup, extra_cgroups) = self.cgroups(plan, record)?;
-        let scene =
-            Scene { bundle: &bundle, record, helper: &self.helper, cgroup, extra_cgroups };
+        let scene = Scene { bundle: &bundle, record, helper: &self.helper, cgroup, extra_cgroups };
         let (spec, message) = translate::translate(plan, scene)?;
         let failed = |verb| {
             let object = bundle.display().to_string();

@@ -36,10 +36,11 @@ pub fn main(arguments: &[OsString]) -> ExitCode {
             println!("{VERSION}");
             Ok(())
         }
-        ["run", bundle] => run(Path::new(bundle)).inspect_err(|text| {
-            // For the agent; without it the agent says that there is no reason.
-            let _ = std::fs::write(Path::new(bundle).join(file::ERROR), text);
-        }),
+        ["run", bundle] => {
+            let bundle = Path::new(bundle);
+            listen(bundle);
+            run(bundle).inspect_err(|text| complain(bundle, text))
+        }
         ["finish", bundle] => {
             finish(Path::new(bundle)).inspect_err(|text| eprintln!("bulkhead-helper: {text}"))
         }
@@ -52,6 +53,30 @@ pub fn main(arguments: &[OsString]) -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(_) => ExitCode::FAILURE,
     }
+}
+
+/// libcontainer's errors often hide the kernel's answer, which it logs instead, in
+/// the process that failed: that goes to a file of the bundle.
+fn listen(bundle: &Path) {
+    // Without it errors are less clear, no more.
+    let Ok(file) = File::create(bundle.join(file::LOG)) else { return };
+    tracing_subscriber::fmt()
+        .with_max_level(tracing::Level::ERROR)
+        .with_writer(std::sync::Mutex::new(file))
+        .with_ansi(false)
+        .with_target(false)
+        .without_time()
+        .init();
+}
+
+/// Leaves the reason for the agent: the error, and the first that was logged.
+fn complain(bundle: &Path, text: &str) {
+    let log = std::fs::read_to_string(bundle.join(file::LOG)).unwrap_or_default();
+    let first = log.lines().next().unwrap_or_default();
+    let first = first.trim().trim_start_matches("ERROR").trim();
+    let text = if first.is_empty() { text.to_owned() } else { format!("{text} ({first})") };
+    // Without it the agent says that there is no reason.
+    let _ = std::fs::write(bundle.join(file::ERROR), text);
 }
 
 /// The error and its causes, each once: libcontainer's say those of others in part.
@@ -132,10 +157,8 @@ fn make_root(message: &Message, target: &Path) -> io::Result<()> {
 }
 
 fn create(bundle: &Path, message: &Message) -> Result<Container, String> {
-    let workload = Workload {
-        executable: message.executable.clone(),
-        die_with_shim: !message.own_pids,
-    };
+    let workload =
+        Workload { executable: message.executable.clone(), die_with_shim: !message.own_pids };
     // The state directory is this container's alone, so one name serves all.
     ContainerBuilder::new("container".to_owned(), SyscallType::default())
         .with_executor(workload)

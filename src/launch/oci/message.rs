@@ -22,6 +22,8 @@ pub(super) mod file {
     pub const ROOT: &str = "rootfs";
     /// libcontainer's own state.
     pub const STATE: &str = "state";
+    /// What libcontainer logs while it makes the container: errors only.
+    pub const LOG: &str = "log";
     /// Why the launch failed, for people.
     pub const ERROR: &str = "error";
 }

@@ -59,11 +59,11 @@ pub(super) fn detach(target: &Path) -> io::Result<()> {
 /// A copy of the mounts at and below `source`, attached nowhere.
 pub(super) fn pick_up(source: &Path) -> io::Result<OwnedFd> {
     let source = path(source)?;
-    let flags = libc::OPEN_TREE_CLONE as libc::c_int | libc::OPEN_TREE_CLOEXEC as libc::c_int
+    let flags = libc::OPEN_TREE_CLONE as libc::c_int
+        | libc::OPEN_TREE_CLOEXEC as libc::c_int
         | libc::AT_RECURSIVE;
     // SAFETY: a C string that outlives the call, and integers.
-    let fd =
-        unsafe { libc::syscall(libc::SYS_open_tree, libc::AT_FDCWD, source.as_ptr(), flags) };
+    let fd = unsafe { libc::syscall(libc::SYS_open_tree, libc::AT_FDCWD, source.as_ptr(), flags) };
     match fd {
         -1 => Err(io::Error::last_os_error()),
         // SAFETY: a fresh descriptor that nobody else owns.
