@@ -40,9 +40,10 @@ use kernel::boot::BootId;
 use kernel::{memfd, sched, spawn};
 
 pub use error::{LaunchError, Step};
+pub use record::Exited;
 pub use recover::{Recovered, recover};
 use running::Told;
-pub use running::{End, Exited, Launching, Running};
+pub use running::{End, Launching, Running};
 
 /// The helper program of [`Engine::Oci`].
 const HELPER: &str = "bulkhead-helper";

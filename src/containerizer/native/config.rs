@@ -4,7 +4,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use isolators::api::Isolator;
 use isolators::config::Launcher;
+use isolators::linux::capabilities::Set;
 use isolators::registry::{self, Isolators};
 use kernel::cgroup::Hierarchies;
 
@@ -47,6 +49,18 @@ pub struct Config {
     pub disallow_sharing_agent_ipc_namespace: bool,
     /// `--default_container_shm_size` in bytes.
     pub default_container_shm_size: Option<u64>,
+    /// `--effective_capabilities`.
+    pub effective_capabilities: Option<Set>,
+    /// `--bounding_capabilities`.
+    pub bounding_capabilities: Option<Set>,
+    /// `--seccomp_config_dir`.
+    pub seccomp_config_dir: Option<PathBuf>,
+    /// `--seccomp_profile_name`.
+    pub seccomp_profile_name: Option<String>,
+    /// The plugins of `--isolator_plugins`; nothing is started yet.
+    pub plugins: Vec<isolator_plugin::RemoteIsolator>,
+    /// `--hooks`: which of them are hooks, in order.
+    pub hooks: Vec<String>,
     /// Flags of `disk/*`.
     pub disk: isolators::disk::Config,
     /// How long a sample of the statistics is served before the next is taken.
@@ -72,6 +86,12 @@ impl Default for Config {
             disallow_sharing_agent_pid_namespace: false,
             disallow_sharing_agent_ipc_namespace: false,
             default_container_shm_size: None,
+            effective_capabilities: None,
+            bounding_capabilities: None,
+            seccomp_config_dir: None,
+            seccomp_profile_name: None,
+            plugins: Vec::new(),
+            hooks: Vec::new(),
             disk: isolators::disk::Config::default(),
             statistics_age: Duration::from_secs(1),
         }
@@ -103,6 +123,10 @@ impl Config {
             disallow_sharing_agent_pid_namespace: self.disallow_sharing_agent_pid_namespace,
             disallow_sharing_agent_ipc_namespace: self.disallow_sharing_agent_ipc_namespace,
             default_container_shm_size: self.default_container_shm_size,
+            effective_capabilities: self.effective_capabilities,
+            bounding_capabilities: self.bounding_capabilities,
+            seccomp_config_dir: self.seccomp_config_dir.clone(),
+            seccomp_profile_name: self.seccomp_profile_name.clone(),
             disk: self.disk.clone(),
             root: kernel::proctree::is_root(),
             ..isolators::config::Config::new(launcher, hierarchies)
@@ -111,6 +135,9 @@ impl Config {
             let text = "--launcher=linux needs root; use --launcher=posix";
             return Err(start(text.into()));
         }
-        registry::create(&self.isolation, Arc::new(config)).map_err(|e| start(super::chain(&e)))
+        let plugins: Vec<Arc<dyn Isolator>> =
+            self.plugins.iter().map(|plugin| Arc::new(plugin.clone()) as _).collect();
+        let made = registry::create_with(&self.isolation, Arc::new(config), &plugins);
+        made.map_err(|e| start(super::chain(&e)))
     }
 }

@@ -29,6 +29,7 @@ impl Container {
         fetch::fetch(uris, sandbox, home, self.context.ids)
             .await
             .map_err(|text| failure("fetch", text))?;
+        self.shared.plugins.fetched(&self.request).await?;
         self.enter(Phase::Isolating);
         let plan = self.plan(merged)?;
         self.execute(&plan).await
@@ -82,6 +83,7 @@ impl Container {
             overlay: None,
             cgroups: merged.cgroups,
             file_operations: merged.file_operations,
+            system_calls: merged.system_calls,
             oom_score_adj: merged.oom_score_adj,
             stdio,
             wait_for: merged.wait_for,

@@ -157,8 +157,11 @@ fn make_root(message: &Message, target: &Path) -> io::Result<()> {
 }
 
 fn create(bundle: &Path, message: &Message) -> Result<Container, String> {
-    let workload =
-        Workload { executable: message.executable.clone(), die_with_shim: !message.own_pids };
+    let workload = Workload {
+        executable: message.executable.clone(),
+        system_calls: message.system_calls.clone(),
+        die_with_shim: !message.own_pids,
+    };
     // The state directory is this container's alone, so one name serves all.
     ContainerBuilder::new("container".to_owned(), SyscallType::default())
         .with_executor(workload)

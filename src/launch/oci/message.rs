@@ -47,10 +47,20 @@ pub(super) struct Message {
     pub wait: bool,
     /// What to execute when it is not the first of the arguments.
     pub executable: Option<String>,
+    /// The system call filter to install right before the command.
+    pub system_calls: Option<Filter>,
     /// Steps after the mounts, inside the container's root.
     pub operations: Vec<Operation>,
     /// Cgroup directories that libcontainer makes and nobody else removes.
     pub extra_cgroups: Vec<PathBuf>,
+}
+
+/// Classic BPF instructions and `SECCOMP_FILTER_FLAG_*`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[allow(missing_docs)]
+pub(super) struct Filter {
+    pub program: Vec<u64>,
+    pub flags: u32,
 }
 
 /// Where the root file system comes from.

@@ -8,7 +8,7 @@
 //! ```
 //!
 //! The shim is the parent and reaper as for the `linux` engine, so exit records,
-//! waiting, signals and recovery are the same (docs/decisions/0016). With a new pid
+//! waiting, signals and recovery are the same (docs/decisions/0012). With a new pid
 //! namespace the shim is its init and the helper runs inside: whatever dies early,
 //! nothing outlives the shim. Namespaces to join are entered by the shim; those to
 //! make, mounts, root, identity and privileges are libcontainer's work; cgroups are

@@ -12,7 +12,7 @@ use oci_spec::runtime::{
     Root as SpecRoot,
 };
 
-use super::message::{Message, Operation, Root, VERSION, file};
+use super::message::{Filter, Message, Operation, Root, VERSION, file};
 use crate::launch::compile;
 use crate::launch::error::LaunchError;
 
@@ -59,6 +59,10 @@ pub(super) fn translate(
         cover_dev,
         wait: !plan.wait_for.is_empty(),
         executable: plan.executable.clone(),
+        system_calls: plan
+            .system_calls
+            .as_ref()
+            .map(|filter| Filter { program: filter.program.clone(), flags: filter.flags }),
         operations: plan.file_operations.iter().map(Operation::from).collect(),
         extra_cgroups: scene.extra_cgroups,
         root,
@@ -98,12 +102,30 @@ fn refuse(plan: &LaunchPlan) -> Result<(), LaunchError> {
         }
     }
     if linux.is_some_and(|linux| linux.seccomp().is_some()) {
-        return Err(unsupported("system call filters"));
+        return Err(unsupported("an OCI system call filter"));
+    }
+    let process = plan.spec.process().as_ref();
+    if plan.system_calls.is_some() && !process.is_some_and(may_filter) {
+        let what = "system call filters without no-new-privileges or CAP_SYS_ADMIN";
+        return Err(unsupported(what));
     }
     if plan.spec.process().as_ref().and_then(Process::terminal) == Some(true) {
         return Err(unsupported("a terminal"));
     }
     Ok(())
+}
+
+/// Whether the process may install a filter when libcontainer lets us, which is
+/// after its change of user and capabilities.
+fn may_filter(process: &Process) -> bool {
+    let admin = |sets: &LinuxCapabilities| {
+        sets.effective().as_ref().is_some_and(|set| set.contains(&Capability::SysAdmin))
+    };
+    let privileged = match process.capabilities() {
+        Some(sets) => admin(sets),
+        None => process.user().uid() == 0,
+    };
+    privileged || process.no_new_privileges() == Some(true)
 }
 
 fn root_of(plan: &LaunchPlan) -> Result<Root, LaunchError> {
@@ -155,7 +177,7 @@ fn process(process: &Process, plan: &LaunchPlan) -> Process {
 }
 
 fn every_capability() -> HashSet<Capability> {
-    crate::launch::capabilities::BY_NUMBER.into_iter().collect()
+    isolators::linux::capabilities::BY_NUMBER.into_iter().collect()
 }
 
 fn linux(

@@ -1,10 +1,13 @@
 //! Generated launch plans: small, legal, and different in every field that both
 //! engines have. One seed makes one plan, always the same.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use isolators::plan::{FileOperation, LaunchPlan, LinuxNamespaceType as Kind, Overlay};
+use isolators::plan::{
+    FileOperation, LaunchPlan, LinuxNamespaceType as Kind, Overlay, SystemCallFilter,
+};
 use oci_spec::runtime::{
     Capability, LinuxCapabilities, LinuxDevice, LinuxDeviceBuilder, LinuxDeviceType, Mount,
     PosixRlimit, PosixRlimitBuilder, PosixRlimitType, Process, Root, User,
@@ -63,6 +66,16 @@ const LOOK: [&str; 12] = [
     "/dev/pts",
 ];
 
+/// The number of uname(2).
+const UNAME: u64 = libc::SYS_uname as u64;
+/// Filter: uname(2) gives EPERM, all else is allowed. `ld nr; jeq; ret; ret`.
+const NO_UNAME: [u64; 4] = [
+    0x20,
+    0x15 | 1 << 24 | UNAME << 32,
+    0x06 | (0x0005_0000 | libc::EPERM as u64) << 32,
+    0x06 | 0x7fff_0000 << 32,
+];
+
 /// The plan of `seed`, with fresh directories for it.
 pub(crate) fn plan(fixture: &Fixture, groups: &Groups, seed: u64) -> LaunchPlan {
     let mut dice = Dice::new(seed);
@@ -98,6 +111,15 @@ pub(crate) fn plan(fixture: &Fixture, groups: &Groups, seed: u64) -> LaunchPlan 
     if dice.coin() {
         plan.wait_for = vec!["a test"];
     }
+    let process = plan.spec.process().as_ref().expect("set");
+    if process.no_new_privileges() == Some(true) && dice.coin() {
+        plan.system_calls = Some(Arc::new(SystemCallFilter {
+            profile: "a test's".to_owned(),
+            source: String::new(),
+            program: NO_UNAME.to_vec(),
+            flags: 0,
+        }));
+    }
     if dice.below(4) == 0 {
         plan.executable = Some(program);
         let process = plan.spec.process_mut().as_mut().expect("set");
@@ -129,12 +151,11 @@ fn link_or_copy(from: &Path, to: &Path) {
     }
 }
 
-/// Shared libraries of the probe, where it is not static.
-fn libraries() -> Vec<PathBuf> {
-    let output = std::process::Command::new("ldd").arg(probe()).output();
-    let text = output.map(|output| String::from_utf8_lossy(&output.stdout).into_owned());
-    let text = text.unwrap_or_default();
-    text.split_whitespace().filter(|w| w.starts_with('/')).map(PathBuf::from).collect()
+/// Shared libraries of the probe: those of this program are more than enough.
+fn libraries() -> BTreeSet<PathBuf> {
+    let maps = std::fs::read_to_string("/proc/self/maps").expect("maps");
+    let files = maps.lines().filter_map(|line| line.split_whitespace().nth(5));
+    files.filter(|file| file.contains(".so")).map(PathBuf::from).collect()
 }
 
 fn file_system(kind: &str, target: &str, options: &[&str]) -> Mount {
@@ -186,10 +207,12 @@ fn image_root(fixture: &Fixture, plan: &mut LaunchPlan, dice: &mut Dice) {
     }
     std::fs::write(root.join("work/file"), "").expect("write");
     link_or_copy(&probe(), &root.join("bin/probe"));
-    for library in libraries() {
-        let copy = root.join(library.strip_prefix("/").expect("absolute"));
-        std::fs::create_dir_all(copy.parent().expect("a directory")).expect("mkdir");
-        link_or_copy(&library.canonicalize().expect("a library"), &copy);
+    for directory in ["lib", "lib64"] {
+        std::fs::create_dir(root.join(directory)).expect("mkdir");
+        for library in libraries() {
+            let name = library.file_name().expect("a file");
+            link_or_copy(&library, &root.join(directory).join(name));
+        }
     }
     if dice.coin() {
         plan.overlay = Some(Overlay {

@@ -29,6 +29,11 @@ pub fn report(paths: &[String]) {
     // SAFETY: the calls read this process' own ids.
     let leads = unsafe { libc::getsid(0) == libc::getpid() && libc::getpgrp() == libc::getpid() };
     facts.push(format!("session leader {leads}"));
+    // SAFETY: zeroed is a valid utsname to write to.
+    let mut names = unsafe { std::mem::zeroed::<libc::utsname>() };
+    // SAFETY: the call fills it in; a filter may refuse.
+    let answer = unsafe { libc::uname(&raw mut names) };
+    facts.push(format!("uname answers {answer}"));
     for number in 0..16 {
         // SAFETY: plain fcntl; a closed descriptor is an error.
         if unsafe { libc::fcntl(number, libc::F_GETFD) } != -1 {
@@ -39,12 +44,12 @@ pub fn report(paths: &[String]) {
         for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
             // A host's directories change while two containers look.
             if !paths.is_empty() {
-                path(&mut facts, &entry.path().to_string_lossy());
+                path(&mut facts, &entry.path().to_string_lossy(), false);
             }
         }
     }
     for name in paths {
-        path(&mut facts, name);
+        path(&mut facts, name, true);
     }
     facts.sort();
     for fact in facts {
@@ -112,7 +117,8 @@ fn mounts(facts: &mut Vec<String>) {
     }
 }
 
-fn path(facts: &mut Vec<String>, name: &str) {
+/// With `count`, of a directory the number of entries, too.
+fn path(facts: &mut Vec<String>, name: &str, count: bool) {
     let Ok(data) = fs::symlink_metadata(name) else {
         facts.push(format!("path {name} missing"));
         return;
@@ -123,10 +129,10 @@ fn path(facts: &mut Vec<String>, name: &str) {
         facts.push(format!("path {name} link to {target}"));
         return;
     } else if kind.is_dir() {
-        let count = fs::read_dir(name).map(Iterator::count);
         // What /proc holds changes by the moment.
-        let count = count.ok().filter(|_| !Path::new(name).starts_with("/proc"));
-        format!("directory entries {count:?}")
+        let count = count && !Path::new(name).starts_with("/proc");
+        let entries = count.then(|| fs::read_dir(name).map(Iterator::count).ok());
+        format!("directory entries {entries:?}")
     } else if kind.is_char_device() || kind.is_block_device() {
         format!("device {}:{}", libc::major(data.rdev()), libc::minor(data.rdev()))
     } else {
