@@ -44,7 +44,7 @@ pub enum StartError {
     NotRoot,
 }
 
-fn invalid(flag: &'static str, value: &str, expected: impl Into<String>) -> StartError {
+pub(super) fn invalid(flag: &'static str, value: &str, expected: impl Into<String>) -> StartError {
     StartError::Value { flag, value: value.to_owned(), expected: expected.into() }
 }
 
@@ -297,6 +297,7 @@ pub fn containerizer(flags: &Flags, runtime_dir: PathBuf) -> Result<native::Conf
         disallow_sharing_agent_pid_namespace: flags.bool("disallow_sharing_agent_pid_namespace"),
         disallow_sharing_agent_ipc_namespace: flags.bool("disallow_sharing_agent_ipc_namespace"),
         default_container_shm_size: flags.bytes("default_container_shm_size"),
+        cgroups: super::cgroup_flags::settings(flags)?,
         effective_capabilities: capabilities(flags, "effective_capabilities")?,
         bounding_capabilities: capabilities(flags, "bounding_capabilities")?,
         seccomp_config_dir: flags.text("seccomp_config_dir").map(PathBuf::from),

@@ -21,7 +21,7 @@ pub mod parse;
 use std::io;
 use std::path::{Path, PathBuf};
 
-pub use detect::{Hierarchies, Hierarchy, Version};
+pub use detect::{Hierarchies, Hierarchy, Version, is_implicit_on_v2};
 pub use group::Cgroup;
 pub use kept::KeptFile;
 use thiserror::Error;
