@@ -57,11 +57,11 @@ const LOOK: [&str; 12] = [
     "/proc/sys/kernel/hostname",
     "/proc/sysrq-trigger",
     "/sys/firmware",
-    "/work",
-    "/work/bound",
-    "/work/bound/file",
-    "/work/file",
-    "/work/tmp",
+    "/place",
+    "/place/bound",
+    "/place/bound/file",
+    "/place/file",
+    "/place/tmp",
     "/made/here",
     "/dev/pts",
 ];
@@ -202,10 +202,10 @@ fn host_root(fixture: &Fixture, plan: &mut LaunchPlan, dice: &mut Dice, own_pids
 
 fn image_root(fixture: &Fixture, plan: &mut LaunchPlan, dice: &mut Dice) {
     let root = fixture.path("root");
-    for name in ["bin", "work/bound", "work/tmp", "proc", "sys", "dev", "made"] {
+    for name in ["bin", "place/bound", "place/tmp", "proc", "sys", "dev", "made"] {
         std::fs::create_dir_all(root.join(name)).expect("mkdir");
     }
-    std::fs::write(root.join("work/file"), "").expect("write");
+    std::fs::write(root.join("place/file"), "").expect("write");
     link_or_copy(&probe(), &root.join("bin/probe"));
     for directory in ["lib", "lib64"] {
         std::fs::create_dir(root.join(directory)).expect("mkdir");
@@ -240,7 +240,7 @@ fn image_root(fixture: &Fixture, plan: &mut LaunchPlan, dice: &mut Dice) {
         let options = ["nosuid", "nodev", "strictatime", "mode=1777"];
         mounts.push(file_system("tmpfs", "/dev/shm", &options));
     }
-    mounts.extend(own_mounts(fixture, dice, "/work"));
+    mounts.extend(own_mounts(fixture, dice, "/place"));
     plan.spec.set_mounts(Some(mounts));
     // As filesystem/linux has them, which are also those of every OCI runtime.
     let rows = [("full", 7), ("null", 3), ("random", 8), ("urandom", 9), ("zero", 5)];
@@ -291,7 +291,7 @@ fn process(process: &mut Process, dice: &mut Dice, image: bool, host: &Path) {
     for (n, value) in dice.some(&["plain", "with space", "a=b", ""]).iter().enumerate() {
         env.push(format!("V{n}={value}"));
     }
-    let work = if image { PathBuf::from("/work") } else { host.to_path_buf() };
+    let work = if image { PathBuf::from("/place") } else { host.to_path_buf() };
     process.set_env(Some(env)).set_cwd(if dice.coin() { work } else { "/".into() });
     let mut user = User::default();
     if dice.coin() {
