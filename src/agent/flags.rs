@@ -248,6 +248,12 @@ fn plugins(flags: &Flags, runtime_dir: &Path) -> Result<Vec<RemoteIsolator>, Sta
     if let Some(refusal) = flags.json("modules").and_then(manifest::refused_modules) {
         return Err(StartError::Plugins(refusal));
     }
+    if let Some(directory) = flags.text("modules_dir") {
+        return Err(StartError::Plugins(format!(
+            "--modules_dir={directory}: shared libraries are not loaded; isolators and hooks are \
+             programs on a unix socket, see --isolator_plugins and docs/plugins.md"
+        )));
+    }
     let directory = flags.text("isolator_plugins").filter(|directory| !directory.is_empty());
     let Some(directory) = directory else { return Ok(Vec::new()) };
     let loaded = manifest::load(Path::new(directory), &runtime_dir.join("plugins"));
@@ -421,6 +427,7 @@ mod tests {
         let modules = r#"--modules={"libraries": [{"file": "libisolator.so"}]}"#;
         let text = refused(modules);
         assert!(text.contains("'libisolator.so'") && text.contains("--isolator_plugins"), "{text}");
+        assert!(refused("--modules_dir=/lib/modules").contains("--isolator_plugins"));
         let text = refused("--isolator_plugins=/nonexistent");
         assert!(text.contains("failed to read '/nonexistent'"), "{text}");
     }

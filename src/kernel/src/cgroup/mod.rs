@@ -17,6 +17,7 @@ pub mod event;
 mod group;
 mod kept;
 pub mod parse;
+mod unmount;
 
 use std::io;
 use std::path::{Path, PathBuf};
