@@ -23,6 +23,7 @@ pub(super) mod file {
     /// libcontainer's own state.
     pub const STATE: &str = "state";
     /// What libcontainer logs while it makes the container: errors only.
+    #[cfg(feature = "oci")]
     pub const LOG: &str = "log";
     /// Why the launch failed, for people.
     pub const ERROR: &str = "error";
