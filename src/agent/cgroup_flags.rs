@@ -54,6 +54,10 @@ fn devices(flags: &Flags) -> Result<Vec<mesos::DeviceAccess>, StartError> {
     const FLAG: &str = "allowed_devices";
     let Some(json) = flags.json(FLAG) else { return Ok(Vec::new()) };
     let text = json.to_string();
+    // A misspelt whitelist must not be an empty one.
+    if json.get(FLAG).is_none() {
+        return Err(invalid(FLAG, &text, "an object with the list 'allowed_devices'"));
+    }
     let list: DeviceWhitelist =
         mesos::json::from_json(text.as_bytes()).map_err(|e| invalid(FLAG, &text, e.to_string()))?;
     Ok(list.allowed_devices)
