@@ -5,6 +5,8 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+#[path = "isolation/escape.rs"]
+mod escape;
 #[path = "isolation/life.rs"]
 mod life;
 #[path = "isolation/limits.rs"]
