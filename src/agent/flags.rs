@@ -44,7 +44,7 @@ pub enum StartError {
     NotRoot,
 }
 
-fn invalid(flag: &'static str, value: &str, expected: impl Into<String>) -> StartError {
+pub(super) fn invalid(flag: &'static str, value: &str, expected: impl Into<String>) -> StartError {
     StartError::Value { flag, value: value.to_owned(), expected: expected.into() }
 }
 
@@ -246,6 +246,12 @@ fn plugins(flags: &Flags, runtime_dir: &Path) -> Result<Vec<RemoteIsolator>, Sta
     if let Some(refusal) = flags.json("modules").and_then(manifest::refused_modules) {
         return Err(StartError::Plugins(refusal));
     }
+    if let Some(directory) = flags.text("modules_dir") {
+        return Err(StartError::Plugins(format!(
+            "--modules_dir={directory}: shared libraries are not loaded; isolators and hooks are \
+             programs on a unix socket, see --isolator_plugins and docs/plugins.md"
+        )));
+    }
     let directory = flags.text("isolator_plugins").filter(|directory| !directory.is_empty());
     let Some(directory) = directory else { return Ok(Vec::new()) };
     let loaded = manifest::load(Path::new(directory), &runtime_dir.join("plugins"));
@@ -294,6 +300,7 @@ pub fn containerizer(flags: &Flags, runtime_dir: PathBuf) -> Result<native::Conf
         disallow_sharing_agent_pid_namespace: flags.bool("disallow_sharing_agent_pid_namespace"),
         disallow_sharing_agent_ipc_namespace: flags.bool("disallow_sharing_agent_ipc_namespace"),
         default_container_shm_size: flags.bytes("default_container_shm_size"),
+        cgroups: super::cgroup_flags::settings(flags)?,
         effective_capabilities: capabilities(flags, "effective_capabilities")?,
         bounding_capabilities: capabilities(flags, "bounding_capabilities")?,
         seccomp_config_dir: flags.text("seccomp_config_dir").map(PathBuf::from),
@@ -417,6 +424,7 @@ mod tests {
         let modules = r#"--modules={"libraries": [{"file": "libisolator.so"}]}"#;
         let text = refused(modules);
         assert!(text.contains("'libisolator.so'") && text.contains("--isolator_plugins"), "{text}");
+        assert!(refused("--modules_dir=/lib/modules").contains("--isolator_plugins"));
         let text = refused("--isolator_plugins=/nonexistent");
         assert!(text.contains("failed to read '/nonexistent'"), "{text}");
     }

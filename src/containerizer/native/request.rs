@@ -193,6 +193,7 @@ pub(super) mod tests {
     use mesos::{ContainerInfo, Environment as MesosEnvironment, NetworkInfo};
 
     use super::*;
+    use crate::containerizer::Class;
 
     pub(crate) fn request(id: &str, command: CommandInfo) -> LaunchRequest {
         LaunchRequest {
@@ -207,6 +208,7 @@ pub(super) mod tests {
             framework_id: None,
             executor: None,
             task: None,
+            class: Class::Default,
         }
     }
 
