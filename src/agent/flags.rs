@@ -215,11 +215,13 @@ pub fn launcher_dir(flags: &Flags) -> PathBuf {
 pub fn launcher(flags: &Flags, root: bool) -> Result<&'static str, StartError> {
     match (flags.text("launcher"), root) {
         (Some("linux") | None, true) => Ok("linux"),
+        (Some("oci"), true) => Ok("oci"),
         (Some("posix") | None, _) => Ok("posix"),
-        (Some("linux"), false) => Err(StartError::NotRoot),
+        (Some("linux" | "oci"), false) => Err(StartError::NotRoot),
         (Some(other), _) => {
-            let hint = nearest(other, ["linux", "posix"]);
-            let expected = hint.map_or("linux or posix".into(), |h| format!("did you mean '{h}'?"));
+            let hint = nearest(other, ["linux", "posix", "oci"]);
+            let expected =
+                hint.map_or("linux, posix or oci".into(), |h| format!("did you mean '{h}'?"));
             Err(invalid("launcher", other, expected))
         }
     }
@@ -269,6 +271,7 @@ fn plugins(flags: &Flags, runtime_dir: &Path) -> Result<Vec<RemoteIsolator>, Sta
 pub fn containerizer(flags: &Flags, runtime_dir: PathBuf) -> Result<native::Config, StartError> {
     let launcher = match launcher(flags, kernel::proctree::is_root())? {
         "linux" => Engine::Linux,
+        "oci" => Engine::Oci,
         _ => Engine::Posix,
     };
     let text = |name: &str| flags.text(name).unwrap_or_default().to_owned();

@@ -5,6 +5,8 @@
 //! target allows, so that it runs in any root file system. Tests read its output
 //! or, better, the kernel's view of it.
 
+mod report;
+
 use std::io::Write as _;
 use std::time::{Duration, Instant};
 
@@ -24,7 +26,8 @@ const USAGE: &str = "usage: probe VERB [ARG]
   write PATH MB      write MB megabytes, print `wrote N` bytes
   fds                print the open file descriptors
   trace PID          try to trace a process, print `traced` or `errno N`
-  ids                print pid, ppid, uid, gid, groups";
+  ids                print pid, ppid, uid, gid, groups
+  report [PATH...]   print all that a container is: see report.rs";
 
 fn main() {
     let args: Vec<String> = std::env::args().skip(1).collect();
@@ -47,6 +50,7 @@ fn main() {
         (Some("fds"), _) => fds(),
         (Some("trace"), Some(pid)) => trace(pid),
         (Some("ids"), _) => ids(),
+        (Some("report"), _) => report::report(&args[1..]),
         _ => fail(USAGE),
     }
 }
