@@ -15,6 +15,7 @@ set -euo pipefail
 cd "$(dirname "$0")/../.."
 suite=${1:-cgroup2}
 case "$suite" in cgroup2 | hybrid | v1) ;; *) echo "vm: unknown suite '$suite' (cgroup2, hybrid, v1)" >&2; exit 2 ;; esac
+PATH=$PATH:/usr/sbin:/sbin
 CARGO=${CARGO:-cargo}
 TARGET=${TARGET:-${CARGO_TARGET_DIR:-$PWD/target}}
 VM_TESTS=${VM_TESTS:-}
@@ -49,8 +50,7 @@ kernel() {
 kernel
 
 # Which test programs: lines "NAME PROGRAM FILTER".
-"$CARGO" build -q --workspace --bins
-"$CARGO" test -q --workspace --no-run --message-format=json >"$dir/build.json"
+"$CARGO" build -q --workspace --bins --tests --message-format=json >"$dir/build.json"
 python3 - "$dir/build.json" "$VM_TESTS" "$VM_FILTER" >"$dir/tests" <<'PY'
 import json, sys
 wanted, given = sys.argv[2].split(), sys.argv[3]
@@ -96,8 +96,8 @@ cp -L "$(command -v busybox)" "$root/usr/bin/busybox"
 for name in $("$root/usr/bin/busybox" --list); do
   [ "$name" = busybox ] || ln -sf busybox "$root/usr/bin/$name"
 done
-for program in sh bash cat chmod chown cp cut dd df du echo env expr false grep head id kill ln ls mkdir mkfifo \
-  mknod mktemp mount mv nproc nsenter prlimit ps readlink rm rmdir sed seq setpriv setsid sleep sort stat stty sync \
+for program in sh bash cat chmod chown cp cut dd df du echo env expr fallocate false findmnt grep head id kill ln ls mkdir mkfifo \
+  losetup mknod mktemp mount mv nproc nsenter prlimit ps readlink rm rmdir sed seq setpriv setsid sleep sort stat stty sync \
   tail taskset tee test timeout touch tr true truncate umount uname unshare wc whoami yes ip perl; do
   path=$(command -v "$program" 2>/dev/null) || path=$(type -P "$program") || continue
   case "$path" in /*) ;; *) path=$(type -P "$program") ;; esac
@@ -134,7 +134,6 @@ disk() { # disk NAME MKFS...
   "$@" "$image.new" >"$dir/mkfs.log" 2>&1 || { cat "$dir/mkfs.log" >&2; return 1; }
   mv "$image.new" "$image"
 }
-PATH=$PATH:/usr/sbin:/sbin
 disk xfs mkfs.xfs -q -f
 disk ext4 mkfs.ext4 -q -F -O quota,project -E quotatype=prjquota
 
