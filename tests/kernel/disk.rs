@@ -74,6 +74,7 @@ impl Place {
             framework_id: None,
             executor: None,
             task: Some(mesos::TaskInfo::default()),
+            class: bulkhead::containerizer::Class::Default,
         }
     }
 

@@ -5,6 +5,8 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+#[path = "isolation/conformance.rs"]
+mod conformance;
 #[path = "isolation/controllers.rs"]
 mod controllers;
 #[path = "isolation/devices.rs"]
@@ -13,6 +15,8 @@ mod devices;
 mod life;
 #[path = "isolation/limits.rs"]
 mod limits;
+#[path = "isolation/plugins.rs"]
+mod plugins;
 #[path = "isolation/pressure.rs"]
 mod pressure;
 #[path = "isolation/process.rs"]
@@ -28,7 +32,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use bulkhead::containerizer::native::{Config, Native};
-use bulkhead::containerizer::{Containerizer, LaunchRequest, Termination};
+use bulkhead::containerizer::{Class, Containerizer, LaunchRequest, Termination};
 use bulkhead::launch::Engine;
 use mesos::{CommandInfo, ContainerId, ContainerInfo, LinuxInfo, Resource};
 use support::TempDir;
@@ -105,6 +109,7 @@ impl Place {
             framework_id: None,
             executor: None,
             task: Some(mesos::TaskInfo::default()),
+            class: Class::Default,
         }
     }
 

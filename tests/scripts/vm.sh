@@ -10,6 +10,7 @@
 #   VM_TESTS="kernel_disk e2e"   test targets; default: all in tests/kernel, and
 #                                the limits of e2e; "all:NAME" runs all of NAME
 #   VM_FILTER="views:: --skip x" arguments for the test programs
+#   VM_FEATURES=bulkhead/oci     cargo features of the programs and tests
 #   VM_SECONDS=780               time limit
 set -euo pipefail
 cd "$(dirname "$0")/../.."
@@ -50,7 +51,7 @@ kernel() {
 kernel
 
 # Which test programs: lines "NAME PROGRAM FILTER".
-"$CARGO" build -q --workspace --bins --tests --message-format=json >"$dir/build.json"
+"$CARGO" build -q --workspace ${VM_FEATURES:+--features "$VM_FEATURES"} --bins --tests --message-format=json >"$dir/build.json"
 python3 - "$dir/build.json" "$VM_TESTS" "$VM_FILTER" >"$dir/tests" <<'PY'
 import json, sys
 wanted, given = sys.argv[2].split(), sys.argv[3]
@@ -125,17 +126,19 @@ cp "$dir/tests" "$root/etc/vm-tests"
 (cd "$root" && find . | cpio -o -H newc --quiet) >"$dir/initramfs-$suite"
 rm -rf "$root"
 
-# Disks with project quotas; the guest's writes are thrown away (snapshot=on).
-disk() { # disk NAME MKFS...
-  local image=$dir/$1.img
-  shift
+# Two disks with project quotas, and one for /tmp: file cache can be reclaimed
+# there, a tmpfs cannot. The guest's writes are thrown away (snapshot=on).
+disk() { # disk NAME SIZE MKFS...
+  local image=$dir/$1.img size=$2
+  shift 2
   [ -s "$image" ] && return 0
-  truncate -s 512M "$image.new"
+  truncate -s "$size" "$image.new"
   "$@" "$image.new" >"$dir/mkfs.log" 2>&1 || { cat "$dir/mkfs.log" >&2; return 1; }
   mv "$image.new" "$image"
 }
-disk xfs mkfs.xfs -q -f
-disk ext4 mkfs.ext4 -q -F -O quota,project -E quotatype=prjquota
+disk xfs 512M mkfs.xfs -q -f
+disk ext4 512M mkfs.ext4 -q -F -O quota,project -E quotatype=prjquota
+disk tmp 4G mkfs.ext4 -q -F -O ^has_journal
 
 # Always emulated: a /dev/kvm inside a virtual machine may exist and not work.
 log=$dir/serial-$suite.log
@@ -143,6 +146,7 @@ began=$SECONDS
 timeout --kill-after=10 "$limit" qemu-system-x86_64 -accel tcg,thread=multi -cpu max -smp 2 -m 4G \
   -nodefaults -no-user-config -display none -serial stdio -no-reboot \
   -drive file="$dir/xfs.img",format=raw,if=virtio,snapshot=on -drive file="$dir/ext4.img",format=raw,if=virtio,snapshot=on \
+  -drive file="$dir/tmp.img",format=raw,if=virtio,snapshot=on \
   -kernel "$(ls "$dir"/boot/vmlinuz-* | tail -1)" -initrd "$dir/initramfs-$suite" \
   -append "console=ttyS0 panic=-1 quiet mitigations=off random.trust_cpu=on" </dev/null 2>&1 | sed -u 's|\r||g' | tee "$log" || true
 rm -f "$dir/initramfs-$suite"

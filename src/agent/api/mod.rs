@@ -14,6 +14,7 @@ pub mod metrics;
 pub mod nested;
 pub mod reads;
 mod sandbox;
+mod session;
 pub mod state;
 pub mod v1;
 pub mod validate;
