@@ -11,6 +11,8 @@
 mod cluster;
 #[path = "../support/framework.rs"]
 mod framework;
+#[path = "../support/shape.rs"]
+mod shape;
 #[path = "../support/mod.rs"]
 mod support;
 
@@ -22,5 +24,3 @@ mod executor;
 mod golden;
 #[path = "agent_api/group.rs"]
 mod group;
-#[path = "agent_api/shape.rs"]
-mod shape;
