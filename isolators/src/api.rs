@@ -17,16 +17,14 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use mesos::{ContainerId, ContainerInfo, ContainerStatus, Resource, ResourceStatistics};
-use oci_spec::runtime::{
-    LinuxCapabilities, LinuxDevice, LinuxNamespace, LinuxSeccomp, Mount, PosixRlimit,
-};
+use oci_spec::runtime::{LinuxCapabilities, LinuxDevice, LinuxNamespace, Mount, PosixRlimit};
 use thiserror::Error;
 use tokio::sync::oneshot;
 
-use crate::plan::{CgroupJoin, Environment, FileOperation};
+use crate::plan::{CgroupJoin, Environment, FileOperation, SystemCallFilter};
 
 /// What is known of a container when its handles are made.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct ContainerContext {
     /// The container, with its parents if it is nested.
     pub id: ContainerId,
@@ -50,6 +48,9 @@ pub struct ContainerContext {
     pub labels: BTreeMap<String, String>,
     /// The container that this one is nested in.
     pub parent: Option<Parent>,
+    /// Writable directories outside the sandbox that share its disk quota (the
+    /// upper directory of an overlay root).
+    pub ephemeral_volumes: Vec<PathBuf>,
     /// A command task: the container runs the task itself, no executor.
     pub command_task: bool,
 }
@@ -95,7 +96,7 @@ pub struct Contribution {
     pub working_directory: Option<PathBuf>,
     pub rlimits: Option<Vec<PosixRlimit>>,
     pub capabilities: Option<LinuxCapabilities>,
-    pub seccomp: Option<LinuxSeccomp>,
+    pub seccomp: Option<Arc<SystemCallFilter>>,
     pub no_new_privileges: bool,
     pub masked_paths: Vec<String>,
     pub readonly_paths: Vec<String>,

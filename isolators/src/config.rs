@@ -5,6 +5,9 @@ use std::time::Duration;
 
 use kernel::cgroup::Hierarchies;
 
+use crate::linux::capabilities::Set;
+use crate::{cgroups, disk};
+
 /// How containers are started; `--launcher`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Launcher {
@@ -47,6 +50,18 @@ pub struct Config {
     pub disallow_sharing_agent_ipc_namespace: bool,
     /// `--default_container_shm_size` in bytes.
     pub default_container_shm_size: Option<u64>,
+    /// Flags of the single controllers.
+    pub cgroups: cgroups::Settings,
+    /// `--effective_capabilities`: of containers that ask for none.
+    pub effective_capabilities: Option<Set>,
+    /// `--bounding_capabilities`: the most a container may have.
+    pub bounding_capabilities: Option<Set>,
+    /// `--seccomp_config_dir`: where profiles are looked up by name.
+    pub seccomp_config_dir: Option<PathBuf>,
+    /// `--seccomp_profile_name`: of containers that name none.
+    pub seccomp_profile_name: Option<String>,
+    /// Flags of `disk/*`.
+    pub disk: disk::Config,
     /// Whether the agent runs as root.
     pub root: bool,
 }
@@ -70,6 +85,12 @@ impl Config {
             disallow_sharing_agent_pid_namespace: false,
             disallow_sharing_agent_ipc_namespace: false,
             default_container_shm_size: None,
+            cgroups: cgroups::Settings::default(),
+            effective_capabilities: None,
+            bounding_capabilities: None,
+            seccomp_config_dir: None,
+            seccomp_profile_name: None,
+            disk: disk::Config::default(),
             root: true,
         }
     }

@@ -14,7 +14,10 @@
 pub mod api;
 pub mod cgroups;
 pub mod config;
+pub mod disk;
 pub mod filesystem;
+pub mod hook;
+pub mod linux;
 pub mod merge;
 mod mounts;
 pub mod namespaces;

@@ -42,6 +42,14 @@ pub fn megabytes(amount: f64) -> u64 {
     (amount.floor() as u64).saturating_mul(1024 * 1024)
 }
 
+/// Bytes in the largest unit that divides them, as Mesos prints them.
+#[must_use]
+pub fn bytes_text(bytes: u64) -> String {
+    let units = [(40, "TB"), (30, "GB"), (20, "MB"), (10, "KB")];
+    let unit = units.iter().find(|(shift, _)| bytes > 0 && bytes.is_multiple_of(1 << shift));
+    unit.map_or_else(|| format!("{bytes}B"), |(shift, name)| format!("{}{name}", bytes >> shift))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -61,6 +69,21 @@ mod tests {
             [(0.0, 0), (1.9, 1 << 20), (64.0, 64 << 20), (-3.0, 0), (f64::INFINITY, u64::MAX)];
         for (amount, wanted) in rows {
             assert_eq!(megabytes(amount), wanted, "{amount}");
+        }
+    }
+
+    #[test]
+    fn bytes_as_mesos_prints_them() {
+        let rows = [
+            (64 << 20, "64MB"),
+            (1 << 30, "1GB"),
+            (1536, "1536B"),
+            (2048, "2KB"),
+            (0, "0B"),
+            (1 << 40, "1TB"),
+        ];
+        for (bytes, wanted) in rows {
+            assert_eq!(bytes_text(bytes), wanted);
         }
     }
 }

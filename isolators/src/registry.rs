@@ -11,7 +11,7 @@ use thiserror::Error;
 use crate::api::{Isolator, IsolatorError};
 use crate::cgroups::{Cgroups, Controller};
 use crate::config::{Config, Launcher};
-use crate::{filesystem, namespaces, posix, volume};
+use crate::{disk, filesystem, linux, namespaces, posix, volume};
 
 /// `--isolation`'s default, Mesos' own.
 pub const DEFAULT: &str = "posix/cpu,posix/mem";
@@ -24,22 +24,22 @@ pub const TABLE: [(&str, bool); 37] = [
     ("posix/cpu", true),
     ("posix/mem", true),
     ("posix/rlimits", true),
-    ("cgroups/all", false),
-    ("cgroups/blkio", false),
+    ("cgroups/all", true),
+    ("cgroups/blkio", true),
     ("cgroups/cpu", true),
-    ("cgroups/cpuset", false),
-    ("cgroups/devices", false),
-    ("cgroups/hugetlb", false),
+    ("cgroups/cpuset", true),
+    ("cgroups/devices", true),
+    ("cgroups/hugetlb", true),
     ("cgroups/mem", true),
-    ("cgroups/net_cls", false),
-    ("cgroups/net_prio", false),
-    ("cgroups/perf_event", false),
+    ("cgroups/net_cls", true),
+    ("cgroups/net_prio", true),
+    ("cgroups/perf_event", true),
     ("cgroups/pids", true),
     ("appc/runtime", false),
     ("docker/runtime", false),
-    ("linux/devices", false),
-    ("linux/capabilities", false),
-    ("linux/nnp", false),
+    ("linux/devices", true),
+    ("linux/capabilities", true),
+    ("linux/nnp", true),
     ("namespaces/ipc", true),
     ("namespaces/pid", true),
     ("volume/sandbox_path", true),
@@ -48,9 +48,9 @@ pub const TABLE: [(&str, bool); 37] = [
     ("volume/image", false),
     ("volume/secret", false),
     ("volume/csi", false),
-    ("disk/du", false),
+    ("disk/du", true),
     ("disk/xfs", false),
-    ("linux/seccomp", false),
+    ("linux/seccomp", true),
     ("gpu/nvidia", false),
     ("network/cni", false),
     ("network/port_mapping", false),
@@ -68,8 +68,8 @@ const ALIASES: [(&str, &[&str]); 3] = [
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[allow(missing_docs)]
 pub enum ParseError {
-    #[error("unknown isolator '{name}' in --isolation; did you mean '{nearest}'?")]
-    Unknown { name: String, nearest: &'static str },
+    #[error("unknown isolator '{name}' in --isolation; did you mean '{nearest}'?{plugins}")]
+    Unknown { name: String, nearest: &'static str, plugins: String },
     #[error("isolator '{0}' is twice in --isolation")]
     Duplicate(String),
     #[error("isolator '{0}' in --isolation is not supported yet")]
@@ -100,17 +100,35 @@ pub struct Isolation {
     pub deprecated: Vec<&'static str>,
 }
 
-/// Parses a flag value.
+/// Parses a flag value, without plugins.
+///
+/// # Errors
+/// As [`parse_with`].
+pub fn parse(flag: &str) -> Result<Isolation, ParseError> {
+    parse_with(flag, &[])
+}
+
+/// Parses a flag value that may name `plugins` as well: they follow the table's
+/// isolators in the order of the flag.
 ///
 /// # Errors
 /// A name is unknown, twice, or of a later version; two filesystem isolators.
-pub fn parse(flag: &str) -> Result<Isolation, ParseError> {
+pub fn parse_with(flag: &str, plugins: &[&'static str]) -> Result<Isolation, ParseError> {
     let (mut wanted, mut deprecated) = (BTreeSet::new(), Vec::new());
+    let mut outside: Vec<&'static str> = Vec::new();
     let tokens = flag.split(',').map(str::trim);
     for token in tokens.filter(|token| !(token.is_empty() && flag.trim().is_empty())) {
         if token.is_empty() {
             return Err(ParseError::Empty(flag.to_owned()));
         }
+        if let Some(plugin) = plugins.iter().find(|plugin| **plugin == token) {
+            if outside.contains(plugin) {
+                return Err(ParseError::Duplicate(token.to_owned()));
+            }
+            outside.push(plugin);
+            continue;
+        }
+        let index = |name: &str| index(name, plugins);
         let names = match ALIASES.iter().find(|(alias, _)| *alias == token) {
             Some((alias, names)) => {
                 deprecated.push(*alias);
@@ -141,16 +159,22 @@ pub fn parse(flag: &str) -> Result<Isolation, ParseError> {
                 names.push(implied);
             }
         }
-        names.sort_by_key(|name| index(name).unwrap_or(usize::MAX));
+        names.sort_by_key(|name| index(name, &[]).unwrap_or(usize::MAX));
     }
+    names.extend(outside);
     Ok(Isolation { names, deprecated })
 }
 
-fn index(name: &str) -> Result<usize, ParseError> {
-    TABLE
-        .iter()
-        .position(|(known, _)| *known == name)
-        .ok_or_else(|| ParseError::Unknown { name: name.to_owned(), nearest: nearest(name) })
+fn index(name: &str, plugins: &[&'static str]) -> Result<usize, ParseError> {
+    let plugins = || match plugins {
+        [] => String::new(),
+        known => format!(" The plugins of --isolator_plugins are: {}.", known.join(", ")),
+    };
+    TABLE.iter().position(|(known, _)| *known == name).ok_or_else(|| ParseError::Unknown {
+        name: name.to_owned(),
+        nearest: nearest(name),
+        plugins: plugins(),
+    })
 }
 
 fn nearest(name: &str) -> &'static str {
@@ -199,19 +223,27 @@ impl std::fmt::Debug for Isolators {
 /// # Errors
 /// The flag is wrong, or an isolator cannot work here; says what to do.
 pub fn create(flag: &str, config: Arc<Config>) -> Result<Isolators, CreateError> {
-    let isolation = parse(flag)?;
+    create_with(flag, config, &[])
+}
+
+/// The same where `flag` may name `plugins`, which come after all others.
+///
+/// # Errors
+/// As [`create`].
+pub fn create_with(
+    flag: &str,
+    config: Arc<Config>,
+    plugins: &[Arc<dyn Isolator>],
+) -> Result<Isolators, CreateError> {
+    let known: Vec<&'static str> = plugins.iter().map(|plugin| plugin.name()).collect();
+    let isolation = parse_with(flag, &known)?;
     let enabled: BTreeSet<&'static str> = isolation.names.iter().copied().collect();
     let linux_fs = enabled.contains("filesystem/linux");
     let binds = linux_fs && config.launcher == Launcher::Linux;
-    let controllers: BTreeSet<Controller> = [
-        ("cgroups/cpu", Controller::Cpu),
-        ("cgroups/mem", Controller::Mem),
-        ("cgroups/pids", Controller::Pids),
-    ]
-    .into_iter()
-    .filter(|(name, _)| enabled.contains(name))
-    .map(|(_, controller)| controller)
-    .collect();
+    let controllers: BTreeSet<Controller> = match enabled.contains("cgroups/all") {
+        true => Cgroups::available(&config),
+        false => Controller::ALL.into_iter().filter(|c| enabled.contains(c.name())).collect(),
+    };
 
     let mut all: Vec<Arc<dyn Isolator>> = Vec::new();
     let mut cgroups = Some(Cgroups::new(Arc::clone(&config), controllers));
@@ -230,27 +262,27 @@ pub fn create(flag: &str, config: Arc<Config>) -> Result<Isolators, CreateError>
         }
         let config = Arc::clone(&config);
         let made: Result<Arc<dyn Isolator>, IsolatorError> = match name {
-            "filesystem/posix" => Ok(Arc::new(filesystem::FilesystemPosix::new(enabled.clone()))),
-            "filesystem/linux" => {
-                filesystem::FilesystemLinux::new(config, enabled.clone()).map(|i| Arc::new(i) as _)
-            }
+            "filesystem/posix" => Ok(filesystem::posix(enabled.clone())),
+            "filesystem/linux" => filesystem::linux(config, enabled.clone()),
             "posix/cpu" => Ok(Arc::new(posix::PosixCpu)),
             "posix/mem" => Ok(Arc::new(posix::PosixMem)),
-            "posix/rlimits" => Ok(Arc::new(posix::Rlimits)),
-            "namespaces/ipc" => {
-                namespaces::NamespacesIpc::new(config, linux_fs).map(|i| Arc::new(i) as _)
-            }
-            "namespaces/pid" => {
-                namespaces::NamespacesPid::new(config, linux_fs).map(|i| Arc::new(i) as _)
-            }
-            "volume/sandbox_path" => Ok(Arc::new(volume::VolumeSandboxPath::new(config, binds))),
-            "volume/host_path" => {
-                volume::VolumeHostPath::new(config, linux_fs).map(|i| Arc::new(i) as _)
-            }
+            "posix/rlimits" => Ok(posix::rlimits()),
+            "linux/devices" => linux::devices(&config.cgroups.allowed_devices),
+            "linux/capabilities" => linux::capabilities(config),
+            "linux/nnp" => linux::nnp(&config),
+            "linux/seccomp" => linux::seccomp(config, &enabled),
+            "namespaces/ipc" => namespaces::ipc(config, linux_fs),
+            "namespaces/pid" => namespaces::pid(config, linux_fs),
+            "volume/sandbox_path" => Ok(volume::sandbox_path(config, binds)),
+            "volume/host_path" => volume::host_path(config, linux_fs),
+            "disk/du" => disk::du(&config.disk),
             // The cgroups are made above; the rest `parse` has refused.
             _ => continue,
         };
         all.push(made.map_err(CreateError::Start)?);
+    }
+    for name in &isolation.names {
+        all.extend(plugins.iter().find(|plugin| plugin.name() == *name).cloned());
     }
     Ok(Isolators { all, layout, isolation })
 }
@@ -300,7 +332,7 @@ mod tests {
             ("pids", "unknown isolator 'pids' in --isolation; did you mean 'cgroups/pids'?"),
             ("posix/cpu,posix/cpu", "isolator 'posix/cpu' is twice in --isolation"),
             ("process,posix/mem", "isolator 'posix/mem' is twice in --isolation"),
-            ("posix/disk", "isolator 'disk/du' in --isolation is not supported yet"),
+            ("docker/volume", "isolator 'docker/volume' in --isolation is not supported yet"),
             ("network/cni", "isolator 'network/cni' in --isolation is not supported yet"),
             (
                 "filesystem/posix,filesystem/linux",
@@ -312,6 +344,18 @@ mod tests {
         for (flag, wanted) in rows {
             assert_eq!(parse(flag).unwrap_err().to_string(), wanted);
         }
+    }
+
+    #[test]
+    fn plugins_come_last_in_the_order_of_the_flag() {
+        let plugins = ["acme/b", "acme/a"];
+        let parsed = parse_with("acme/a,posix/mem,acme/b", &plugins).unwrap();
+        assert_eq!(parsed.names, ["filesystem/posix", "posix/mem", "acme/a", "acme/b"]);
+        let error = |flag| parse_with(flag, &plugins).unwrap_err().to_string();
+        assert_eq!(error("acme/a,acme/a"), "isolator 'acme/a' is twice in --isolation");
+        assert!(
+            error("acme/c").ends_with("The plugins of --isolator_plugins are: acme/b, acme/a.")
+        );
     }
 
     #[test]

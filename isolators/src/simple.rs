@@ -1,19 +1,78 @@
-//! [`Prepared`]: the handle of isolators that only contribute to the plan.
+//! [`Preparing`]: an isolator that only contributes to the plan.
+//!
+//! Most isolators need nothing but a function from a container's context to its
+//! contribution; this is the rest of them. Nothing is kept, so nothing is left to
+//! clean up or to recover.
 
 use std::sync::Arc;
 
 use async_trait::async_trait;
 
-use crate::api::{ContainerContext, Contribution, Isolation, IsolatorError, Known, Recovered};
+use crate::api::{
+    ContainerContext, Contribution, Isolation, Isolator, IsolatorError, Known, Recovered,
+};
 
 /// Makes a contribution from a context; the isolator has no other part.
 pub(crate) type Prepare<C> = fn(&C, &ContainerContext) -> Result<Contribution, IsolatorError>;
 
+/// An isolator that acts in `prepare` only.
+pub(crate) struct Preparing<C> {
+    name: &'static str,
+    config: C,
+    prepare: Prepare<C>,
+    everywhere: bool,
+}
+
+impl<C: Clone + Send + Sync + 'static> Preparing<C> {
+    /// An isolator of all kinds of containers: top-level, nested and standalone.
+    pub(crate) fn everywhere(
+        name: &'static str,
+        config: C,
+        prepare: Prepare<C>,
+    ) -> Arc<dyn Isolator> {
+        Arc::new(Preparing { name, config, prepare, everywhere: true })
+    }
+
+    /// An isolator of top-level containers of executors and tasks only.
+    pub(crate) fn top_level(
+        name: &'static str,
+        config: C,
+        prepare: Prepare<C>,
+    ) -> Arc<dyn Isolator> {
+        Arc::new(Preparing { name, config, prepare, everywhere: false })
+    }
+}
+
+#[async_trait]
+impl<C: Clone + Send + Sync + 'static> Isolator for Preparing<C> {
+    fn name(&self) -> &'static str {
+        self.name
+    }
+
+    fn supports_nesting(&self) -> bool {
+        self.everywhere
+    }
+
+    fn supports_standalone(&self) -> bool {
+        self.everywhere
+    }
+
+    fn attach(&self, context: &Arc<ContainerContext>) -> Box<dyn Isolation> {
+        let (config, context) = (self.config.clone(), Arc::clone(context));
+        Box::new(Prepared { config, context, prepare: self.prepare })
+    }
+
+    async fn recover(&self, known: &[Known]) -> Result<Recovered, IsolatorError> {
+        let handles = known.iter().map(|known| self.attach(&known.context)).collect();
+        Ok(Recovered { handles, leftovers: Vec::new() })
+    }
+}
+
 /// A handle that acts in `prepare` only.
-pub(crate) struct Prepared<C> {
-    pub config: C,
-    pub context: Arc<ContainerContext>,
-    pub prepare: Prepare<C>,
+struct Prepared<C> {
+    config: C,
+    context: Arc<ContainerContext>,
+    prepare: Prepare<C>,
 }
 
 impl<C> std::fmt::Debug for Prepared<C> {
@@ -27,16 +86,4 @@ impl<C: Send + Sync> Isolation for Prepared<C> {
     async fn prepare(&mut self) -> Result<Contribution, IsolatorError> {
         (self.prepare)(&self.config, &self.context)
     }
-}
-
-/// Handles for recovered containers: nothing is left to do for them.
-pub(crate) fn recovered<C: Clone + Send + Sync + 'static>(
-    config: &C,
-    prepare: Prepare<C>,
-    known: &[Known],
-) -> Recovered {
-    let handle = |known: &Known| -> Box<dyn Isolation> {
-        Box::new(Prepared { config: config.clone(), context: Arc::clone(&known.context), prepare })
-    };
-    Recovered { handles: known.iter().map(handle).collect(), leftovers: Vec::new() }
 }

@@ -8,12 +8,15 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use isolator_plugin::{RemoteIsolator, manifest};
+use isolators::linux::capabilities::Set;
 use mesos::SlaveInfo;
 use thiserror::Error;
 
 use super::config::{Config, ReconfigurationPolicy, RecoverMode};
 use super::info::{self, InfoError, Whereabouts};
 use super::resources::{self, Machine, ResourcesError};
+use crate::checkpoint::WorkDir;
 use crate::containerizer::native;
 use crate::daemon::api::Common;
 use crate::daemon::flags::{Flags, nearest};
@@ -35,11 +38,13 @@ pub enum StartError {
     Value { flag: &'static str, value: String, expected: String },
     #[error("failed to create the agent's {what} '{}': {message}", path.display())]
     Directory { what: &'static str, path: PathBuf, message: String },
+    #[error("{0}")]
+    Plugins(String),
     #[error("--launcher=linux needs root; give --launcher=posix")]
     NotRoot,
 }
 
-fn invalid(flag: &'static str, value: &str, expected: impl Into<String>) -> StartError {
+pub(super) fn invalid(flag: &'static str, value: &str, expected: impl Into<String>) -> StartError {
     StartError::Value { flag, value: value.to_owned(), expected: expected.into() }
 }
 
@@ -236,6 +241,21 @@ pub fn fill_in(flags: &mut Flags, hostname: &str) -> Result<(), StartError> {
     Ok(())
 }
 
+/// `--isolator_plugins`; and `--modules`, which it replaces.
+fn plugins(flags: &Flags, runtime_dir: &Path) -> Result<Vec<RemoteIsolator>, StartError> {
+    if let Some(refusal) = flags.json("modules").and_then(manifest::refused_modules) {
+        return Err(StartError::Plugins(refusal));
+    }
+    let directory = flags.text("isolator_plugins").filter(|directory| !directory.is_empty());
+    let Some(directory) = directory else { return Ok(Vec::new()) };
+    let loaded = manifest::load(Path::new(directory), &runtime_dir.join("plugins"));
+    let all = loaded.map_err(|error| match std::error::Error::source(&error) {
+        Some(source) => StartError::Plugins(format!("--isolator_plugins: {error}: {source}")),
+        None => StartError::Plugins(format!("--isolator_plugins: {error}")),
+    })?;
+    Ok(all.into_iter().map(RemoteIsolator::new).collect())
+}
+
 /// What the containerizer is told.
 ///
 /// # Errors
@@ -248,7 +268,10 @@ pub fn containerizer(flags: &Flags, runtime_dir: PathBuf) -> Result<native::Conf
     let text = |name: &str| flags.text(name).unwrap_or_default().to_owned();
     let home = flags.text("frameworks_home").filter(|home| !home.is_empty());
     let forced = flags.text("host_path_volume_force_creation").unwrap_or_default();
+    let hooks = flags.text("hooks").unwrap_or_default().split(',').map(str::trim);
     Ok(native::Config {
+        plugins: plugins(flags, &runtime_dir)?,
+        hooks: hooks.filter(|hook| !hook.is_empty()).map(str::to_owned).collect(),
         isolation: text("isolation"),
         launcher,
         runtime_dir,
@@ -271,8 +294,33 @@ pub fn containerizer(flags: &Flags, runtime_dir: PathBuf) -> Result<native::Conf
         disallow_sharing_agent_pid_namespace: flags.bool("disallow_sharing_agent_pid_namespace"),
         disallow_sharing_agent_ipc_namespace: flags.bool("disallow_sharing_agent_ipc_namespace"),
         default_container_shm_size: flags.bytes("default_container_shm_size"),
+        cgroups: super::cgroup_flags::settings(flags)?,
+        effective_capabilities: capabilities(flags, "effective_capabilities")?,
+        bounding_capabilities: capabilities(flags, "bounding_capabilities")?,
+        seccomp_config_dir: flags.text("seccomp_config_dir").map(PathBuf::from),
+        seccomp_profile_name: flags.text("seccomp_profile_name").map(str::to_owned),
+        disk: disk(flags),
         ..native::Config::default()
     })
+}
+
+/// A set of capabilities, as JSON.
+fn capabilities(flags: &Flags, flag: &'static str) -> Result<Option<Set>, StartError> {
+    let Some(json) = flags.json(flag) else { return Ok(None) };
+    Set::of_flag(json).map(Some).map_err(|text| invalid(flag, &json.to_string(), text))
+}
+
+/// What `disk/*` is told.
+fn disk(flags: &Flags) -> isolators::disk::Config {
+    let default = isolators::disk::Config::default();
+    isolators::disk::Config {
+        enforce: flags.bool("enforce_container_disk_quota"),
+        watch_interval: flags
+            .duration("container_disk_watch_interval")
+            .unwrap_or(default.watch_interval),
+        work_dir: flags.text("work_dir").unwrap_or_default().into(),
+        volume: |work_dir, resource| WorkDir::new(work_dir).volume(resource),
+    }
 }
 
 /// Shows the agent's log file as `/slave/log`.
@@ -358,6 +406,20 @@ mod tests {
             let error = built(&[flag]).expect_err(flag).to_string();
             assert!(error.contains(words), "{flag}: {error}");
         }
+    }
+
+    #[test]
+    fn plugins_take_the_place_of_modules() {
+        let runtime = PathBuf::from("/run/none");
+        let refused = |flag: &str| {
+            let error = containerizer(&parse(&["--launcher=posix", flag]), runtime.clone());
+            error.expect_err("refused").to_string()
+        };
+        let modules = r#"--modules={"libraries": [{"file": "libisolator.so"}]}"#;
+        let text = refused(modules);
+        assert!(text.contains("'libisolator.so'") && text.contains("--isolator_plugins"), "{text}");
+        let text = refused("--isolator_plugins=/nonexistent");
+        assert!(text.contains("failed to read '/nonexistent'"), "{text}");
     }
 
     #[test]

@@ -178,6 +178,30 @@ impl WorkDir {
     pub fn standalone(&self, container: &str) -> PathBuf {
         self.0.join("containers").join(container)
     }
+
+    /// The directory of a persistent volume; of a volume on a disk of its own,
+    /// that disk's. `None` for any other resource.
+    pub fn volume(&self, resource: &mesos::Resource) -> Option<PathBuf> {
+        use mesos::resource::disk_info::source::Type;
+        let disk = resource.disk.as_ref()?;
+        let id = &disk.persistence.as_ref()?.id;
+        let source = disk.source.as_ref();
+        let rooted = |root: Option<&String>| {
+            let root = PathBuf::from(root?);
+            // compat: relative to the work directory.
+            Some(if root.is_relative() { self.0.join(root) } else { root })
+        };
+        let root = match source.map(mesos::resource::disk_info::Source::r#type) {
+            None => self.0.clone(),
+            Some(Type::Mount) => return rooted(source?.mount.as_ref()?.root.as_ref()),
+            Some(Type::Path) => rooted(source?.path.as_ref()?.root.as_ref())?,
+            Some(_) => return None,
+        };
+        let reserved = resource.reservations.last().and_then(|r| r.role.as_deref());
+        let role = reserved.or(resource.role.as_deref()).unwrap_or("*");
+        // compat: a role below another is one directory.
+        Some(root.join("volumes/roles").join(role.replace('/', " ")).join(id))
+    }
 }
 
 /// File names below the directories above.
@@ -207,6 +231,29 @@ pub fn nested_sandbox(root: &Path, id: &mesos::ContainerId) -> PathBuf {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn volumes_are_where_mesos_puts_them() {
+        use mesos::resource::disk_info::source::{Path as DiskPath, Type};
+        use mesos::resource::disk_info::{Persistence, Source};
+        use mesos::resource::{DiskInfo, ReservationInfo};
+        let dir = WorkDir::new("/w");
+        let persistence = Some(Persistence { id: "v1".into(), principal: None });
+        let disk = DiskInfo { persistence, ..DiskInfo::default() };
+        let mut volume = mesos::Resource {
+            name: "disk".into(),
+            disk: Some(disk),
+            reservations: vec![ReservationInfo { role: Some("a/b".into()), ..Default::default() }],
+            ..Default::default()
+        };
+        assert_eq!(dir.volume(&volume), Some("/w/volumes/roles/a b/v1".into()));
+        let path = Some(DiskPath { root: Some("disks/1".into()) });
+        let mut source = Source { path, ..Source::default() };
+        source.set_type(Type::Path);
+        volume.disk.as_mut().expect("disk").source = Some(source);
+        assert_eq!(dir.volume(&volume), Some("/w/disks/1/volumes/roles/a b/v1".into()));
+        assert_eq!(dir.volume(&mesos::Resource::default()), None);
+    }
 
     #[test]
     fn sandbox_is_where_mesos_puts_it() {

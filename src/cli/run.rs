@@ -299,6 +299,13 @@ impl Run {
         }
         let state = status["state"].as_str().unwrap_or("").to_owned();
         let id = text(&self.task["task_id"]);
+        if is_terminal(&state) {
+            // A task that failed at once may have said why; its last words come first.
+            if self.follow && self.tails.is_empty() && status["container_status"].is_object() {
+                self.start_following();
+            }
+            self.copy().await;
+        }
         if self.output.is_json() {
             self.output.result(
                 &json!({ "task": id, "framework": text(&self.session.id), "status": status }),
@@ -329,12 +336,7 @@ impl Run {
         }
     }
 
-    async fn end(mut self, status: &Value) -> Result<ExitCode, CliError> {
-        // A task that failed at once may have said why.
-        if self.follow && self.tails.is_empty() && status["container_status"].is_object() {
-            self.start_following();
-        }
-        self.copy().await;
+    async fn end(self, status: &Value) -> Result<ExitCode, CliError> {
         self.session.call("TEARDOWN", Value::Null).await?;
         Ok(ExitCode::from(exit_code(status)))
     }

@@ -15,7 +15,7 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use bulkhead::containerizer::native::{Config, Native};
-use bulkhead::containerizer::{Containerizer, LaunchRequest};
+use bulkhead::containerizer::{Class, Containerizer, LaunchRequest};
 use cluster::{Cluster, Options};
 use framework::{Framework, command};
 use mesos::{CommandInfo, ContainerId};
@@ -95,6 +95,7 @@ fn request(id: &ContainerId, dir: &std::path::Path) -> LaunchRequest {
         framework_id: None,
         executor: None,
         task: None,
+        class: Class::Default,
     }
 }
 

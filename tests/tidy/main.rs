@@ -21,6 +21,7 @@ const FLOORS: &[(&str, u32)] = &[
     ("daemon", 25),
     ("provisioner", 20),
     ("checkpoint", 20),
+    ("checks", 20),
     ("fetch", 20),
     ("io", 20),
     ("wire", 20),

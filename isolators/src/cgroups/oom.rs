@@ -15,7 +15,7 @@ use tokio::sync::oneshot;
 
 use super::mem::NAME;
 use crate::api::{IsolatorError, Limitation, Watch};
-use crate::quantity;
+use crate::quantity::{self, bytes_text};
 
 /// Processes named in the message.
 const LARGEST: usize = 5;
@@ -183,13 +183,6 @@ impl std::fmt::Display for Report {
     }
 }
 
-/// Bytes in the largest unit that divides them, as Mesos prints them.
-fn bytes_text(bytes: u64) -> String {
-    let units = [(40, "TB"), (30, "GB"), (20, "MB"), (10, "KB")];
-    let unit = units.iter().find(|(shift, _)| bytes > 0 && bytes.is_multiple_of(1 << shift));
-    unit.map_or_else(|| format!("{bytes}B"), |(shift, name)| format!("{}{name}", bytes >> shift))
-}
-
 /// Bytes to the nearest tenth of a megabyte.
 #[allow(clippy::cast_precision_loss)]
 fn rounded(bytes: u64) -> String {
@@ -199,21 +192,6 @@ fn rounded(bytes: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn bytes_as_mesos_prints_them() {
-        let rows = [
-            (64 << 20, "64MB"),
-            (1 << 30, "1GB"),
-            (1536, "1536B"),
-            (2048, "2KB"),
-            (0, "0B"),
-            (1 << 40, "1TB"),
-        ];
-        for (bytes, wanted) in rows {
-            assert_eq!(bytes_text(bytes), wanted);
-        }
-    }
 
     #[test]
     fn the_message_has_limit_peak_and_users() {

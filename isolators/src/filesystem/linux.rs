@@ -5,19 +5,16 @@ use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
 
-use async_trait::async_trait;
 use oci_spec::runtime::{
     LinuxDevice, LinuxDeviceBuilder, LinuxDeviceType, LinuxNamespaceType, Mount,
 };
 
 use super::check_volumes;
-use crate::api::{
-    ContainerContext, Contribution, Isolation, Isolator, IsolatorError, Known, Recovered,
-};
+use crate::api::{ContainerContext, Contribution, Isolator, IsolatorError};
 use crate::config::{Config, Launcher};
 use crate::mounts::{bind, file_system, new_namespace};
 use crate::plan::FileOperation;
-use crate::simple::{Prepared, recovered};
+use crate::simple::Preparing;
 
 const NAME: &str = "filesystem/linux";
 
@@ -59,61 +56,30 @@ const LINKS: [(&str, &str); 5] = [
     ("/dev/ptmx", "pts/ptmx"),
 ];
 
-/// The isolator.
-#[derive(Debug)]
-pub struct FilesystemLinux {
-    settings: Settings,
-}
-
 #[derive(Debug, Clone)]
 struct Settings {
     config: Arc<Config>,
     enabled: Arc<BTreeSet<&'static str>>,
 }
 
-impl FilesystemLinux {
-    /// `enabled`: names of all enabled isolators.
-    ///
-    /// # Errors
-    /// The combination of flags cannot work.
-    pub fn new(
-        config: Arc<Config>,
-        enabled: BTreeSet<&'static str>,
-    ) -> Result<Self, IsolatorError> {
-        if config.launcher != Launcher::Linux {
-            let object = "with --launcher=posix: 'linux' launcher must be used";
-            return Err(IsolatorError::plain(NAME, "start", object));
-        }
-        if !config.root {
-            let object = "without root: it needs root permissions";
-            return Err(IsolatorError::plain(NAME, "start", object));
-        }
-        Ok(FilesystemLinux { settings: Settings { config, enabled: Arc::new(enabled) } })
+/// The isolator. `enabled`: names of all enabled isolators.
+///
+/// # Errors
+/// The combination of flags cannot work.
+pub fn linux(
+    config: Arc<Config>,
+    enabled: BTreeSet<&'static str>,
+) -> Result<Arc<dyn Isolator>, IsolatorError> {
+    if config.launcher != Launcher::Linux {
+        let object = "with --launcher=posix: 'linux' launcher must be used";
+        return Err(IsolatorError::plain(NAME, "start", object));
     }
-}
-
-#[async_trait]
-impl Isolator for FilesystemLinux {
-    fn name(&self) -> &'static str {
-        NAME
+    if !config.root {
+        let object = "without root: it needs root permissions";
+        return Err(IsolatorError::plain(NAME, "start", object));
     }
-
-    fn supports_nesting(&self) -> bool {
-        true
-    }
-
-    fn supports_standalone(&self) -> bool {
-        true
-    }
-
-    fn attach(&self, context: &Arc<ContainerContext>) -> Box<dyn Isolation> {
-        let (config, context) = (self.settings.clone(), Arc::clone(context));
-        Box::new(Prepared { config, context, prepare })
-    }
-
-    async fn recover(&self, known: &[Known]) -> Result<Recovered, IsolatorError> {
-        Ok(recovered(&self.settings, prepare, known))
-    }
+    let settings = Settings { config, enabled: Arc::new(enabled) };
+    Ok(Preparing::everywhere(NAME, settings, prepare))
 }
 
 fn prepare(settings: &Settings, context: &ContainerContext) -> Result<Contribution, IsolatorError> {

@@ -6,8 +6,8 @@ mod posix;
 
 use std::collections::BTreeSet;
 
-pub use self::linux::FilesystemLinux;
-pub use self::posix::FilesystemPosix;
+pub use self::linux::linux;
+pub use self::posix::posix;
 use crate::api::{ContainerContext, IsolatorError};
 use crate::volume;
 

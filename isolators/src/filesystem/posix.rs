@@ -3,46 +3,18 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use async_trait::async_trait;
-
 use super::check_volumes;
-use crate::api::{
-    ContainerContext, Contribution, Isolation, Isolator, IsolatorError, Known, Recovered,
-};
-use crate::simple::{Prepared, recovered};
+use crate::api::{ContainerContext, Contribution, Isolator, IsolatorError};
+use crate::simple::Preparing;
 
 const NAME: &str = "filesystem/posix";
 
 type Enabled = Arc<BTreeSet<&'static str>>;
 
-/// The isolator.
-#[derive(Debug)]
-pub struct FilesystemPosix {
-    enabled: Enabled,
-}
-
-impl FilesystemPosix {
-    /// `enabled`: names of all enabled isolators.
-    #[must_use]
-    pub fn new(enabled: BTreeSet<&'static str>) -> Self {
-        FilesystemPosix { enabled: Arc::new(enabled) }
-    }
-}
-
-#[async_trait]
-impl Isolator for FilesystemPosix {
-    fn name(&self) -> &'static str {
-        NAME
-    }
-
-    fn attach(&self, context: &Arc<ContainerContext>) -> Box<dyn Isolation> {
-        let (config, context) = (Arc::clone(&self.enabled), Arc::clone(context));
-        Box::new(Prepared { config, context, prepare })
-    }
-
-    async fn recover(&self, known: &[Known]) -> Result<Recovered, IsolatorError> {
-        Ok(recovered(&self.enabled, prepare, known))
-    }
+/// The isolator. `enabled`: names of all enabled isolators.
+#[must_use]
+pub fn posix(enabled: BTreeSet<&'static str>) -> Arc<dyn Isolator> {
+    Preparing::top_level(NAME, Arc::new(enabled), prepare)
 }
 
 fn prepare(enabled: &Enabled, context: &ContainerContext) -> Result<Contribution, IsolatorError> {

@@ -2,57 +2,27 @@
 
 use std::sync::Arc;
 
-use async_trait::async_trait;
 use mesos::linux_info::IpcMode;
 use oci_spec::runtime::LinuxNamespaceType;
 
-use crate::api::{
-    ContainerContext, Contribution, Isolation, Isolator, IsolatorError, Known, Recovered,
-};
+use crate::api::{ContainerContext, Contribution, Isolator, IsolatorError};
 use crate::config::Config;
 use crate::mounts::{file_system, namespace_of, new_namespace};
-use crate::simple::{Prepared, recovered};
+use crate::simple::Preparing;
 
 const NAME: &str = "namespaces/ipc";
 const SHM: &str = "/dev/shm";
 
 /// The isolator.
-#[derive(Debug)]
-pub struct NamespacesIpc {
+///
+/// # Errors
+/// The combination of flags cannot work.
+pub fn ipc(
     config: Arc<Config>,
-}
-
-impl NamespacesIpc {
-    /// # Errors
-    /// The combination of flags cannot work.
-    pub fn new(config: Arc<Config>, filesystem_linux: bool) -> Result<Self, IsolatorError> {
-        super::check(NAME, &config, filesystem_linux)?;
-        Ok(NamespacesIpc { config })
-    }
-}
-
-#[async_trait]
-impl Isolator for NamespacesIpc {
-    fn name(&self) -> &'static str {
-        NAME
-    }
-
-    fn supports_nesting(&self) -> bool {
-        true
-    }
-
-    fn supports_standalone(&self) -> bool {
-        true
-    }
-
-    fn attach(&self, context: &Arc<ContainerContext>) -> Box<dyn Isolation> {
-        let (config, context) = (Arc::clone(&self.config), Arc::clone(context));
-        Box::new(Prepared { config, context, prepare })
-    }
-
-    async fn recover(&self, known: &[Known]) -> Result<Recovered, IsolatorError> {
-        Ok(recovered(&self.config, prepare, known))
-    }
+    filesystem_linux: bool,
+) -> Result<Arc<dyn Isolator>, IsolatorError> {
+    super::check(NAME, &config, filesystem_linux)?;
+    Ok(Preparing::everywhere(NAME, config, prepare))
 }
 
 fn prepare(

@@ -3,8 +3,8 @@
 mod ipc;
 mod pid;
 
-pub use self::ipc::NamespacesIpc;
-pub use self::pid::NamespacesPid;
+pub use self::ipc::ipc;
+pub use self::pid::pid;
 use crate::api::IsolatorError;
 use crate::config::{Config, Launcher};
 

@@ -2,55 +2,25 @@
 
 use std::sync::Arc;
 
-use async_trait::async_trait;
 use oci_spec::runtime::LinuxNamespaceType;
 
-use crate::api::{
-    ContainerContext, Contribution, Isolation, Isolator, IsolatorError, Known, Recovered,
-};
+use crate::api::{ContainerContext, Contribution, Isolator, IsolatorError};
 use crate::config::Config;
 use crate::mounts::{file_system, namespace_of, new_namespace};
-use crate::simple::{Prepared, recovered};
+use crate::simple::Preparing;
 
 const NAME: &str = "namespaces/pid";
 
 /// The isolator.
-#[derive(Debug)]
-pub struct NamespacesPid {
+///
+/// # Errors
+/// The combination of flags cannot work.
+pub fn pid(
     config: Arc<Config>,
-}
-
-impl NamespacesPid {
-    /// # Errors
-    /// The combination of flags cannot work.
-    pub fn new(config: Arc<Config>, filesystem_linux: bool) -> Result<Self, IsolatorError> {
-        super::check(NAME, &config, filesystem_linux)?;
-        Ok(NamespacesPid { config })
-    }
-}
-
-#[async_trait]
-impl Isolator for NamespacesPid {
-    fn name(&self) -> &'static str {
-        NAME
-    }
-
-    fn supports_nesting(&self) -> bool {
-        true
-    }
-
-    fn supports_standalone(&self) -> bool {
-        true
-    }
-
-    fn attach(&self, context: &Arc<ContainerContext>) -> Box<dyn Isolation> {
-        let (config, context) = (Arc::clone(&self.config), Arc::clone(context));
-        Box::new(Prepared { config, context, prepare })
-    }
-
-    async fn recover(&self, known: &[Known]) -> Result<Recovered, IsolatorError> {
-        Ok(recovered(&self.config, prepare, known))
-    }
+    filesystem_linux: bool,
+) -> Result<Arc<dyn Isolator>, IsolatorError> {
+    super::check(NAME, &config, filesystem_linux)?;
+    Ok(Preparing::everywhere(NAME, config, prepare))
 }
 
 fn prepare(
@@ -139,10 +109,10 @@ mod tests {
 
     #[test]
     fn prerequisites() {
-        assert!(NamespacesPid::new(Arc::new(config()), true).is_ok());
-        assert!(NamespacesPid::new(Arc::new(config()), false).is_err());
+        assert!(pid(Arc::new(config()), true).is_ok());
+        assert!(pid(Arc::new(config()), false).is_err());
         let posix = Config::new(Launcher::Posix, Hierarchies::default());
-        let error = NamespacesPid::new(Arc::new(posix), true).unwrap_err().to_string();
+        let error = pid(Arc::new(posix), true).err().unwrap().to_string();
         assert!(error.contains("--launcher=posix"), "{error}");
     }
 }

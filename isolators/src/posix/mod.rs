@@ -3,5 +3,5 @@
 pub mod rlimits;
 mod usage;
 
-pub use self::rlimits::Rlimits;
+pub use self::rlimits::isolator as rlimits;
 pub use self::usage::{PosixCpu, PosixMem};

@@ -2,58 +2,26 @@
 
 use std::sync::Arc;
 
-use async_trait::async_trait;
 use mesos::RLimitInfo;
 use mesos::r_limit_info::r_limit::Type;
 use oci_spec::runtime::{PosixRlimit, PosixRlimitBuilder, PosixRlimitType};
 
-use crate::api::{
-    ContainerContext, Contribution, Isolation, Isolator, IsolatorError, Known, Recovered,
-};
+use crate::api::{ContainerContext, Contribution, Isolator, IsolatorError};
+use crate::simple::Preparing;
 
 const NAME: &str = "posix/rlimits";
 
 /// The isolator.
-#[derive(Debug)]
-pub struct Rlimits;
-
-#[async_trait]
-impl Isolator for Rlimits {
-    fn name(&self) -> &'static str {
-        NAME
-    }
-
-    fn supports_nesting(&self) -> bool {
-        true
-    }
-
-    fn supports_standalone(&self) -> bool {
-        true
-    }
-
-    fn attach(&self, context: &Arc<ContainerContext>) -> Box<dyn Isolation> {
-        let info = context.info.as_ref().and_then(|info| info.rlimit_info.clone());
-        Box::new(Handle { info })
-    }
-
-    async fn recover(&self, known: &[Known]) -> Result<Recovered, IsolatorError> {
-        let handles = known.iter().map(|known| self.attach(&known.context)).collect();
-        Ok(Recovered { handles, leftovers: Vec::new() })
-    }
+#[must_use]
+pub fn isolator() -> Arc<dyn Isolator> {
+    Preparing::everywhere(NAME, (), prepare)
 }
 
-#[derive(Debug)]
-struct Handle {
-    info: Option<RLimitInfo>,
-}
-
-#[async_trait]
-impl Isolation for Handle {
-    async fn prepare(&mut self) -> Result<Contribution, IsolatorError> {
-        let Some(info) = &self.info else { return Ok(Contribution::default()) };
-        let rlimits = rlimits(info).map_err(|text| IsolatorError::plain(NAME, "use", text))?;
-        Ok(Contribution { rlimits: Some(rlimits), ..Contribution::default() })
-    }
+fn prepare(_config: &(), context: &ContainerContext) -> Result<Contribution, IsolatorError> {
+    let info = context.info.as_ref().and_then(|info| info.rlimit_info.as_ref());
+    let Some(info) = info else { return Ok(Contribution::default()) };
+    let rlimits = rlimits(info).map_err(|text| IsolatorError::plain(NAME, "use", text))?;
+    Ok(Contribution { rlimits: Some(rlimits), ..Contribution::default() })
 }
 
 /// Mesos' limits in OCI's words. Soft and hard come both or not at all; not at

@@ -4,63 +4,33 @@ use std::fs;
 use std::path::Path;
 use std::sync::Arc;
 
-use async_trait::async_trait;
 use mesos::{Volume, volume::Mode};
 
 use super::{Source, is_tame, target, volumes};
-use crate::api::{
-    ContainerContext, Contribution, Isolation, Isolator, IsolatorError, Known, Recovered,
-};
+use crate::api::{ContainerContext, Contribution, Isolator, IsolatorError};
 use crate::config::{Config, Launcher};
 use crate::mounts::bind;
-use crate::simple::{Prepared, recovered};
+use crate::simple::Preparing;
 
 const NAME: &str = "volume/host_path";
 
 /// The isolator.
-#[derive(Debug)]
-pub struct VolumeHostPath {
+///
+/// # Errors
+/// The combination of flags cannot work.
+pub fn host_path(
     config: Arc<Config>,
-}
-
-impl VolumeHostPath {
-    /// # Errors
-    /// The combination of flags cannot work.
-    pub fn new(config: Arc<Config>, filesystem_linux: bool) -> Result<Self, IsolatorError> {
-        if config.launcher != Launcher::Linux {
-            let object = "with --launcher=posix: 'linux' launcher must be used";
-            return Err(IsolatorError::plain(NAME, "start", object));
-        }
-        if !filesystem_linux {
-            let object = "without 'filesystem/linux': add it to --isolation";
-            return Err(IsolatorError::plain(NAME, "start", object));
-        }
-        Ok(VolumeHostPath { config })
+    filesystem_linux: bool,
+) -> Result<Arc<dyn Isolator>, IsolatorError> {
+    if config.launcher != Launcher::Linux {
+        let object = "with --launcher=posix: 'linux' launcher must be used";
+        return Err(IsolatorError::plain(NAME, "start", object));
     }
-}
-
-#[async_trait]
-impl Isolator for VolumeHostPath {
-    fn name(&self) -> &'static str {
-        NAME
+    if !filesystem_linux {
+        let object = "without 'filesystem/linux': add it to --isolation";
+        return Err(IsolatorError::plain(NAME, "start", object));
     }
-
-    fn supports_nesting(&self) -> bool {
-        true
-    }
-
-    fn supports_standalone(&self) -> bool {
-        true
-    }
-
-    fn attach(&self, context: &Arc<ContainerContext>) -> Box<dyn Isolation> {
-        let (config, context) = (Arc::clone(&self.config), Arc::clone(context));
-        Box::new(Prepared { config, context, prepare })
-    }
-
-    async fn recover(&self, known: &[Known]) -> Result<Recovered, IsolatorError> {
-        Ok(recovered(&self.config, prepare, known))
-    }
+    Ok(Preparing::everywhere(NAME, config, prepare))
 }
 
 fn prepare(
@@ -78,7 +48,7 @@ fn prepare(
             );
             return Err(IsolatorError::plain(NAME, "mount", object));
         }
-        let is_dir = host_path(config, path)?;
+        let is_dir = find(config, path)?;
         let target = target(NAME, context, &config.sandbox_directory, volume, is_dir)?;
         // The container sees the host's own path there already.
         if context.rootfs.is_none() && target == path {
@@ -95,7 +65,7 @@ fn read_only(volume: &Volume) -> bool {
 
 /// Checks the host path, or makes it where the operator allows. Whether it is a
 /// directory.
-fn host_path(config: &Config, path: &Path) -> Result<bool, IsolatorError> {
+fn find(config: &Config, path: &Path) -> Result<bool, IsolatorError> {
     match fs::metadata(path) {
         Ok(metadata) => Ok(metadata.is_dir()),
         Err(error) => {

@@ -1,7 +1,7 @@
 //! `volume/*`: what `ContainerInfo.volumes` asks for.
 //!
 //! This module tells the kinds of volumes apart and finds where they are to be
-//! seen; [`host_path`] and [`sandbox_path`] provide them.
+//! seen; the modules below provide them.
 
 mod host_path;
 mod sandbox_path;
@@ -14,8 +14,8 @@ use mesos::volume::source::Type;
 use mesos::volume::source::sandbox_path::Type as SandboxType;
 use mesos::{Volume, volume};
 
-pub use self::host_path::VolumeHostPath;
-pub use self::sandbox_path::VolumeSandboxPath;
+pub use self::host_path::host_path;
+pub use self::sandbox_path::sandbox_path;
 use crate::api::{ContainerContext, IsolatorError};
 
 /// Where a volume's content comes from.

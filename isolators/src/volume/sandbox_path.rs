@@ -8,25 +8,16 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use async_trait::async_trait;
 use mesos::Volume;
 use mesos::volume::Mode;
 
 use super::{Source, is_tame, target, volumes};
-use crate::api::{
-    ContainerContext, Contribution, Isolation, Isolator, IsolatorError, Known, Recovered,
-};
+use crate::api::{ContainerContext, Contribution, Isolator, IsolatorError};
 use crate::config::Config;
 use crate::mounts::bind;
-use crate::simple::{Prepared, recovered};
+use crate::simple::Preparing;
 
 const NAME: &str = "volume/sandbox_path";
-
-/// The isolator.
-#[derive(Debug)]
-pub struct VolumeSandboxPath {
-    settings: Settings,
-}
 
 #[derive(Debug, Clone)]
 struct Settings {
@@ -35,36 +26,10 @@ struct Settings {
     bind: bool,
 }
 
-impl VolumeSandboxPath {
-    /// `bind`: containers have a mount namespace of their own.
-    #[must_use]
-    pub fn new(config: Arc<Config>, bind: bool) -> Self {
-        VolumeSandboxPath { settings: Settings { config, bind } }
-    }
-}
-
-#[async_trait]
-impl Isolator for VolumeSandboxPath {
-    fn name(&self) -> &'static str {
-        NAME
-    }
-
-    fn supports_nesting(&self) -> bool {
-        true
-    }
-
-    fn supports_standalone(&self) -> bool {
-        true
-    }
-
-    fn attach(&self, context: &Arc<ContainerContext>) -> Box<dyn Isolation> {
-        let (config, context) = (self.settings.clone(), Arc::clone(context));
-        Box::new(Prepared { config, context, prepare })
-    }
-
-    async fn recover(&self, known: &[Known]) -> Result<Recovered, IsolatorError> {
-        Ok(recovered(&self.settings, prepare, known))
-    }
+/// The isolator. `bind`: containers have a mount namespace of their own.
+#[must_use]
+pub fn sandbox_path(config: Arc<Config>, bind: bool) -> Arc<dyn Isolator> {
+    Preparing::everywhere(NAME, Settings { config, bind }, prepare)
 }
 
 fn prepare(settings: &Settings, context: &ContainerContext) -> Result<Contribution, IsolatorError> {

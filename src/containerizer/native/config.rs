@@ -4,7 +4,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use isolators::api::Isolator;
 use isolators::config::Launcher;
+use isolators::linux::capabilities::Set;
 use isolators::registry::{self, Isolators};
 use kernel::cgroup::Hierarchies;
 
@@ -35,6 +37,8 @@ pub struct Config {
     pub cgroups_count_processes: bool,
     /// `--cgroups_pids_limit`, ours: see docs/isolators/cgroups-pids.md.
     pub cgroups_pids_limit: Option<u64>,
+    /// Flags of single controllers: devices, cpuset, blkio, perf, ...
+    pub cgroups: isolators::cgroups::Settings,
     /// `--cgroups_destroy_timeout`.
     pub cgroups_destroy_timeout: Duration,
     /// `--revocable_cpu_low_priority`.
@@ -47,6 +51,20 @@ pub struct Config {
     pub disallow_sharing_agent_ipc_namespace: bool,
     /// `--default_container_shm_size` in bytes.
     pub default_container_shm_size: Option<u64>,
+    /// `--effective_capabilities`.
+    pub effective_capabilities: Option<Set>,
+    /// `--bounding_capabilities`.
+    pub bounding_capabilities: Option<Set>,
+    /// `--seccomp_config_dir`.
+    pub seccomp_config_dir: Option<PathBuf>,
+    /// `--seccomp_profile_name`.
+    pub seccomp_profile_name: Option<String>,
+    /// The plugins of `--isolator_plugins`; nothing is started yet.
+    pub plugins: Vec<isolator_plugin::RemoteIsolator>,
+    /// `--hooks`: which of them are hooks, in order.
+    pub hooks: Vec<String>,
+    /// Flags of `disk/*`.
+    pub disk: isolators::disk::Config,
     /// How long a sample of the statistics is served before the next is taken.
     pub statistics_age: Duration,
 }
@@ -64,12 +82,20 @@ impl Default for Config {
             cgroups_limit_swap: false,
             cgroups_count_processes: false,
             cgroups_pids_limit: None,
+            cgroups: isolators::cgroups::Settings::default(),
             cgroups_destroy_timeout: Duration::from_secs(60),
             revocable_cpu_low_priority: true,
             host_path_volume_force_creation: Vec::new(),
             disallow_sharing_agent_pid_namespace: false,
             disallow_sharing_agent_ipc_namespace: false,
             default_container_shm_size: None,
+            effective_capabilities: None,
+            bounding_capabilities: None,
+            seccomp_config_dir: None,
+            seccomp_profile_name: None,
+            plugins: Vec::new(),
+            hooks: Vec::new(),
+            disk: isolators::disk::Config::default(),
             statistics_age: Duration::from_secs(1),
         }
     }
@@ -94,12 +120,18 @@ impl Config {
             cgroups_count_processes: self.cgroups_count_processes,
             revocable_cpu_low_priority: self.revocable_cpu_low_priority,
             cgroups_pids_limit: self.cgroups_pids_limit,
+            cgroups: self.cgroups.clone(),
             cgroups_destroy_timeout: self.cgroups_destroy_timeout,
             sandbox_directory: self.sandbox_directory.clone(),
             host_path_volume_force_creation: self.host_path_volume_force_creation.clone(),
             disallow_sharing_agent_pid_namespace: self.disallow_sharing_agent_pid_namespace,
             disallow_sharing_agent_ipc_namespace: self.disallow_sharing_agent_ipc_namespace,
             default_container_shm_size: self.default_container_shm_size,
+            effective_capabilities: self.effective_capabilities,
+            bounding_capabilities: self.bounding_capabilities,
+            seccomp_config_dir: self.seccomp_config_dir.clone(),
+            seccomp_profile_name: self.seccomp_profile_name.clone(),
+            disk: self.disk.clone(),
             root: kernel::proctree::is_root(),
             ..isolators::config::Config::new(launcher, hierarchies)
         };
@@ -107,6 +139,9 @@ impl Config {
             let text = "--launcher=linux needs root; use --launcher=posix";
             return Err(start(text.into()));
         }
-        registry::create(&self.isolation, Arc::new(config)).map_err(|e| start(super::chain(&e)))
+        let plugins: Vec<Arc<dyn Isolator>> =
+            self.plugins.iter().map(|plugin| Arc::new(plugin.clone()) as _).collect();
+        let made = registry::create_with(&self.isolation, Arc::new(config), &plugins);
+        made.map_err(|e| start(super::chain(&e)))
     }
 }

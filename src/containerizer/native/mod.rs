@@ -6,14 +6,16 @@
 //! [`Containerizer`]; knows nothing of frameworks, tasks' states or HTTP.
 //!
 //! * `config`: flags. `request`: what is asked, in the isolators' words (pure).
-//! * `container`, `start`, `finish`: a container's life.
+//! * `container`, `start`, `finish`: a container's life. `debug`: guests in another.
 //! * `recover`: after a restart of the agent. `runtime`: what is kept on tmpfs.
-//! * `sampler`: statistics. `fetch`: URIs.
+//! * `plugins`: hooks and reports of plugins. `sampler`: statistics. `fetch`: URIs.
 
 mod config;
 mod container;
+mod debug;
 mod fetch;
 mod finish;
+mod plugins;
 mod recover;
 mod request;
 mod runtime;
@@ -32,7 +34,8 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tracing::warn;
 
 pub use self::config::Config;
-use self::container::{Command, Container, Door, Handle, Phase, Start, View};
+use self::container::{Command, Container, Door, Failure, Handle, Phase, Start, View};
+use self::plugins::Plugins;
 use self::request::{Machine, Refusal, key};
 use self::runtime::{ContainerDir, RuntimeDir};
 use self::sampler::Sampler;
@@ -64,6 +67,7 @@ pub struct Native {
 struct Shared {
     config: Config,
     isolators: Isolators,
+    plugins: Plugins,
     launcher: Launcher,
     runtime: RuntimeDir,
     sampler: Sampler,
@@ -93,7 +97,10 @@ impl Native {
             cpus: kernel::proctree::processors() as f64,
             memory: kernel::proctree::total_memory(),
         };
+        let names = &isolators.isolation.names;
+        let plugins = Plugins::start(&config.plugins, names, &config.hooks)?;
         let shared = Shared {
+            plugins,
             isolators,
             launcher,
             runtime,
@@ -117,6 +124,12 @@ impl Native {
     #[must_use]
     pub fn destroy_errors(&self) -> u64 {
         self.shared.destroy_errors.load(Ordering::Relaxed)
+    }
+
+    /// One report for each plugin that runs.
+    #[must_use]
+    pub fn plugins(&self) -> Vec<isolator_plugin::Report> {
+        self.shared.plugins.reports()
     }
 
     fn door(&self, id: &ContainerId) -> Option<Door> {
@@ -146,15 +159,20 @@ impl Shared {
     }
 
     /// Isolators that get a handle on such a container.
-    fn isolators_for(&self, id: &ContainerId) -> impl Iterator<Item = &Arc<dyn Isolator>> {
-        let nested = id.parent.is_some();
-        self.isolators.all.iter().filter(move |isolator| !nested || isolator.supports_nesting())
+    fn isolators_for(&self, request: &LaunchRequest) -> impl Iterator<Item = &Arc<dyn Isolator>> {
+        let (nested, guest) = (request.id.parent.is_some(), debug::is_guest(request));
+        self.isolators.all.iter().filter(move |isolator| {
+            (!nested || isolator.supports_nesting()) && (!guest || debug::concerns(&***isolator))
+        })
     }
 
     /// Whether the container sees the agent's processes.
     fn shares_pids(&self, request: &LaunchRequest, parent: Option<&Door>) -> bool {
         if !self.isolators.isolation.names.contains(&"namespaces/pid") {
             return true;
+        }
+        if debug::is_guest(request) {
+            return parent.is_none_or(|door| door.host_pid_namespace);
         }
         let linux = request.container.as_ref().and_then(|info| info.linux_info.as_ref());
         let share = linux.and_then(|linux| linux.share_pid_namespace).unwrap_or(false);
@@ -177,6 +195,7 @@ impl Shared {
             id: request.id.clone(),
             commands,
             view: seen.clone(),
+            info: request.container.clone(),
             sandbox: request.sandbox.clone(),
             host_pid_namespace,
         };
@@ -223,9 +242,9 @@ fn ids_of(user: Option<&str>) -> Result<Option<(u32, u32)>, String> {
 }
 
 impl Native {
-    fn birth(&self, request: LaunchRequest) -> Result<Birth, ContainerizerError> {
-        let failed =
-            |step, message| ContainerizerError::Launch { id: key(&request.id), step, message };
+    fn birth(&self, mut request: LaunchRequest) -> Result<Birth, ContainerizerError> {
+        let name = key(&request.id);
+        let failed = |step, message| ContainerizerError::Launch { id: name.clone(), step, message };
         request::check(&request).map_err(|refusal| match refusal {
             Refusal::NotSupported(what) => ContainerizerError::NotSupported(what),
             Refusal::Bad(what) => failed("check", what),
@@ -242,6 +261,9 @@ impl Native {
             }
         };
         let ids = ids_of(request.user.as_deref()).map_err(|text| failed("check", text))?;
+        if let Some((door, _)) = parent.as_ref().filter(|_| debug::is_guest(&request)) {
+            request.container = debug::info(door.info.as_ref());
+        }
         let shared = &self.shared;
         let host_pid_namespace =
             shared.shares_pids(&request, parent.as_ref().map(|(door, _)| door));
@@ -254,7 +276,7 @@ impl Native {
         let runtime = shared.runtime.of(&request.id).path;
         let context = Arc::new(request::context(&request, runtime, ids, parent));
         let handles = shared
-            .isolators_for(&request.id)
+            .isolators_for(&request)
             .map(|isolator| Handle {
                 isolator: isolator.name(),
                 isolation: isolator.attach(&context),
@@ -281,8 +303,13 @@ impl Containerizer for Native {
         recover::recover(&self.shared, known).await
     }
 
-    async fn launch(&self, request: LaunchRequest) -> Result<Launched, ContainerizerError> {
+    async fn launch(&self, mut request: LaunchRequest) -> Result<Launched, ContainerizerError> {
         let id = key(&request.id);
+        let decorated = self.shared.plugins.decorate(&mut request).await;
+        decorated.map_err(|Failure { step, message }| {
+            let id = id.clone();
+            ContainerizerError::Launch { id, step, message }
+        })?;
         let birth = self.birth(request)?;
         let (reply, answer) = oneshot::channel();
         self.shared.spawn(birth, Start::Launch(reply), None)?;
@@ -355,6 +382,10 @@ impl Containerizer for Native {
         let mut view = door.view;
         let view = view.wait_for(|view| view.end.is_some()).await.ok()?;
         view.end.clone()
+    }
+
+    fn debug(&self) -> serde_json::Value {
+        self.shared.plugins.debug()
     }
 
     fn containers(&self) -> Vec<(ContainerId, Option<u32>)> {

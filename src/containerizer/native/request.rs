@@ -119,11 +119,12 @@ pub(super) fn context(
         limits: request.limits.clone(),
         labels: labels(request),
         parent,
+        ephemeral_volumes: Vec::new(),
         command_task: request.task.is_some(),
     }
 }
 
-fn labels(request: &LaunchRequest) -> BTreeMap<String, String> {
+pub(super) fn labels(request: &LaunchRequest) -> BTreeMap<String, String> {
     let task = request.task.as_ref().and_then(|task| task.labels.as_ref());
     let executor = request.executor.as_ref().and_then(|executor| executor.labels.as_ref());
     let labels = task.or(executor).map(|labels| labels.labels.as_slice()).unwrap_or_default();
@@ -183,6 +184,7 @@ pub(super) mod tests {
     use mesos::{ContainerInfo, Environment as MesosEnvironment, NetworkInfo};
 
     use super::*;
+    use crate::containerizer::Class;
 
     pub(crate) fn request(id: &str, command: CommandInfo) -> LaunchRequest {
         LaunchRequest {
@@ -197,6 +199,7 @@ pub(super) mod tests {
             framework_id: None,
             executor: None,
             task: None,
+            class: Class::Default,
         }
     }
 

@@ -39,6 +39,28 @@ pub fn set_slice(nanoseconds: u64) -> io::Result<bool> {
     Ok(unsafe { libc::syscall(libc::SYS_sched_setattr, 0, &attr, 0) } == 0)
 }
 
+/// Makes the calling thread give way to all others: nice 19, and its reads wait
+/// until nobody else reads (`ioprio_set`, idle class). Best effort.
+pub fn background() {
+    const IOPRIO_WHO_PROCESS: libc::c_int = 1;
+    const IDLE: libc::c_int = 3 << 13;
+    // SAFETY: plain calls about the calling thread.
+    unsafe {
+        libc::setpriority(libc::PRIO_PROCESS, 0, 19);
+        libc::syscall(libc::SYS_ioprio_set, IOPRIO_WHO_PROCESS, 0, IDLE);
+    }
+}
+
+/// Processor time of the calling thread so far.
+#[must_use]
+pub fn thread_time() -> std::time::Duration {
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: `time` lives through the call.
+    unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &raw mut time) };
+    let (secs, nanos) = (time.tv_sec.unsigned_abs(), time.tv_nsec as u32);
+    std::time::Duration::new(secs, nanos)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -29,4 +29,4 @@ pub mod schema;
 pub mod v1;
 
 pub use packages::mesos::*;
-pub use packages::{appc, docker, oci};
+pub use packages::{appc, bulkhead, docker, oci};

@@ -22,10 +22,10 @@ const NOT_DONE: &[(&str, &str)] = &[
     ("completed_frameworks", "one framework only"),
     ("allocated_resources", "no reservation"),
     ("roles.reserved", "no reservation"),
-    ("statuses.check_status", "command tasks have no checks yet"),
-    ("statuses.healthy", "command tasks have no checks yet"),
-    ("statuses.reason", "command tasks have no checks yet"),
-    ("health_check", "command tasks have no checks yet"),
+    ("statuses.check_status", "run without checks here"),
+    ("statuses.healthy", "run without checks here"),
+    ("statuses.reason", "run without checks here"),
+    ("health_check", "run without checks here"),
     ("quota.guarantee", "no quota is set"),
     ("quota.limit", "no quota is set"),
     ("git_tag", "our own version has one"),
@@ -55,7 +55,7 @@ fn recorded(path: &str) -> Value {
     serde_json::from_slice(&bytes).expect("JSON")
 }
 
-/// The recorded tasks of these ids, without what is not supported.
+/// The recorded tasks of these ids, without their checks.
 fn tasks(ids: &[&str]) -> Vec<Value> {
     let accept = recorded_request("02-accept-many");
     let operations = accept["accept"]["operations"].as_array().expect("operations");
