@@ -240,9 +240,10 @@ pub fn create_with(
     let enabled: BTreeSet<&'static str> = isolation.names.iter().copied().collect();
     let linux_fs = enabled.contains("filesystem/linux");
     let binds = linux_fs && config.launcher == Launcher::Linux;
-    let controllers: BTreeSet<Controller> = match enabled.contains("cgroups/all") {
+    let named = |c: &Controller| enabled.contains(c.name());
+    let (config, controllers) = match enabled.contains("cgroups/all") {
         true => Cgroups::available(&config),
-        false => Controller::ALL.into_iter().filter(|c| enabled.contains(c.name())).collect(),
+        false => (config, Controller::ALL.into_iter().filter(named).collect()),
     };
 
     let mut all: Vec<Arc<dyn Isolator>> = Vec::new();

@@ -5,6 +5,8 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+#[path = "isolation/conformance.rs"]
+mod conformance;
 #[path = "isolation/controllers.rs"]
 mod controllers;
 #[path = "isolation/devices.rs"]
@@ -13,6 +15,8 @@ mod devices;
 mod life;
 #[path = "isolation/limits.rs"]
 mod limits;
+#[path = "isolation/plugins.rs"]
+mod plugins;
 #[path = "isolation/pressure.rs"]
 mod pressure;
 #[path = "isolation/process.rs"]

@@ -136,7 +136,7 @@ fn guarded_names_stay_in_their_rooms() {
         (
             "StatusCode",
             // The executor is a client of the agent and reads what it answers.
-            &["src/wire/", "src/daemon/", "src/cli/", "src/executor/", "/api/", "/api.rs"],
+            &["/wire/", "src/daemon/", "src/cli/", "src/executor/", "/api/", "/api.rs"],
             "HTTP status codes are for wire and api",
         ),
         ("redb", &["src/master/registrar", "src/checkpoint/"], "redb is for storage"),

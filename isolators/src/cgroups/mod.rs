@@ -109,9 +109,9 @@ impl Cgroups {
     }
 
     /// Every controller that this machine has, for `cgroups/all`; the others are
-    /// named in the log.
+    /// named in the log. With the configuration that has what was mounted for it.
     #[must_use]
-    pub fn available(config: &Arc<Config>) -> BTreeSet<Controller> {
+    pub fn available(config: &Arc<Config>) -> (Arc<Config>, BTreeSet<Controller>) {
         let all: BTreeSet<Controller> = Controller::ALL.into_iter().collect();
         let mut config = Arc::clone(config);
         for controller in &all {
@@ -129,7 +129,7 @@ impl Cgroups {
         if !lacks.is_empty() {
             info!("cgroups/all leaves out what this machine does not have: {}", lacks.join(", "));
         }
-        has
+        (config, has)
     }
 
     /// Where the cgroups are: the containerizer kills through the tracker.

@@ -110,7 +110,7 @@ impl Config {
         let start = ContainerizerError::Start;
         let hierarchies = Hierarchies::detect().map_err(|e| start(super::chain(&e)))?;
         let launcher = match self.launcher {
-            Engine::Linux => Launcher::Linux,
+            Engine::Linux | Engine::Oci => Launcher::Linux,
             Engine::Posix => Launcher::Posix,
         };
         let config = isolators::config::Config {

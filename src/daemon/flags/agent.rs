@@ -128,7 +128,7 @@ pub const FLAGS: &[Flag] = &[
     Flag::new("isolation", Text, Some("posix/cpu,posix/mem"), "Isolators, separated by commas; --help of the containerizer lists them."),
     Flag::new("isolator_plugins", Path, None, "Directory with one JSON file per isolator plugin, see docs/plugins.md; no flag of Mesos."),
     Flag::new("jwt_secret_key", Path, None, "File with the key that signs executor tokens.").alias("executor_secret_key").not_yet(),
-    Flag::new("launcher", Text, None, "linux (namespaces and cgroups) or posix; default: linux for root."),
+    Flag::new("launcher", Text, None, "linux (namespaces and cgroups), posix, or oci (as linux, by libcontainer); default: linux for root."),
     Flag::new("launcher_dir", Path, None, "Directory of the helper programs; default: where this program is."),
     Flag::new("lo_name", Text, None, "Loopback network interface (port mapping).").not_yet(),
     Flag::new("log_dir", Path, None, "Also log into a file in this directory; it is shown by /files as /slave/log."),

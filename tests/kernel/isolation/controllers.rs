@@ -5,9 +5,12 @@ use std::time::{Duration, Instant};
 
 use bulkhead::containerizer::native::Native;
 use bulkhead::containerizer::{Containerizer, KnownContainer, LaunchRequest};
+use isolators::api::ContainerContext;
 use isolators::cgroups::cpuset::Policy;
 use isolators::cgroups::net_cls::Handles;
 use isolators::cgroups::{hugetlb, net_prio, perf_event};
+use isolators::config::{Config, Launcher};
+use isolators::{registry, suite};
 use kernel::cpus::CpuSet;
 
 use crate::{Mounts, Place, have_controller, have_probe, labelled, require, resources, top};
@@ -308,4 +311,52 @@ async fn all_controllers_together() {
     let (id, wanted) = (top("a"), resources(1.0, 64.0));
     native.update(&id, wanted, Default::default()).await.expect("update");
     stop(&native, "a").await;
+}
+
+/// The suite's containers, and what their cgroups leave.
+struct Fixture<'a>(&'a Place);
+
+impl suite::Fixture for Fixture<'_> {
+    fn context(&self, id: &str) -> ContainerContext {
+        let directory = |kind: &str| {
+            let path = self.0.path(&format!("{kind}-{id}"));
+            std::fs::create_dir_all(&path).expect("a directory");
+            path
+        };
+        ContainerContext {
+            sandbox: directory("sandbox"),
+            runtime: directory("runtime"),
+            requests: resources(1.0, 64.0),
+            ..suite::context(id)
+        }
+    }
+
+    fn residue(&self) -> Vec<String> {
+        let roots = self.0.cgroup_roots();
+        let left = roots.iter().flat_map(|root| crate::dirs_in(root));
+        left.map(|path| path.display().to_string()).collect()
+    }
+}
+
+/// Every controller of this machine keeps the contract's promises.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_conformance_suite_passes() {
+    require!(root, cgroup);
+    let _mounts = MOUNTS.lock().await;
+    let mut place = Place::new("suite", "cgroups/all");
+    let _hierarchies = Mounts::of(&mut place);
+    let hierarchies = kernel::cgroup::Hierarchies::detect().expect("the mount table");
+    let mut config = Config::new(Launcher::Linux, hierarchies);
+    config.cgroups_root.clone_from(&place.config.cgroups_root);
+    config.cgroups_destroy_timeout = Duration::from_secs(20);
+    config.cgroups = place.config.cgroups.clone();
+    config.cgroups.net_cls = Some(Handles { primary: 1, first: 1, last: 99 });
+    config.cgroups_pids_limit = Some(50);
+    let second = Duration::from_secs(1);
+    config.cgroups.perf = perf_event::Plan::new("task-clock", second, second).ok();
+    let made = registry::create("cgroups/all", config.into()).expect("isolators");
+    let cgroups = made.all.iter().find(|isolator| isolator.name() == "cgroups").expect("cgroups");
+    let outcomes = suite::run(&**cgroups, &Fixture(&place), "cgroups").await;
+    assert_eq!(suite::failures(&outcomes), Vec::<String>::new());
+    assert!(outcomes.len() > 10, "{outcomes:?}");
 }
