@@ -27,4 +27,4 @@ pub mod spawn;
 pub mod users;
 pub mod walk;
 
-pub use error::Error;
+pub use error::{Error, chain};
