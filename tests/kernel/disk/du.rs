@@ -90,6 +90,7 @@ fn walking_ticks() -> u64 {
 /// A thousand sandboxes with a hundred thousand files, measured without rest.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_thousand_sandboxes_cost_less_than_a_twentieth() {
+    require!(real_speed);
     let place = Place::new("dumany", "disk/du");
     for n in 0..1000 {
         let sandbox = place.sandbox(&format!("c{n}"));
