@@ -163,6 +163,9 @@ pub fn config(
     if let Some(most) = flags.number("max_completed_executors_per_framework") {
         config.max_completed_executors = usize::try_from(most).unwrap_or(usize::MAX);
     }
+    if flags.text("metrics_per_container").is_some() {
+        one_of(flags, "metrics_per_container", &[("none", ()), ("executors", ()), ("all", ())])?;
+    }
     config.executor_environment = executor_environment(flags)?;
     Ok(config)
 }
@@ -362,6 +365,10 @@ mod tests {
     #[test]
     fn wrong_values_are_refused_by_name() {
         for (flag, words) in [
+            (
+                "--metrics_per_container=some",
+                "--metrics_per_container: one of none, executors, all",
+            ),
             ("--recover=later", "--recover: one of reconnect, cleanup"),
             ("--registration_backoff_factor=2mins", "--registration_backoff_factor: at most"),
             ("--executor_reregistration_timeout=16secs", "at most 15s"),

@@ -14,6 +14,14 @@ use crate::daemon::metrics::{Figures, Metrics};
 
 /// Adds the master's figures to `metrics`.
 pub fn attach(metrics: &Metrics, handle: Handle) {
+    let counters = handle.clone();
+    metrics.counting(move |name| {
+        let name = match name.strip_prefix("master/") {
+            Some(name) => name,
+            None => return name == "allocator/mesos/allocation_runs",
+        };
+        counters.snapshot().cluster.counters.contains(name)
+    });
     metrics.source(move |out| figures(&handle.snapshot(), out));
     metrics.source(crate::daemon::metrics::system);
 }

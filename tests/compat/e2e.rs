@@ -12,6 +12,7 @@ mod e2e {
     pub mod bad_input;
     pub mod disk;
     pub mod limits;
+    pub mod metrics;
     pub mod restart;
     pub mod tasks;
 }

@@ -130,6 +130,7 @@ pub const FLAGS: &[Flag] = &[
     Flag::new("maximum_egress_rate_limit", Bytes, None, "Largest automatic egress limit (port mapping).").not_yet(),
     Flag::new("maximum_ingress_rate_limit", Bytes, None, "Largest automatic ingress limit (port mapping).").not_yet(),
     Flag::new("memory_profiling", Bool, Some("false"), "Serve the endpoints of the memory profiler.").not_yet(),
+    Flag::new("metrics_per_container", Text, None, "Containers in /metrics: none, executors (those of executors and command tasks), or all (nested and standalone ones too); no flag of Mesos."),
     Flag::new("minimum_egress_rate_limit", Bytes, None, "Smallest automatic egress limit (port mapping).").not_yet(),
     Flag::new("minimum_ingress_rate_limit", Bytes, None, "Smallest automatic ingress limit (port mapping).").not_yet(),
     Flag::new("modules", Json, None, "Modules to load, as JSON. Native modules of Mesos cannot be loaded.").not_yet(),
