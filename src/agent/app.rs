@@ -156,6 +156,14 @@ fn service(
     let common = Common { files, metrics, logging, flags: Arc::new(flags) };
     startup::attach_log(&common);
     common.metrics.source(system);
+    let reporter = native.clone();
+    common.metrics.source(move |out| {
+        for report in reporter.plugins() {
+            let name = report.name;
+            let named = |(figure, value)| (format!("containerizer/plugins/{name}/{figure}"), value);
+            out.extend(report.figures().map(named));
+        }
+    });
     let context = api::Context {
         handle,
         containerizer: native.clone(),

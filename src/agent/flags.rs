@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use isolator_plugin::{RemoteIsolator, manifest};
 use mesos::SlaveInfo;
 use thiserror::Error;
 
@@ -36,6 +37,8 @@ pub enum StartError {
     Value { flag: &'static str, value: String, expected: String },
     #[error("failed to create the agent's {what} '{}': {message}", path.display())]
     Directory { what: &'static str, path: PathBuf, message: String },
+    #[error("{0}")]
+    Plugins(String),
     #[error("--launcher=linux needs root; give --launcher=posix")]
     NotRoot,
 }
@@ -240,6 +243,21 @@ pub fn fill_in(flags: &mut Flags, hostname: &str) -> Result<(), StartError> {
     Ok(())
 }
 
+/// `--isolator_plugins`; and `--modules`, which it replaces.
+fn plugins(flags: &Flags, runtime_dir: &Path) -> Result<Vec<RemoteIsolator>, StartError> {
+    if let Some(refusal) = flags.json("modules").and_then(manifest::refused_modules) {
+        return Err(StartError::Plugins(refusal));
+    }
+    let directory = flags.text("isolator_plugins").filter(|directory| !directory.is_empty());
+    let Some(directory) = directory else { return Ok(Vec::new()) };
+    let loaded = manifest::load(Path::new(directory), &runtime_dir.join("plugins"));
+    let all = loaded.map_err(|error| match std::error::Error::source(&error) {
+        Some(source) => StartError::Plugins(format!("--isolator_plugins: {error}: {source}")),
+        None => StartError::Plugins(format!("--isolator_plugins: {error}")),
+    })?;
+    Ok(all.into_iter().map(RemoteIsolator::new).collect())
+}
+
 /// What the containerizer is told.
 ///
 /// # Errors
@@ -252,7 +270,10 @@ pub fn containerizer(flags: &Flags, runtime_dir: PathBuf) -> Result<native::Conf
     let text = |name: &str| flags.text(name).unwrap_or_default().to_owned();
     let home = flags.text("frameworks_home").filter(|home| !home.is_empty());
     let forced = flags.text("host_path_volume_force_creation").unwrap_or_default();
+    let hooks = flags.text("hooks").unwrap_or_default().split(',').map(str::trim);
     Ok(native::Config {
+        plugins: plugins(flags, &runtime_dir)?,
+        hooks: hooks.filter(|hook| !hook.is_empty()).map(str::to_owned).collect(),
         isolation: text("isolation"),
         launcher,
         runtime_dir,
@@ -380,6 +401,20 @@ mod tests {
             let error = built(&[flag]).expect_err(flag).to_string();
             assert!(error.contains(words), "{flag}: {error}");
         }
+    }
+
+    #[test]
+    fn plugins_take_the_place_of_modules() {
+        let runtime = PathBuf::from("/run/none");
+        let refused = |flag: &str| {
+            let error = containerizer(&parse(&["--launcher=posix", flag]), runtime.clone());
+            error.expect_err("refused").to_string()
+        };
+        let modules = r#"--modules={"libraries": [{"file": "libisolator.so"}]}"#;
+        let text = refused(modules);
+        assert!(text.contains("'libisolator.so'") && text.contains("--isolator_plugins"), "{text}");
+        let text = refused("--isolator_plugins=/nonexistent");
+        assert!(text.contains("failed to read '/nonexistent'"), "{text}");
     }
 
     #[test]

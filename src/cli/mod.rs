@@ -1,4 +1,4 @@
-//! The people's command: `bulkhead local`, `run`, `ps`, `logs`, `kill`, `top`.
+//! The people's command: `bulkhead local`, `run`, `ps`, `logs`, `kill`, `top`, `plugin`.
 //!
 //! Speaks to master and agents over their public HTTP APIs only, so it works
 //! against Apache Mesos as well. `src/bin/bulkhead.rs` calls [`main`]. Holds no
@@ -10,6 +10,7 @@ mod kill;
 mod local;
 mod logs;
 mod output;
+mod plugin;
 mod ps;
 mod run;
 mod spec;
@@ -48,6 +49,8 @@ enum Command {
     Kill(kill::KillArgs),
     /// Watch what containers use
     Top(top::TopArgs),
+    /// Check isolator plugins
+    Plugin(plugin::PluginArgs),
 }
 
 /// Where the master is.
@@ -84,6 +87,7 @@ pub async fn main(cli: Cli) -> ExitCode {
         Command::Logs(args) => logs::logs(&args, output).await,
         Command::Kill(args) => kill::kill(&args, output).await,
         Command::Top(args) => top::top(&args, output).await,
+        Command::Plugin(args) => plugin::plugin(&args, output).await,
     };
     match result {
         Ok(code) => code,

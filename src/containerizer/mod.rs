@@ -160,6 +160,11 @@ pub trait Containerizer: Send + Sync {
         termination: Option<Termination>,
     ) -> Option<Termination>;
 
+    /// The body of `/containerizer/debug`: calls that are under way.
+    fn debug(&self) -> serde_json::Value {
+        serde_json::json!({"pending": []})
+    }
+
     /// Every container, with init's pid once it has one.
     fn containers(&self) -> Vec<(ContainerId, Option<u32>)>;
 }

@@ -39,8 +39,9 @@ use kernel::boot::BootId;
 use kernel::{memfd, sched, spawn};
 
 pub use error::{LaunchError, Step};
+pub use record::Exited;
 pub use recover::{Recovered, recover};
-pub use running::{End, Exited, Launching, Running};
+pub use running::{End, Launching, Running};
 
 /// The shim, built by the build script (docs/decisions/0003-shim.md).
 static SHIM: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/bulkhead-shim"));

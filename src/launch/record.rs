@@ -17,9 +17,35 @@ use kernel::boot::BootId;
 use kernel::lock;
 
 use super::error::LaunchError;
-use super::running::Exited;
 use layout::at;
 pub(super) use layout::state;
+
+/// How a container ended, as its shim recorded it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Exited {
+    /// Wait status of the first process, as `waitpid` gives it.
+    pub status: i32,
+    /// When its pid was published, just before it executed.
+    pub started: SystemTime,
+    /// When it was reaped.
+    pub ended: SystemTime,
+    /// CPU time in user mode of it and the children it waited for.
+    pub user_time: Duration,
+    /// CPU time in the kernel, likewise.
+    pub system_time: Duration,
+    /// Largest resident set in bytes.
+    pub max_rss: u64,
+}
+
+/// The wait status as a shell would print it, for logs.
+impl std::fmt::Display for Exited {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match (libc::WIFEXITED(self.status), libc::WEXITSTATUS(self.status)) {
+            (true, code) => write!(f, "exited with status {code}"),
+            (false, _) => write!(f, "terminated by signal {}", libc::WTERMSIG(self.status)),
+        }
+    }
+}
 
 /// What a record says at one moment.
 #[derive(Debug, Clone, PartialEq, Eq)]

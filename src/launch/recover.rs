@@ -14,8 +14,9 @@ use kernel::proctree::{ProcessStat, ticks_per_second};
 
 use super::error::LaunchError;
 use super::program::Steps;
+use super::record::Exited;
 use super::record::{self, Record, state};
-use super::running::{Exited, Running};
+use super::running::Running;
 
 /// A container found by its record.
 #[derive(Debug)]

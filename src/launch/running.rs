@@ -6,7 +6,6 @@
 use std::fs::File;
 use std::io;
 use std::os::unix::net::UnixStream as StdStream;
-use std::time::{Duration, SystemTime};
 
 use kernel::pidfd::Pidfd;
 use kernel::spawn::Child;
@@ -16,24 +15,7 @@ use tokio::net::UnixStream;
 
 use super::error::LaunchError;
 use super::program::{self, Steps};
-use super::record::{self, Record, state};
-
-/// How a container ended, as its shim recorded it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Exited {
-    /// Wait status of the first process, as `waitpid` gives it.
-    pub status: i32,
-    /// When its pid was published, just before it executed.
-    pub started: SystemTime,
-    /// When it was reaped.
-    pub ended: SystemTime,
-    /// CPU time in user mode of it and the children it waited for.
-    pub user_time: Duration,
-    /// CPU time in the kernel, likewise.
-    pub system_time: Duration,
-    /// Largest resident set in bytes.
-    pub max_rss: u64,
-}
+use super::record::{self, Exited, Record, state};
 
 /// What is known of a container that is gone.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -244,16 +226,6 @@ impl Drop for Launching {
         // Somebody must reap it; without a runtime the process is about to end.
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {
             runtime.spawn(async move { ended(&running.shim).await });
-        }
-    }
-}
-
-/// A record's wait status as a shell would print it, for logs.
-impl std::fmt::Display for Exited {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match (libc::WIFEXITED(self.status), libc::WEXITSTATUS(self.status)) {
-            (true, code) => write!(f, "exited with status {code}"),
-            (false, _) => write!(f, "terminated by signal {}", libc::WTERMSIG(self.status)),
         }
     }
 }

@@ -21,9 +21,7 @@ use async_trait::async_trait;
 
 pub use date::{civil, utc};
 pub use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
-pub use request::{
-    BodyError, BodyStream, Query, Request, parse_form, percent_decode, percent_encode,
-};
+pub use request::{BodyError, BodyStream, Query, Request, parse_form};
 pub use response::Response;
 pub use server::{Limits, serve};
 

@@ -142,5 +142,5 @@ pub fn sender(method: &Method, headers: &HeaderMap) -> Option<Upid> {
 pub fn target(raw_path: &str) -> (String, &str) {
     let path = raw_path.strip_prefix('/').unwrap_or(raw_path);
     let (id, name) = path.split_once('/').unwrap_or((path, ""));
-    (super::http::percent_decode(id).unwrap_or_else(|| id.to_owned()), name)
+    (super::percent::percent_decode(id).unwrap_or_else(|| id.to_owned()), name)
 }

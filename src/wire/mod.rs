@@ -11,3 +11,4 @@
 pub mod client;
 pub mod http;
 pub mod libprocess;
+mod percent;

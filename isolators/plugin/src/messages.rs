@@ -62,6 +62,7 @@ pub fn container(context: &ContainerContext) -> wire::Container {
         }),
         command_task: Some(context.command_task),
         pid: None,
+        ephemeral_volumes: context.ephemeral_volumes.iter().map(text).collect(),
     }
 }
 
@@ -86,8 +87,8 @@ pub fn known(container: wire::Container) -> Known {
             runtime: parent.runtime.into(),
             host_pid_namespace: parent.host_pid_namespace.unwrap_or(false),
         }),
+        ephemeral_volumes: container.ephemeral_volumes.into_iter().map(PathBuf::from).collect(),
         command_task: container.command_task.unwrap_or(false),
-        ..ContainerContext::default()
     };
     Known { context: context.into(), pid }
 }
@@ -208,7 +209,6 @@ pub fn contributed(part: wire::Contribution) -> Result<Contribution, ConvertErro
         oom_score_adj: part.oom_score_adj,
         hostname: part.hostname,
         needs_pid: part.needs_pid.unwrap_or(false),
-        ..Contribution::default()
     })
 }
 

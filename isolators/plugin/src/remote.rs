@@ -324,8 +324,12 @@ impl Isolator for RemoteIsolator {
             lock(&self.0.table).insert(key(&container.container_id), entry);
             handles.push(Box::new(RemoteIsolation { inner: Arc::clone(&self.0), container }));
         }
-        self.0.told.send_replace(true);
-        if !self.settle(START.max(self.0.manifest.deadline)).await {
+        let first = !self.0.told.send_replace(true);
+        if let Some(about) = self.0.about().filter(|_| !first) {
+            // Once more: the conformance suite does that, an agent does not.
+            let told = crate::supervisor::recover(&self.0, &about).await;
+            told.map_err(|error| IsolatorError::new(self.0.name, "recover", "containers", error))?;
+        } else if !self.settle(START.max(self.0.manifest.deadline)).await {
             let report = self.report();
             warn!(plugin = self.0.name, reason = ?report.reason, policy = report.policy,
                   "the plugin is not ready; containers that run are left alone");

@@ -13,7 +13,7 @@ use async_trait::async_trait;
 use isolators::api::{Isolation, Isolator, IsolatorError, Known, Probe};
 use isolators::hook::{Hook, HookContext};
 use mesos::ContainerId;
-use mesos::bulkhead::plugin::{Call, Container, Event, Response, Supports, call, event, response};
+use mesos::bulkhead::plugin::{Call, Event, Response, Supports, call, event, response};
 use serde_json::Value as Json;
 use tokio::sync::{Mutex as AsyncMutex, mpsc};
 use tokio::task::JoinHandle;
@@ -330,40 +330,35 @@ impl Served {
         found.ok_or_else(|| Refusal(format!("container {} is not known", key(id))))
     }
 
+    /// As after a restart of everything: what is nobody's is cleaned up, and every
+    /// container gets a new handle. Handles of before may know more, but what they
+    /// know is not what the agent knows.
     async fn recover(self: &Arc<Self>, call: call::Recover) -> Result<response::Recover, Refusal> {
         let isolator = self.isolator()?;
-        let names = |all: &[Container]| -> Vec<String> {
-            all.iter().map(|container| key(&container.container_id)).collect()
-        };
-        let (wanted, orphans) = (names(&call.containers), names(&call.orphans));
-        // After a restart of the agent alone, the handles are still here.
-        let new: Vec<Known> = call
-            .containers
-            .into_iter()
-            .chain(call.orphans)
-            .filter(|container| !lock(&self.handles).contains_key(&key(&container.container_id)))
-            .map(messages::known)
-            .collect();
-        let recovered = isolator.recover(&new).await?;
-        if recovered.handles.len() != new.len() {
+        let orphans: Vec<ContainerId> =
+            call.orphans.iter().map(|orphan| orphan.container_id.clone()).collect();
+        let known: Vec<Known> =
+            call.containers.into_iter().chain(call.orphans).map(messages::known).collect();
+        let held = std::mem::take(&mut *lock(&self.handles));
+        let mut leftovers = Vec::new();
+        for (name, slot) in held {
+            if known.iter().all(|known| key(&known.context.id) != name) {
+                slot.lock().await.isolation.cleanup().await?;
+                leftovers.push(name);
+            }
+        }
+        let recovered = isolator.recover(&known).await?;
+        if recovered.handles.len() != known.len() {
             return refuse("the isolator did not recover every container");
         }
-        for (known, isolation) in new.iter().zip(recovered.handles) {
-            self.hold(&known.context.id, isolation);
-        }
+        leftovers.extend(recovered.leftovers);
         lock(&self.state).recovered = true;
-        let mut leftovers = recovered.leftovers;
-        let all: Vec<(String, Shared)> =
-            lock(&self.handles).iter().map(|(key, slot)| (key.clone(), Arc::clone(slot))).collect();
-        for (key, slot) in all {
-            if wanted.contains(&key) {
+        for (known, isolation) in known.iter().zip(recovered.handles) {
+            let slot = self.hold(&known.context.id, isolation);
+            if orphans.contains(&known.context.id) {
+                self.cleanup(&known.context.id).await?;
+            } else {
                 self.subscribe(&slot).await;
-                continue;
-            }
-            slot.lock().await.isolation.cleanup().await?;
-            lock(&self.handles).remove(&key);
-            if !orphans.contains(&key) {
-                leftovers.push(key);
             }
         }
         Ok(response::Recover { leftovers })

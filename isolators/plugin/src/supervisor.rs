@@ -168,7 +168,7 @@ async fn hello(inner: &Inner, generation: u64) -> Result<About, CallError> {
 }
 
 /// Tells the plugin what lives and what is gone.
-async fn recover(inner: &Inner, about: &About) -> Result<(), CallError> {
+pub(crate) async fn recover(inner: &Inner, about: &About) -> Result<(), CallError> {
     let (containers, orphans): (Vec<Container>, Vec<Container>) = {
         let mut table = lock(&inner.table);
         // Handles of nested containers that it never wanted.

@@ -138,8 +138,7 @@ impl Api {
             Route::Statistics => {
                 Response::json(containers::statistics(&snapshot, &*context.containerizer).await)
             }
-            // Nothing of ours waits for an isolator without a time limit.
-            Route::Debug => Response::json(&br#"{"pending":[]}"#[..]),
+            Route::Debug => Response::json(context.containerizer.debug().to_string()),
         };
         response.jsonp(jsonp.as_deref())
     }

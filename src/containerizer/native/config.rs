@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use isolators::api::Isolator;
 use isolators::config::Launcher;
 use isolators::registry::{self, Isolators};
 use kernel::cgroup::Hierarchies;
@@ -47,6 +48,10 @@ pub struct Config {
     pub disallow_sharing_agent_ipc_namespace: bool,
     /// `--default_container_shm_size` in bytes.
     pub default_container_shm_size: Option<u64>,
+    /// The plugins of `--isolator_plugins`; nothing is started yet.
+    pub plugins: Vec<isolator_plugin::RemoteIsolator>,
+    /// `--hooks`: which of them are hooks, in order.
+    pub hooks: Vec<String>,
     /// Flags of `disk/*`.
     pub disk: isolators::disk::Config,
     /// How long a sample of the statistics is served before the next is taken.
@@ -72,6 +77,8 @@ impl Default for Config {
             disallow_sharing_agent_pid_namespace: false,
             disallow_sharing_agent_ipc_namespace: false,
             default_container_shm_size: None,
+            plugins: Vec::new(),
+            hooks: Vec::new(),
             disk: isolators::disk::Config::default(),
             statistics_age: Duration::from_secs(1),
         }
@@ -111,6 +118,9 @@ impl Config {
             let text = "--launcher=linux needs root; use --launcher=posix";
             return Err(start(text.into()));
         }
-        registry::create(&self.isolation, Arc::new(config)).map_err(|e| start(super::chain(&e)))
+        let plugins: Vec<Arc<dyn Isolator>> =
+            self.plugins.iter().map(|plugin| Arc::new(plugin.clone()) as _).collect();
+        let made = registry::create_with(&self.isolation, Arc::new(config), &plugins);
+        made.map_err(|e| start(super::chain(&e)))
     }
 }

@@ -264,17 +264,18 @@ impl Container {
         self.running.as_ref().is_some_and(|running| running.signal(signal).unwrap_or(false))
     }
 
+    /// The task's own process comes first: a shell whose child has died of the
+    /// signal would report that as an exit status of its own.
     fn signal_all(&self, signal: i32) -> bool {
         let Some(running) = &self.running else { return false };
-        match self.tracker() {
-            Some(tracker) => tracker.signal(signal) > 0,
-            None => {
-                let tree = kernel::proctree::tree(running.pid());
-                let pids: Vec<u32> = tree.iter().map(|process| process.pid).collect();
-                kernel::proctree::signal(&pids, signal);
-                !pids.is_empty()
-            }
-        }
+        let mut others = match self.tracker() {
+            Some(tracker) => tracker.all_processes(),
+            None => kernel::proctree::tree(running.pid()).iter().map(|p| p.pid).collect(),
+        };
+        others.retain(|pid| *pid != running.pid());
+        let first = running.signal(signal).unwrap_or(false);
+        kernel::proctree::signal(&others, signal);
+        first || !others.is_empty()
     }
 
     /// The cgroup that no process of the container can leave.

@@ -44,6 +44,7 @@ impl Container {
             }
         }
         self.running = None;
+        self.shared.plugins.removed(&self.request).await;
         if !errors.is_empty() {
             self.shared.destroy_errors.fetch_add(1, Ordering::Relaxed);
             error!(container = %self.key, errors = %errors.join("; "), "destroy left something behind");

@@ -8,12 +8,13 @@
 //! * `config`: flags. `request`: what is asked, in the isolators' words (pure).
 //! * `container`, `start`, `finish`: a container's life.
 //! * `recover`: after a restart of the agent. `runtime`: what is kept on tmpfs.
-//! * `sampler`: statistics. `fetch`: URIs.
+//! * `plugins`: hooks and reports of plugins. `sampler`: statistics. `fetch`: URIs.
 
 mod config;
 mod container;
 mod fetch;
 mod finish;
+mod plugins;
 mod recover;
 mod request;
 mod runtime;
@@ -32,7 +33,8 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tracing::warn;
 
 pub use self::config::Config;
-use self::container::{Command, Container, Door, Handle, Phase, Start, View};
+use self::container::{Command, Container, Door, Failure, Handle, Phase, Start, View};
+use self::plugins::Plugins;
 use self::request::{Machine, Refusal, key};
 use self::runtime::{ContainerDir, RuntimeDir};
 use self::sampler::Sampler;
@@ -64,6 +66,7 @@ pub struct Native {
 struct Shared {
     config: Config,
     isolators: Isolators,
+    plugins: Plugins,
     launcher: Launcher,
     runtime: RuntimeDir,
     sampler: Sampler,
@@ -93,7 +96,10 @@ impl Native {
             cpus: kernel::proctree::processors() as f64,
             memory: kernel::proctree::total_memory(),
         };
+        let names = &isolators.isolation.names;
+        let plugins = Plugins::start(&config.plugins, names, &config.hooks)?;
         let shared = Shared {
+            plugins,
             isolators,
             launcher,
             runtime,
@@ -117,6 +123,12 @@ impl Native {
     #[must_use]
     pub fn destroy_errors(&self) -> u64 {
         self.shared.destroy_errors.load(Ordering::Relaxed)
+    }
+
+    /// One report for each plugin that runs.
+    #[must_use]
+    pub fn plugins(&self) -> Vec<isolator_plugin::Report> {
+        self.shared.plugins.reports()
     }
 
     fn door(&self, id: &ContainerId) -> Option<Door> {
@@ -281,8 +293,13 @@ impl Containerizer for Native {
         recover::recover(&self.shared, known).await
     }
 
-    async fn launch(&self, request: LaunchRequest) -> Result<Launched, ContainerizerError> {
+    async fn launch(&self, mut request: LaunchRequest) -> Result<Launched, ContainerizerError> {
         let id = key(&request.id);
+        let decorated = self.shared.plugins.decorate(&mut request).await;
+        decorated.map_err(|Failure { step, message }| {
+            let id = id.clone();
+            ContainerizerError::Launch { id, step, message }
+        })?;
         let birth = self.birth(request)?;
         let (reply, answer) = oneshot::channel();
         self.shared.spawn(birth, Start::Launch(reply), None)?;
@@ -355,6 +372,10 @@ impl Containerizer for Native {
         let mut view = door.view;
         let view = view.wait_for(|view| view.end.is_some()).await.ok()?;
         view.end.clone()
+    }
+
+    fn debug(&self) -> serde_json::Value {
+        self.shared.plugins.debug()
     }
 
     fn containers(&self) -> Vec<(ContainerId, Option<u32>)> {

@@ -124,7 +124,7 @@ pub(super) fn context(
     }
 }
 
-fn labels(request: &LaunchRequest) -> BTreeMap<String, String> {
+pub(super) fn labels(request: &LaunchRequest) -> BTreeMap<String, String> {
     let task = request.task.as_ref().and_then(|task| task.labels.as_ref());
     let executor = request.executor.as_ref().and_then(|executor| executor.labels.as_ref());
     let labels = task.or(executor).map(|labels| labels.labels.as_slice()).unwrap_or_default();

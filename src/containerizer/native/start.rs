@@ -29,6 +29,7 @@ impl Container {
         fetch::fetch(uris, sandbox, home, self.context.ids)
             .await
             .map_err(|text| failure("fetch", text))?;
+        self.shared.plugins.fetched(&self.request).await?;
         self.enter(Phase::Isolating);
         let plan = self.plan(merged)?;
         self.execute(&plan).await

@@ -6,9 +6,17 @@ use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use hyper::body::{Body, Frame, SizeHint};
+use tokio::sync::mpsc;
 
 use super::guard::Busy;
-use super::response::Payload;
+
+/// What a response carries.
+#[derive(Debug)]
+pub(super) enum Payload {
+    Whole(Bytes),
+    /// Of known length if there is one, chunked otherwise.
+    Stream(mpsc::Receiver<Bytes>, Option<u64>),
+}
 
 /// A [`Payload`] on its way out.
 pub(super) struct OutBody {

@@ -10,6 +10,7 @@ use hyper::body::Incoming;
 use thiserror::Error;
 
 use super::{Response, gzip};
+use crate::wire::percent::percent_decode;
 
 /// Decoded name and value pairs, in order.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -48,43 +49,6 @@ pub fn parse_form(text: &str) -> Vec<(String, String)> {
             (decode(name), decode(value))
         })
         .collect()
-}
-
-/// Replaces `%XX`. `None` if an escape is broken or the result is not UTF-8.
-#[must_use]
-pub fn percent_decode(text: &str) -> Option<String> {
-    if !text.contains('%') {
-        return Some(text.to_owned());
-    }
-    let mut out = Vec::with_capacity(text.len());
-    let mut rest = text.as_bytes();
-    while let Some((&byte, tail)) = rest.split_first() {
-        rest = tail;
-        if byte != b'%' {
-            out.push(byte);
-            continue;
-        }
-        let (digits, tail) = rest.split_at_checked(2)?;
-        let digit = |b: u8| char::from(b).to_digit(16);
-        let value = digit(digits[0])? * 16 + digit(digits[1])?;
-        out.push(u8::try_from(value).ok()?);
-        rest = tail;
-    }
-    String::from_utf8(out).ok()
-}
-
-/// Escapes everything but letters, digits and `-_.~`, as Mesos does.
-#[must_use]
-pub fn percent_encode(text: &str) -> String {
-    let mut out = String::with_capacity(text.len());
-    for byte in text.bytes() {
-        if byte.is_ascii_alphanumeric() || b"-_.~".contains(&byte) {
-            out.push(char::from(byte));
-        } else {
-            out.push_str(&format!("%{byte:02X}"));
-        }
-    }
-    out
 }
 
 /// Why a body did not arrive.

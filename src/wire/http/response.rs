@@ -4,7 +4,7 @@ use bytes::Bytes;
 use http::{HeaderName, HeaderValue, StatusCode, header};
 use tokio::sync::mpsc;
 
-use super::body::OutBody;
+use super::body::{OutBody, Payload};
 
 /// Media type of JSON bodies.
 pub const JSON: &str = "application/json";
@@ -18,13 +18,6 @@ pub struct Response {
     content_type: Option<HeaderValue>,
     headers: Vec<(HeaderName, HeaderValue)>,
     pub(super) body: Payload,
-}
-
-#[derive(Debug)]
-pub(super) enum Payload {
-    Whole(Bytes),
-    /// Of known length if there is one, chunked otherwise.
-    Stream(mpsc::Receiver<Bytes>, Option<u64>),
 }
 
 impl Response {

@@ -8,7 +8,7 @@
 
 use std::collections::HashMap;
 
-use super::percent_decode;
+use crate::wire::percent::percent_decode;
 
 /// A table of handlers `T`; usually an enum that the daemon matches on.
 #[derive(Debug, Clone)]

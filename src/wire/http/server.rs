@@ -21,10 +21,9 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tracing::{debug, warn};
 
-use super::body::OutBody;
+use super::body::{OutBody, Payload};
 use super::guard::{Guarded, State, Times};
 use super::request::{BodyLimits, Parts, Source};
-use super::response::Payload;
 use super::{Request, Response, Service, date, gzip};
 use crate::wire::libprocess::{self, Message};
 

@@ -184,7 +184,7 @@ impl Cgroup {
 
     /// Sends a signal to every process in this cgroup and below; processes that
     /// are gone already are fine. How many were there.
-    pub fn signal(&self, signal: i32) -> usize {
+    fn signal(&self, signal: i32) -> usize {
         let pids = self.all_processes();
         proctree::signal(&pids, signal);
         pids.len()
