@@ -49,7 +49,7 @@ pub const TABLE: [(&str, bool); 37] = [
     ("volume/secret", false),
     ("volume/csi", false),
     ("disk/du", true),
-    ("disk/xfs", false),
+    ("disk/xfs", true),
     ("linux/seccomp", false),
     ("gpu/nvidia", false),
     ("network/cni", false),
@@ -277,6 +277,7 @@ pub fn create_with(
             "volume/sandbox_path" => Ok(volume::sandbox_path(config, binds)),
             "volume/host_path" => volume::host_path(config, linux_fs),
             "disk/du" => disk::du(&config.disk),
+            "disk/xfs" => disk::xfs(&config.disk, config.root),
             // The cgroups are made above; the rest `parse` has refused.
             _ => continue,
         };

@@ -309,6 +309,11 @@ fn disk(flags: &Flags) -> isolators::disk::Config {
         watch_interval: flags
             .duration("container_disk_watch_interval")
             .unwrap_or(default.watch_interval),
+        xfs_project_range: flags
+            .text("xfs_project_range")
+            .map_or(default.xfs_project_range, str::to_owned),
+        xfs_kill_containers: flags.bool("xfs_kill_containers"),
+        xfs_quota_headroom: flags.bytes("xfs_quota_headroom").unwrap_or(default.xfs_quota_headroom),
         work_dir: flags.text("work_dir").unwrap_or_default().into(),
         volume: |work_dir, resource| WorkDir::new(work_dir).volume(resource),
     }

@@ -176,8 +176,8 @@ pub const FLAGS: &[Flag] = &[
     Flag::new("version", Bool, Some("false"), "Print the version and exit."),
     Flag::new("volume_gid_range", Text, None, "Group ids for shared volumes of tasks that are not root, for example '[10000-20000]'.").not_yet(),
     Flag::new("work_dir", Path, None, "Directory of checkpoints and sandboxes; must survive a reboot.").required(),
-    Flag::new("xfs_kill_containers", Bool, None, "Kill containers over their XFS quota.").not_yet(),
-    Flag::new("xfs_project_range", Text, None, "XFS project ids to use.").not_yet(),
-    Flag::new("xfs_quota_headroom", Bytes, None, "Room above the quota for counting what goes over it.").not_yet(),
+    Flag::new("xfs_kill_containers", Bool, None, "End containers over their quota (disk/xfs); otherwise their writes fail."),
+    Flag::new("xfs_project_range", Text, None, "Project ids that disk/xfs may use; default: [5000-10000]."),
+    Flag::new("xfs_quota_headroom", Bytes, None, "Room above the quota until a container is ended; default: 10MB."),
     Flag::new("zk_session_timeout", Duration, Some("10secs"), "ZooKeeper session timeout.").not_yet(),
 ];

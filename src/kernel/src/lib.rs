@@ -19,6 +19,7 @@ pub mod namespaces;
 pub mod owners;
 pub mod pidfd;
 pub mod proctree;
+pub mod quota;
 pub mod sched;
 pub mod spawn;
 pub mod users;
