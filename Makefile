@@ -36,7 +36,7 @@ clippy: ## lints, warnings are errors
 	$(CARGO) clippy --workspace --all-targets -- -D warnings
 
 deny: ## licences, advisories, bans and sources of all dependencies (installs cargo-deny once)
-	@command -v cargo-deny >/dev/null || $(CARGO) install --locked cargo-deny
+	@command -v cargo-deny >/dev/null || $(CARGO) install --locked --debug cargo-deny
 	$(CARGO) deny check bans licenses sources
 
 bench: ## SCENARIO=launch|memory|tasks|statistics|master: table and JSON lines

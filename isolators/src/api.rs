@@ -17,13 +17,11 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use mesos::{ContainerId, ContainerInfo, ContainerStatus, Resource, ResourceStatistics};
-use oci_spec::runtime::{
-    LinuxCapabilities, LinuxDevice, LinuxNamespace, LinuxSeccomp, Mount, PosixRlimit,
-};
+use oci_spec::runtime::{LinuxCapabilities, LinuxDevice, LinuxNamespace, Mount, PosixRlimit};
 use thiserror::Error;
 use tokio::sync::oneshot;
 
-use crate::plan::{CgroupJoin, Environment, FileOperation};
+use crate::plan::{CgroupJoin, Environment, FileOperation, SystemCallFilter};
 
 /// What is known of a container when its handles are made.
 #[derive(Debug, Clone, Default)]
@@ -98,7 +96,7 @@ pub struct Contribution {
     pub working_directory: Option<PathBuf>,
     pub rlimits: Option<Vec<PosixRlimit>>,
     pub capabilities: Option<LinuxCapabilities>,
-    pub seccomp: Option<LinuxSeccomp>,
+    pub seccomp: Option<Arc<SystemCallFilter>>,
     pub no_new_privileges: bool,
     pub masked_paths: Vec<String>,
     pub readonly_paths: Vec<String>,

@@ -6,6 +6,7 @@ use std::time::Duration;
 use kernel::cgroup::Hierarchies;
 
 use crate::disk;
+use crate::linux::capabilities::Set;
 
 /// How containers are started; `--launcher`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -49,6 +50,14 @@ pub struct Config {
     pub disallow_sharing_agent_ipc_namespace: bool,
     /// `--default_container_shm_size` in bytes.
     pub default_container_shm_size: Option<u64>,
+    /// `--effective_capabilities`: of containers that ask for none.
+    pub effective_capabilities: Option<Set>,
+    /// `--bounding_capabilities`: the most a container may have.
+    pub bounding_capabilities: Option<Set>,
+    /// `--seccomp_config_dir`: where profiles are looked up by name.
+    pub seccomp_config_dir: Option<PathBuf>,
+    /// `--seccomp_profile_name`: of containers that name none.
+    pub seccomp_profile_name: Option<String>,
     /// Flags of `disk/*`.
     pub disk: disk::Config,
     /// Whether the agent runs as root.
@@ -74,6 +83,10 @@ impl Config {
             disallow_sharing_agent_pid_namespace: false,
             disallow_sharing_agent_ipc_namespace: false,
             default_container_shm_size: None,
+            effective_capabilities: None,
+            bounding_capabilities: None,
+            seccomp_config_dir: None,
+            seccomp_profile_name: None,
             disk: disk::Config::default(),
             root: true,
         }

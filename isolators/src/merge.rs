@@ -8,12 +8,13 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use oci_spec::runtime::{Linux, LinuxNamespace, Process, Root, Spec, User};
 use thiserror::Error;
 
 use crate::api::Contribution;
-use crate::plan::{CgroupJoin, Environment, FileOperation};
+use crate::plan::{CgroupJoin, Environment, FileOperation, SystemCallFilter};
 
 /// What the containerizer itself says of the process.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -41,6 +42,8 @@ pub struct Merged {
     pub cgroups: Vec<CgroupJoin>,
     /// Steps after the mounts, in order.
     pub file_operations: Vec<FileOperation>,
+    /// Which system calls may be made.
+    pub system_calls: Option<Arc<SystemCallFilter>>,
     /// Of init.
     pub oom_score_adj: Option<i32>,
     /// Isolators that must see the pid before `exec`.
@@ -174,7 +177,7 @@ pub fn merge(
         .set_resources(None)
         .set_namespaces(Some(namespaces.into_iter().map(|(_, n)| n).collect()))
         .set_devices(Some(devices))
-        .set_seccomp(seccomp.take())
+        .set_seccomp(None)
         .set_masked_paths(Some(masked))
         .set_readonly_paths(Some(readonly));
     let mut spec = Spec::default();
@@ -187,6 +190,7 @@ pub fn merge(
         spec,
         cgroups: cgroups.into_iter().map(|(_, join)| join).collect(),
         file_operations,
+        system_calls: seccomp.take(),
         oom_score_adj: oom_score_adj.take(),
         wait_for,
     })

@@ -8,6 +8,7 @@
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 pub use oci_spec::runtime::{LinuxNamespaceType, Spec};
 
@@ -31,6 +32,8 @@ pub struct LaunchPlan {
     pub cgroups: Vec<CgroupJoin>,
     /// Steps on the container's file system, after the mounts and devices, in order.
     pub file_operations: Vec<FileOperation>,
+    /// Which system calls its processes may make; `linux.seccomp` stays empty.
+    pub system_calls: Option<Arc<SystemCallFilter>>,
     /// `/proc/<pid>/oom_score_adj` of the container's init, if set.
     pub oom_score_adj: Option<i32>,
     /// Standard streams; they are duplicated into the container.
@@ -70,6 +73,21 @@ pub enum FileOperation {
     Mkdir { path: PathBuf, mode: u32, recursive: bool },
     Symlink { target: PathBuf, link: PathBuf },
     Rename { from: PathBuf, to: PathBuf },
+}
+
+/// A system call filter, ready for the kernel. It is installed as late as
+/// possible: right before the command with `noNewPrivileges`, else before the
+/// change of user, because only root may install one without it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SystemCallFilter {
+    /// The profile's name, for messages.
+    pub profile: String,
+    /// The profile itself, as JSON.
+    pub source: String,
+    /// Classic BPF instructions of 8 bytes.
+    pub program: Vec<u64>,
+    /// `SECCOMP_FILTER_FLAG_*`.
+    pub flags: u32,
 }
 
 /// Standard streams of the container.

@@ -11,7 +11,7 @@ use thiserror::Error;
 use crate::api::{Isolator, IsolatorError};
 use crate::cgroups::{Cgroups, Controller};
 use crate::config::{Config, Launcher};
-use crate::{disk, filesystem, namespaces, posix, volume};
+use crate::{disk, filesystem, linux, namespaces, posix, volume};
 
 /// `--isolation`'s default, Mesos' own.
 pub const DEFAULT: &str = "posix/cpu,posix/mem";
@@ -38,8 +38,8 @@ pub const TABLE: [(&str, bool); 37] = [
     ("appc/runtime", false),
     ("docker/runtime", false),
     ("linux/devices", false),
-    ("linux/capabilities", false),
-    ("linux/nnp", false),
+    ("linux/capabilities", true),
+    ("linux/nnp", true),
     ("namespaces/ipc", true),
     ("namespaces/pid", true),
     ("volume/sandbox_path", true),
@@ -50,7 +50,7 @@ pub const TABLE: [(&str, bool); 37] = [
     ("volume/csi", false),
     ("disk/du", true),
     ("disk/xfs", true),
-    ("linux/seccomp", false),
+    ("linux/seccomp", true),
     ("gpu/nvidia", false),
     ("network/cni", false),
     ("network/port_mapping", false),
@@ -272,6 +272,9 @@ pub fn create_with(
             "posix/cpu" => Ok(Arc::new(posix::PosixCpu)),
             "posix/mem" => Ok(Arc::new(posix::PosixMem)),
             "posix/rlimits" => Ok(posix::rlimits()),
+            "linux/capabilities" => linux::capabilities(config),
+            "linux/nnp" => linux::nnp(&config),
+            "linux/seccomp" => linux::seccomp(config, &enabled),
             "namespaces/ipc" => namespaces::ipc(config, linux_fs),
             "namespaces/pid" => namespaces::pid(config, linux_fs),
             "volume/sandbox_path" => Ok(volume::sandbox_path(config, binds)),

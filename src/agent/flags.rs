@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use isolator_plugin::{RemoteIsolator, manifest};
+use isolators::linux::capabilities::Set;
 use mesos::SlaveInfo;
 use thiserror::Error;
 
@@ -296,9 +297,19 @@ pub fn containerizer(flags: &Flags, runtime_dir: PathBuf) -> Result<native::Conf
         disallow_sharing_agent_pid_namespace: flags.bool("disallow_sharing_agent_pid_namespace"),
         disallow_sharing_agent_ipc_namespace: flags.bool("disallow_sharing_agent_ipc_namespace"),
         default_container_shm_size: flags.bytes("default_container_shm_size"),
+        effective_capabilities: capabilities(flags, "effective_capabilities")?,
+        bounding_capabilities: capabilities(flags, "bounding_capabilities")?,
+        seccomp_config_dir: flags.text("seccomp_config_dir").map(PathBuf::from),
+        seccomp_profile_name: flags.text("seccomp_profile_name").map(str::to_owned),
         disk: disk(flags),
         ..native::Config::default()
     })
+}
+
+/// A set of capabilities, as JSON.
+fn capabilities(flags: &Flags, flag: &'static str) -> Result<Option<Set>, StartError> {
+    let Some(json) = flags.json(flag) else { return Ok(None) };
+    Set::of_flag(json).map(Some).map_err(|text| invalid(flag, &json.to_string(), text))
 }
 
 /// What `disk/*` is told.

@@ -54,6 +54,9 @@ pub enum Support {
     Full,
     /// Accepted with a warning at start if it is not the default.
     NotYet,
+    /// Refused if it is not the default: whoever sets it relies on a protection
+    /// that is not there yet.
+    Guard,
     /// Accepted silently: it has no meaning here and that harms nobody.
     Moot,
 }
@@ -94,6 +97,13 @@ impl Flag {
     #[must_use]
     pub const fn not_yet(mut self) -> Flag {
         self.support = Support::NotYet;
+        self
+    }
+
+    /// A flag that does nothing yet and must not be believed to.
+    #[must_use]
+    pub const fn guard(mut self) -> Flag {
+        self.support = Support::Guard;
         self
     }
 
@@ -157,6 +167,12 @@ pub enum FlagError {
     /// `--name` without a value.
     #[error("Failed to load non-boolean flag '{0}': Missing value")]
     Missing(String),
+    /// What it protects from is not prevented yet.
+    #[error(
+        "Flag '{0}' is not supported yet, and starting without what it asks for would not be \
+         safe: leave it out, or keep this host on the daemon that has it"
+    )]
+    Guard(String),
     /// The value does not fit.
     #[error("Failed to load flag '{name}': {message}")]
     Value {
@@ -297,8 +313,12 @@ impl Flags {
                 .push(format!("Loaded deprecated flag '{name}': use '{}' instead", flag.name));
         }
         let unchanged = self.values.get(flag.name) == Some(&value);
-        if flag.support == Support::NotYet && !unchanged {
-            self.warnings.push(format!("Flag '{name}' is not supported yet and has no effect"));
+        match flag.support {
+            Support::Guard if !unchanged => return Err(FlagError::Guard(name.to_owned())),
+            Support::NotYet if !unchanged => {
+                self.warnings.push(format!("Flag '{name}' is not supported yet and has no effect"));
+            }
+            _ => {}
         }
         self.values.insert(flag.name, value);
         self.given.insert(flag.name, name.to_owned());

@@ -90,7 +90,7 @@ fn refuse(plan: &LaunchPlan, engine: Engine) -> Result<(), LaunchError> {
         (posix && mounts, "mounts"),
         (posix && some(linux.map(Linux::masked_paths)), "masked paths"),
         (posix && some(linux.map(Linux::readonly_paths)), "read-only paths"),
-        (linux.is_some_and(|linux| linux.seccomp().is_some()), "system call filters"),
+        (linux.is_some_and(|linux| linux.seccomp().is_some()), "an OCI system call filter"),
         (linux.is_some_and(|l| l.sysctl().as_ref().is_some_and(|s| !s.is_empty())), "sysctls"),
         (process.and_then(Process::terminal) == Some(true), "a terminal"),
         (spec.hooks().is_some(), "OCI hooks"),
@@ -451,6 +451,12 @@ fn first_process(
         program.push(Step::Rlimit, format!("{:?}", rlimit.typ()), op);
     }
     program.push(Step::Process, "session", plain(code::SESSION));
+    // Without no-new-privileges only root may install a filter, so it comes first
+    // and must allow what follows; with it, it comes last.
+    let late = process.no_new_privileges() == Some(true);
+    if !late {
+        system_calls(program, plan);
+    }
     identity(program, process)?;
     if !spaces.made(Namespace::Pid) {
         program.push(Step::Process, "parent death signal", plain(code::DIE_WITH_SHIM));
@@ -462,10 +468,18 @@ fn first_process(
         program.push(Step::Process, "umask", Op { a: mask, ..plain(code::UMASK) });
     }
     program.push(Step::Process, "scheduler slice", plain(code::SLICE));
-    if process.no_new_privileges() == Some(true) {
+    if late {
         program.push(Step::Privileges, "no new privileges", plain(code::NO_NEW_PRIVILEGES));
+        system_calls(program, plan);
     }
     execute(program, plan.executable.as_deref(), process)
+}
+
+fn system_calls(program: &mut Builder, plan: &LaunchPlan) {
+    let Some(filter) = &plan.system_calls else { return };
+    let (a, b) = (program.words(&filter.program), filter.program.len() as u32);
+    let op = Op { code: code::SECCOMP, a, b, c: filter.flags, ..Op::default() };
+    program.push(Step::Seccomp, format!("'{}'", filter.profile), op);
 }
 
 /// Groups, user and capabilities, in the only order that works: the bounding set

@@ -9,6 +9,8 @@ mod support;
 mod life;
 #[path = "isolation/limits.rs"]
 mod limits;
+#[path = "isolation/process.rs"]
+mod process;
 #[path = "isolation/recovery.rs"]
 mod recovery;
 #[path = "isolation/views.rs"]

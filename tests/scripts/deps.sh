@@ -25,6 +25,10 @@ for purpose in "$@"; do
     vm)
       need qemu-system-x86_64 qemu-system-x86
       need cpio cpio
+      need strip binutils
+      need dpkg-deb dpkg
+      PATH=$PATH:/usr/sbin:/sbin need mkfs.xfs xfsprogs
+      PATH=$PATH:/usr/sbin:/sbin need mkfs.ext4 e2fsprogs
       need busybox busybox-static
       ;;
     *) echo "deps: unknown purpose '$purpose' (build, test, vm)" >&2; exit 2 ;;

@@ -1,136 +1,151 @@
 #!/usr/bin/env bash
-# `make vm SUITE=cgroup2|hybrid|v1`: boots Debian's kernel under qemu (software
-# emulation) with the chosen cgroup layout and runs the kernel tests in it.
-# The disk is an initramfs: busybox, the test binaries at the paths they were
-# built at, and their shared libraries. Results come over the serial line.
+# `make vm SUITE=cgroup2|hybrid|v1`: boots Debian's kernel under qemu with the
+# chosen cgroup layout and runs tests in it (docs/testing.md).
+#
+# The root is an initramfs: this machine's own small programs, the product and
+# the test programs at the paths they were built at, and their libraries. An XFS
+# and an ext4 disk with project quotas hang beside it. vm-init.sh runs inside;
+# results come over the serial line.
+#
+#   VM_TESTS="kernel_disk e2e"   test targets; default: all in tests/kernel, and
+#                                the limits of e2e; "all:NAME" runs all of NAME
+#   VM_FILTER="views:: --skip x" arguments for the test programs
+#   VM_SECONDS=780               time limit
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 suite=${1:-cgroup2}
 case "$suite" in cgroup2 | hybrid | v1) ;; *) echo "vm: unknown suite '$suite' (cgroup2, hybrid, v1)" >&2; exit 2 ;; esac
 CARGO=${CARGO:-cargo}
 TARGET=${TARGET:-${CARGO_TARGET_DIR:-$PWD/target}}
-VM_TESTS=${VM_TESTS:-}       # test targets, space separated; empty: the list below
-VM_FILTER=${VM_FILTER:-}     # arguments for the test programs
+VM_TESTS=${VM_TESTS:-}
+VM_FILTER=${VM_FILTER:-}
 limit=${VM_SECONDS:-780}
 dir=$TARGET/vm
 mkdir -p "$dir"
 tests/scripts/deps.sh vm
 
+# Kernel modules that the guest loads, in this order.
+modules="virtio_ring virtio virtio_pci_legacy_dev virtio_pci_modern_dev virtio_pci virtio_blk
+  libcrc32c xfs quota_tree quota_v2 overlay loop dummy veth cls_cgroup fuse"
+
 # The kernel, downloaded once.
-if ! ls "$dir"/boot/vmlinuz-* >/dev/null 2>&1; then
+kernel() {
+  [ "$(cat "$dir/modules" 2>/dev/null)" = "$modules" ] && return 0
+  local package name wanted=()
   package=$(apt-cache depends linux-image-cloud-amd64 2>/dev/null | awk '/Depends/ { print $2; exit }')
   if [ -z "$package" ]; then
     apt-get update -qq >/dev/null
     package=$(apt-cache depends linux-image-cloud-amd64 | awk '/Depends/ { print $2; exit }')
   fi
+  rm -rf "$dir"/{boot,lib,*.deb}
   echo "downloading $package"
-  (cd "$dir" && { apt-get download -qq "$package" || { apt-get update -qq && apt-get download -qq "$package"; }; } 2>"$dir/apt.log") ||
-    { cat "$dir/apt.log" >&2; exit 1; }
-  dpkg-deb --fsys-tarfile "$dir"/linux-image-*.deb |
-    tar -x -C "$dir" --wildcards './boot/vmlinuz-*' '*/overlay.ko' '*/loop.ko'
+  (cd "$dir" && { apt-get download -qq "$package" || { apt-get update -qq && apt-get download -qq "$package"; }; }) >"$dir/apt.log" 2>&1 ||
+    { cat "$dir/apt.log" >&2; return 1; }
+  for name in $modules; do wanted+=("*/$name.ko"); done
+  dpkg-deb --fsys-tarfile "$dir"/linux-image-*.deb | tar -x -C "$dir" --wildcards './boot/vmlinuz-*' "${wanted[@]}"
   rm -f "$dir"/linux-image-*.deb
-fi
+  echo "$modules" >"$dir/modules"
+}
+kernel
 
-# What runs inside: test programs and every program of the product.
+# Which test programs: lines "NAME PROGRAM FILTER".
 "$CARGO" build -q --workspace --bins
 "$CARGO" test -q --workspace --no-run --message-format=json >"$dir/build.json"
-list=$(python3 - "$dir/build.json" "$VM_TESTS" <<'PY'
+python3 - "$dir/build.json" "$VM_TESTS" "$VM_FILTER" >"$dir/tests" <<'PY'
 import json, sys
-wanted = sys.argv[2].split()
+wanted, given = sys.argv[2].split(), sys.argv[3]
+found = set()
 for line in open(sys.argv[1]):
     message = json.loads(line)
-    if message.get("reason") != "compiler-artifact" or not message.get("executable"):
+    target = message.get("target", {})
+    if message.get("reason") != "compiler-artifact" or not message.get("executable") or "test" not in target["kind"]:
         continue
-    target = message["target"]
-    if "test" in target["kind"]:
-        name = target["name"]
-        if name in wanted or (not wanted and "/tests/kernel/" in target["src_path"]) or (not wanted and name == "e2e"):
-            print(name, message["executable"])
+    name, whole = target["name"], "all:" + target["name"]
+    listed = "/tests/kernel/" in target["src_path"] or name == "e2e"
+    if name in wanted or whole in wanted or (not wanted and listed):
+        found.add(name)
+        # Software emulation is slow: of the tests from outside only the limits.
+        quick = "limits::" if name == "e2e" and whole not in wanted else "-"
+        print(name, message["executable"], given or quick)
+missing = [name for name in wanted if name.removeprefix("all:") not in found]
+if missing or not found:
+    sys.exit(f"vm: no such test target: {' '.join(missing) or 'any'}")
 PY
-)
-echo "suite $suite: ${list:-no test programs}" | awk '{ print $1, $2, $3 }'
+echo "suite $suite: $(awk '{ printf "%s ", $1 }' "$dir/tests")"
 
 root=$(mktemp -d)
 trap 'rm -rf "$root"' EXIT
-mkdir -p "$root"/{bin,sbin,usr/bin,proc,sys,dev,tmp,etc,run,var/lib,root,lib/modules}
+chmod 755 "$root"
+mkdir -p "$root"/usr/{bin,sbin,lib,lib64} "$root"/{proc,sys,dev,tmp,etc,run,var/lib,root,home,opt,srv,mnt/xfs,mnt/ext4,lib.modules}
+for name in bin sbin lib lib64; do ln -s "usr/$name" "$root/$name"; done
+ln -s /run "$root/var/run"
+ln -s /tmp "$root/var/tmp"
 copy() { # copy FILE: to the same path inside, stripped, with its libraries
   local file=$1 lib
-  [ -e "$root$file" ] && return 0
+  [ -e "$root$file" ] && [ ! -L "$root$file" ] && return 0
   mkdir -p "$root$(dirname "$file")"
-  strip -g -o "$root$file" "$file" 2>/dev/null || cp -L "$file" "$root$file"
+  rm -f "$root$file"
+  strip -o "$root$file" "$file" 2>/dev/null || cp -L "$file" "$root$file"
   chmod 755 "$root$file"
   for lib in $(ldd "$file" 2>/dev/null | grep -o '/[^ ]*'); do
     [ -e "$root$lib" ] || { mkdir -p "$root$(dirname "$lib")" && cp -L "$lib" "$root$lib"; }
   done
 }
-cp -L "$(command -v busybox)" "$root/bin/busybox"
-for name in $("$root/bin/busybox" --list); do
-  [ "$name" = busybox ] || ln -sf /bin/busybox "$root/bin/$name"
+# busybox fills the gaps; what a Debian machine has, the guest has too.
+cp -L "$(command -v busybox)" "$root/usr/bin/busybox"
+for name in $("$root/usr/bin/busybox" --list); do
+  [ "$name" = busybox ] || ln -sf busybox "$root/usr/bin/$name"
 done
-for program in bash ip; do copy "$(readlink -f "$(command -v $program)")"; done
-ln -sf "$(readlink -f "$(command -v bash)")" "$root/bin/bash"
-for program in "$TARGET"/debug/bulkhead* "$TARGET"/debug/probe "$TARGET"/debug/shim*; do
-  case "$program" in *.d | *.rlib | *.dwp) continue ;; esac
+for program in sh bash cat chmod chown cp cut dd df du echo env expr false grep head id kill ln ls mkdir mkfifo \
+  mknod mktemp mount mv nproc nsenter prlimit ps readlink rm rmdir sed seq setpriv setsid sleep sort stat stty sync \
+  tail taskset tee test timeout touch tr true truncate umount uname unshare wc whoami yes ip perl; do
+  path=$(command -v "$program" 2>/dev/null) || path=$(type -P "$program") || continue
+  case "$path" in /*) ;; *) path=$(type -P "$program") ;; esac
+  real=$(readlink -f "$path")
+  copy "$real"
+  case "$(basename "$real")" in "$program") ;; *) ln -sf "$real" "$root/usr/bin/$program" ;; esac
+done
+for program in "$TARGET"/debug/*; do
+  case "$program" in *.d | *.rlib | *.dwp | *.so) continue ;; esac
   [ -f "$program" ] && [ -x "$program" ] && copy "$program"
 done
-find "$TARGET/debug/build" -path '*bulkhead*/out/*' -type f -perm -100 2>/dev/null | while read -r file; do copy "$file"; done
-find "$dir/lib" -name '*.ko' -exec cp {} "$root/lib/modules/" \;
+while read -r _ program _; do copy "$program"; done <"$dir/tests"
+for name in $modules; do find "$dir/lib" -name "$name.ko" -exec cp {} "$root/lib.modules/" \;; done
 mkdir -p "$root$PWD/tests"
-cp -r tests/kernel tests/testdata "$root$PWD/tests/" 2>/dev/null || true
-printf 'root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/false\n' >"$root/etc/passwd"
-printf 'root:x:0:\nnogroup:x:65534:\n' >"$root/etc/group"
-printf '127.0.0.1 localhost\n' >"$root/etc/hosts"
-
-{
-  cat <<'INIT'
-#!/bin/sh
-export PATH=/bin:/sbin:/usr/bin HOME=/root BULKHEAD_VM=1 BULKHEAD_SKIPPED=/tmp/skipped RUST_BACKTRACE=0 TMPDIR=/tmp
-mount -t proc proc /proc
-mount -t sysfs sysfs /sys
-mount -t devtmpfs dev /dev
-mkdir -p /dev/pts /dev/shm
-mount -t devpts devpts /dev/pts
-mount -t tmpfs tmpfs /dev/shm
-mount -t tmpfs tmpfs /tmp
-mount -t tmpfs tmpfs /run
-for module in /lib/modules/*.ko; do insmod $module; done
-ip link set lo up
-ln -s /proc/self/fd /dev/fd
-INIT
-  case "$suite" in
-    cgroup2)
-      echo 'mount -t cgroup2 cgroup2 /sys/fs/cgroup'
-      echo 'for c in $(cat /sys/fs/cgroup/cgroup.controllers); do echo +$c > /sys/fs/cgroup/cgroup.subtree_control; done'
-      ;;
-    v1 | hybrid)
-      cat <<'INIT'
-mount -t tmpfs tmpfs /sys/fs/cgroup
-for c in cpu cpuacct cpuset memory devices freezer blkio pids; do
-  mkdir /sys/fs/cgroup/$c && mount -t cgroup -o $c cgroup /sys/fs/cgroup/$c
-done
-INIT
-      [ "$suite" = hybrid ] && echo 'mkdir /sys/fs/cgroup/unified && mount -t cgroup2 cgroup2 /sys/fs/cgroup/unified'
-      ;;
-  esac
-  echo "cd $PWD; rc=0"
-  echo 'uname -sr; grep cgroup /proc/mounts'
-  while read -r name program; do
-    [ -n "${program:-}" ] || continue
-    copy "$program" >&2
-    # Software emulation is slow: of the tests from outside only the limits.
-    filter=$VM_FILTER
-    [ -z "$filter" ] && [ "$name" = e2e ] && filter=limits::
-    echo "echo '== $name'; $program --test-threads=1 $filter || rc=1"
-  done <<<"$list"
-  echo '[ -s /tmp/skipped ] && sort -u /tmp/skipped | sed "s/^/SKIPPED-IN-VM: /"'
-  echo 'echo "VM-RESULT: $rc"; sync; poweroff -f'
-} >"$root/init"
+cp -r tests/kernel "$root$PWD/tests/"
+printf '%s\n' root:x:0:0:root:/root:/bin/sh daemon:x:1:1::/usr/sbin:/usr/sbin/nologin \
+  nobody:x:65534:65534:nobody:/nonexistent:/usr/sbin/nologin >"$root/etc/passwd"
+printf '%s\n' root:x:0: daemon:x:1: users:x:100: nogroup:x:65534: >"$root/etc/group"
+echo '127.0.0.1 localhost vm' >"$root/etc/hosts"
+cp tests/scripts/vm-init.sh "$root/init"
 chmod 755 "$root/init"
-(cd "$root" && find . | cpio -o -H newc --quiet | gzip -1) >"$dir/initramfs-$suite.gz"
+printf 'suite=%s\nmodules="%s"\nhere=%s\n' "$suite" "$(echo $modules)" "$PWD" >"$root/etc/vm"
+cp "$dir/tests" "$root/etc/vm-tests"
+# Not compressed: unpacking it in the emulator would take longer.
+(cd "$root" && find . | cpio -o -H newc --quiet) >"$dir/initramfs-$suite"
+rm -rf "$root"
 
+# Disks with project quotas; the guest's writes are thrown away (snapshot=on).
+disk() { # disk NAME MKFS...
+  local image=$dir/$1.img
+  shift
+  [ -s "$image" ] && return 0
+  truncate -s 512M "$image.new"
+  "$@" "$image.new" >"$dir/mkfs.log" 2>&1 || { cat "$dir/mkfs.log" >&2; return 1; }
+  mv "$image.new" "$image"
+}
+PATH=$PATH:/usr/sbin:/sbin
+disk xfs mkfs.xfs -q -f
+disk ext4 mkfs.ext4 -q -F -O quota,project -E quotatype=prjquota
+
+# Always emulated: a /dev/kvm inside a virtual machine may exist and not work.
 log=$dir/serial-$suite.log
+began=$SECONDS
 timeout --kill-after=10 "$limit" qemu-system-x86_64 -accel tcg,thread=multi -cpu max -smp 2 -m 4G \
   -nodefaults -no-user-config -display none -serial stdio -no-reboot \
-  -kernel "$(ls "$dir"/boot/vmlinuz-* | tail -1)" -initrd "$dir/initramfs-$suite.gz" \
-  -append "console=ttyS0 panic=-1 quiet mitigations=off random.trust_cpu=on" </dev/null 2>&1 | tr -d '\r' | tee "$log" || true
+  -drive file="$dir/xfs.img",format=raw,if=virtio,snapshot=on -drive file="$dir/ext4.img",format=raw,if=virtio,snapshot=on \
+  -kernel "$(ls "$dir"/boot/vmlinuz-* | tail -1)" -initrd "$dir/initramfs-$suite" \
+  -append "console=ttyS0 panic=-1 quiet mitigations=off random.trust_cpu=on" </dev/null 2>&1 | sed -u 's|\r||g' | tee "$log" || true
+rm -f "$dir/initramfs-$suite"
+echo "suite $suite took $((SECONDS - began)) s"
 grep -q '^VM-RESULT: 0$' "$log" || { echo "suite $suite failed or ran out of time ($limit s); log: $log" >&2; exit 1; }

@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use isolators::api::{ContainerContext, Contribution, Known, Limitation, Parent};
+use isolators::linux::seccomp;
 use isolators::plan::{CgroupJoin, FileOperation};
 use mesos::bulkhead::plugin as wire;
 use mesos::{ContainerId, task_status};
@@ -146,7 +147,6 @@ pub fn contribution(part: &Contribution) -> Result<wire::Contribution, ConvertEr
     let text = |path: &PathBuf| path.display().to_string();
     let capabilities = part.capabilities.as_ref().map(std::slice::from_ref);
     let capabilities = of_oci("capabilities", capabilities.unwrap_or_default())?.pop();
-    let seccomp = part.seccomp.as_ref().map(serde_json::to_string).transpose();
     Ok(wire::Contribution {
         namespaces: of_oci("namespaces", &part.namespaces)?,
         mounts: of_oci("mounts", &part.mounts)?,
@@ -155,7 +155,7 @@ pub fn contribution(part: &Contribution) -> Result<wire::Contribution, ConvertEr
         working_directory: part.working_directory.as_ref().map(text),
         rlimits: of_oci("rlimits", part.rlimits.as_deref().unwrap_or_default())?,
         capabilities,
-        seccomp: seccomp.map_err(|e| bad("seccomp", e))?,
+        seccomp: part.seccomp.as_ref().map(|filter| filter.source.clone()),
         no_new_privileges: Some(part.no_new_privileges),
         masked_paths: part.masked_paths.clone(),
         readonly_paths: part.readonly_paths.clone(),
@@ -185,7 +185,7 @@ pub fn contributed(part: wire::Contribution) -> Result<Contribution, ConvertErro
         }
     }
     let capabilities = part.capabilities.as_ref().map(std::slice::from_ref);
-    let seccomp = part.seccomp.as_deref().map(serde_json::from_str).transpose();
+    let seccomp = part.seccomp.as_deref().map(seccomp::filter).transpose();
     let rlimits = to_oci("rlimits", &part.rlimits)?;
     Ok(Contribution {
         namespaces: to_oci("namespaces", &part.namespaces)?,

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use isolators::api::Isolator;
 use isolators::config::Launcher;
+use isolators::linux::capabilities::Set;
 use isolators::registry::{self, Isolators};
 use kernel::cgroup::Hierarchies;
 
@@ -48,6 +49,14 @@ pub struct Config {
     pub disallow_sharing_agent_ipc_namespace: bool,
     /// `--default_container_shm_size` in bytes.
     pub default_container_shm_size: Option<u64>,
+    /// `--effective_capabilities`.
+    pub effective_capabilities: Option<Set>,
+    /// `--bounding_capabilities`.
+    pub bounding_capabilities: Option<Set>,
+    /// `--seccomp_config_dir`.
+    pub seccomp_config_dir: Option<PathBuf>,
+    /// `--seccomp_profile_name`.
+    pub seccomp_profile_name: Option<String>,
     /// The plugins of `--isolator_plugins`; nothing is started yet.
     pub plugins: Vec<isolator_plugin::RemoteIsolator>,
     /// `--hooks`: which of them are hooks, in order.
@@ -77,6 +86,10 @@ impl Default for Config {
             disallow_sharing_agent_pid_namespace: false,
             disallow_sharing_agent_ipc_namespace: false,
             default_container_shm_size: None,
+            effective_capabilities: None,
+            bounding_capabilities: None,
+            seccomp_config_dir: None,
+            seccomp_profile_name: None,
             plugins: Vec::new(),
             hooks: Vec::new(),
             disk: isolators::disk::Config::default(),
@@ -110,6 +123,10 @@ impl Config {
             disallow_sharing_agent_pid_namespace: self.disallow_sharing_agent_pid_namespace,
             disallow_sharing_agent_ipc_namespace: self.disallow_sharing_agent_ipc_namespace,
             default_container_shm_size: self.default_container_shm_size,
+            effective_capabilities: self.effective_capabilities,
+            bounding_capabilities: self.bounding_capabilities,
+            seccomp_config_dir: self.seccomp_config_dir.clone(),
+            seccomp_profile_name: self.seccomp_profile_name.clone(),
             disk: self.disk.clone(),
             root: kernel::proctree::is_root(),
             ..isolators::config::Config::new(launcher, hierarchies)

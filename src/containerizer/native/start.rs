@@ -83,6 +83,7 @@ impl Container {
             overlay: None,
             cgroups: merged.cgroups,
             file_operations: merged.file_operations,
+            system_calls: merged.system_calls,
             oom_score_adj: merged.oom_score_adj,
             stdio,
             wait_for: merged.wait_for,

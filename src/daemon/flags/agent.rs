@@ -1,8 +1,9 @@
 //! Every flag of the agent: names, defaults and one sentence each.
 //!
 //! A table and nothing else, sorted by name. A flag marked `not_yet` is accepted
-//! and warned about; flags that only special builds of Mesos know have no default,
-//! so `/flags` shows the same as the usual build.
+//! and warned about, one marked `guard` is refused: its protection is not there
+//! yet. Flags that only special builds of Mesos know have no default, so `/flags`
+//! shows the same as the usual build.
 
 use super::Flag;
 use super::Kind::{Bool, Bytes, Duration, Float, Ip, Json, Number, Path, Text};
@@ -10,7 +11,7 @@ use super::Kind::{Bool, Bytes, Duration, Float, Ip, Json, Number, Path, Text};
 /// The agent's flags.
 #[rustfmt::skip] // one line per flag
 pub const FLAGS: &[Flag] = &[
-    Flag::new("acls", Json, None, "ACLs of the local authorizer as JSON, or a file holding them.").not_yet(),
+    Flag::new("acls", Json, None, "ACLs of the local authorizer as JSON, or a file holding them.").guard(),
     Flag::new("advertise_ip", Ip, None, "IP address announced to the master; default: the address bound."),
     Flag::new("advertise_port", Number, None, "Port announced to the master; default: the port bound."),
     Flag::new("agent_features", Json, None, "Whitelist of agent capabilities as JSON; default: all.").not_yet(),
@@ -19,15 +20,15 @@ pub const FLAGS: &[Flag] = &[
     Flag::new("appc_simple_discovery_uri_prefix", Text, Some("http://"), "Prefix of the URIs in appc simple discovery.").not_yet(),
     Flag::new("appc_store_dir", Path, Some("/tmp/mesos/store/appc"), "Where appc images are stored.").not_yet(),
     Flag::new("attributes", Text, None, "Attributes of this machine, for example 'rack:abc;level:10;keys:[1000-1500]'."),
-    Flag::new("authenticate_http_executors", Bool, Some("false"), "Require authentication on the executor API.").not_yet(),
-    Flag::new("authenticate_http_readonly", Bool, Some("false"), "Require authentication on read-only endpoints.").not_yet(),
-    Flag::new("authenticate_http_readwrite", Bool, Some("false"), "Require authentication on endpoints that change something.").not_yet(),
+    Flag::new("authenticate_http_executors", Bool, Some("false"), "Require authentication on the executor API.").guard(),
+    Flag::new("authenticate_http_readonly", Bool, Some("false"), "Require authentication on read-only endpoints.").guard(),
+    Flag::new("authenticate_http_readwrite", Bool, Some("false"), "Require authentication on endpoints that change something.").guard(),
     Flag::new("authenticatee", Text, Some("crammd5"), "How to authenticate with the master.").not_yet(),
     Flag::new("authentication_backoff_factor", Duration, Some("1secs"), "First wait between authentication attempts; doubles, with a random part.").not_yet(),
     Flag::new("authentication_timeout_max", Duration, Some("1mins"), "Longest time for one authentication attempt.").not_yet(),
     Flag::new("authentication_timeout_min", Duration, Some("5secs"), "Shortest time for one authentication attempt.").not_yet(),
     Flag::new("authorizer", Text, Some("local"), "Authorizer to use.").not_yet(),
-    Flag::new("bounding_capabilities", Json, None, "Linux capabilities a task can have at most, as JSON; default: no bound.").not_yet(),
+    Flag::new("bounding_capabilities", Json, None, "Linux capabilities a task can have at most, as JSON; default: no bound."),
     Flag::new("cgroups_cpu_enable_pids_and_tids_count", Bool, Some("false"), "Count processes and threads of every container in its statistics."),
     Flag::new("cgroups_destroy_timeout", Duration, Some("1mins"), "How long destroying a container's cgroups may take."),
     Flag::new("cgroups_enable_cfs", Bool, Some("false"), "Cap cpu time at the requested cpus (CFS bandwidth), not only share it."),
@@ -67,7 +68,7 @@ pub const FLAGS: &[Flag] = &[
     Flag::new("docker_volume_chown", Bool, Some("false"), "Give docker volumes to the user of the container.").not_yet(),
     Flag::new("domain", Json, None, "Fault domain of this machine, as JSON."),
     Flag::new("domain_socket_location", Path, None, "Unix socket that executors use; default: agent.sock in the runtime directory.").not_yet(),
-    Flag::new("effective_capabilities", Json, None, "Linux capabilities of tasks that ask for none, as JSON.").alias("allowed_capabilities").not_yet(),
+    Flag::new("effective_capabilities", Json, None, "Linux capabilities of tasks that ask for none, as JSON.").alias("allowed_capabilities"),
     Flag::new("egress_burst", Bytes, None, "Egress burst (port mapping).").not_yet(),
     Flag::new("egress_ceil_limit", Bytes, None, "Ceiling of the egress rate (port mapping).").not_yet(),
     Flag::new("egress_flow_classifier_parent", Text, None, "Parent of the egress flow classifier (port mapping).").not_yet(),
@@ -75,7 +76,7 @@ pub const FLAGS: &[Flag] = &[
     Flag::new("egress_rate_per_cpu", Text, None, "Egress limit per cpu in bytes/s, or 'auto' (port mapping).").not_yet(),
     Flag::new("egress_unique_flow_per_container", Bool, None, "One egress flow per container (port mapping).").not_yet(),
     Flag::new("enforce_container_disk_quota", Bool, Some("false"), "End containers that use more disk than they asked for."),
-    Flag::new("enforce_container_ports", Bool, None, "End containers that listen on ports they do not own.").not_yet(),
+    Flag::new("enforce_container_ports", Bool, None, "End containers that listen on ports they do not own.").guard(),
     Flag::new("ephemeral_ports_per_container", Number, None, "Ephemeral ports of each container (port mapping).").not_yet(),
     Flag::new("eth0_name", Text, None, "Public network interface (port mapping).").not_yet(),
     Flag::new("executor_environment_variables", Json, None, "Environment of executors and tasks as JSON, instead of the agent's PATH and LIBPROCESS settings."),
@@ -87,7 +88,7 @@ pub const FLAGS: &[Flag] = &[
     Flag::new("fetcher_cache_dir", Path, Some("/tmp/mesos/fetch"), "Where downloads are cached.").not_yet(),
     Flag::new("fetcher_cache_size", Bytes, Some("2GB"), "Size of the cache of downloads.").not_yet(),
     Flag::new("fetcher_stall_timeout", Duration, Some("1mins"), "How long a download may make no progress.").not_yet(),
-    Flag::new("firewall_rules", Json, None, "Endpoints to disable, as JSON.").not_yet(),
+    Flag::new("firewall_rules", Json, None, "Endpoints to disable, as JSON.").guard(),
     Flag::new("frameworks_home", Path, Some(""), "Prefix of relative executor URIs."),
     Flag::new("gc_delay", Duration, Some("1weeks"), "Longest time a sandbox is kept after its executor ended."),
     Flag::new("gc_disk_headroom", Float, Some("0.1"), "Fraction of the disk to keep free: the fuller the disk, the younger the sandboxes that go."),
@@ -166,8 +167,8 @@ pub const FLAGS: &[Flag] = &[
     Flag::new("revocable_cpu_low_priority", Bool, Some("true"), "Give containers on revocable cpus few cpu shares."),
     Flag::new("runtime_dir", Path, Some("/var/run/mesos"), "State of running containers; must not survive a reboot."),
     Flag::new("sandbox_directory", Path, Some("/mnt/mesos/sandbox"), "Where the sandbox appears inside containers with an image."),
-    Flag::new("seccomp_config_dir", Path, None, "Directory of seccomp profiles.").not_yet(),
-    Flag::new("seccomp_profile_name", Text, None, "Seccomp profile of containers that ask for none.").not_yet(),
+    Flag::new("seccomp_config_dir", Path, None, "Directory of seccomp profiles."),
+    Flag::new("seccomp_profile_name", Text, None, "Seccomp profile of containers that ask for none."),
     Flag::new("secret_resolver", Text, None, "Module that resolves secrets.").not_yet(),
     Flag::new("strict", Bool, Some("true"), "Refuse to start on checkpoints that cannot be read."),
     Flag::new("switch_user", Bool, Some("true"), "Run tasks as the user they ask for, not as the agent's."),

@@ -1,8 +1,9 @@
 //! Every flag of the master: names, defaults and one sentence each.
 //!
 //! A table and nothing else, sorted by name. A flag marked `not_yet` is accepted
-//! and warned about; flags that only special builds of Mesos know have no default,
-//! so `/flags` shows the same as the usual build.
+//! and warned about, one marked `guard` is refused: its protection is not there
+//! yet. Flags that only special builds of Mesos know have no default, so `/flags`
+//! shows the same as the usual build.
 
 use super::Flag;
 use super::Kind::{Bool, Bytes, Duration, Float, Ip, Json, Number, Path, Text};
@@ -10,7 +11,7 @@ use super::Kind::{Bool, Bytes, Duration, Float, Ip, Json, Number, Path, Text};
 /// The master's flags.
 #[rustfmt::skip] // one line per flag
 pub const FLAGS: &[Flag] = &[
-    Flag::new("acls", Json, None, "ACLs of the local authorizer as JSON, or a file holding them.").not_yet(),
+    Flag::new("acls", Json, None, "ACLs of the local authorizer as JSON, or a file holding them.").guard(),
     Flag::new("advertise_ip", Ip, None, "IP address announced to agents and frameworks; default: the address bound."),
     Flag::new("advertise_port", Number, None, "Port announced to agents and frameworks; default: the port bound."),
     Flag::new("agent_ping_timeout", Duration, Some("15secs"), "How long an agent may take to answer a ping (1secs to 15mins).").alias("slave_ping_timeout"),
@@ -20,11 +21,11 @@ pub const FLAGS: &[Flag] = &[
     Flag::new("allocator", Text, Some("hierarchical"), "Allocator to use; hierarchical (HierarchicalDRF) is the only one."),
     Flag::new("allocator_agent_recovery_factor", Float, Some("0.8"), "Fraction of known agents to wait for before offers after a failover, if there is a quota.").not_yet(),
     Flag::new("allocator_recovery_timeout", Duration, Some("10mins"), "Longest such wait.").not_yet(),
-    Flag::new("authenticate_agents", Bool, Some("false"), "Refuse agents that do not authenticate.").alias("authenticate_slaves").not_yet(),
-    Flag::new("authenticate_frameworks", Bool, Some("false"), "Refuse V0 frameworks that do not authenticate.").alias("authenticate").not_yet(),
-    Flag::new("authenticate_http_frameworks", Bool, Some("false"), "Require authentication on the scheduler API.").not_yet(),
-    Flag::new("authenticate_http_readonly", Bool, Some("false"), "Require authentication on read-only endpoints.").not_yet(),
-    Flag::new("authenticate_http_readwrite", Bool, Some("false"), "Require authentication on endpoints that change something.").alias("authenticate_http").not_yet(),
+    Flag::new("authenticate_agents", Bool, Some("false"), "Refuse agents that do not authenticate.").alias("authenticate_slaves").guard(),
+    Flag::new("authenticate_frameworks", Bool, Some("false"), "Refuse V0 frameworks that do not authenticate.").alias("authenticate").guard(),
+    Flag::new("authenticate_http_frameworks", Bool, Some("false"), "Require authentication on the scheduler API.").guard(),
+    Flag::new("authenticate_http_readonly", Bool, Some("false"), "Require authentication on read-only endpoints.").guard(),
+    Flag::new("authenticate_http_readwrite", Bool, Some("false"), "Require authentication on endpoints that change something.").alias("authenticate_http").guard(),
     Flag::new("authentication_v0_timeout", Duration, Some("15secs"), "How long an authentication may take.").not_yet(),
     Flag::new("authenticators", Text, Some("crammd5"), "Authenticator of agents and V0 frameworks.").not_yet(),
     Flag::new("authorizers", Text, Some("local"), "Authorizer to use.").not_yet(),
@@ -34,7 +35,7 @@ pub const FLAGS: &[Flag] = &[
     Flag::new("external_log_file", Path, None, "A log file written by somebody else, shown by /files as /master/log."),
     Flag::new("fair_sharing_excluded_resource_names", Text, None, "Resources that do not count for fair sharing, separated by commas."),
     Flag::new("filter_gpu_resources", Bool, Some("true"), "Offer machines with GPUs only to frameworks that say they use them."),
-    Flag::new("firewall_rules", Json, None, "Endpoints to disable, as JSON.").not_yet(),
+    Flag::new("firewall_rules", Json, None, "Endpoints to disable, as JSON.").guard(),
     Flag::new("framework_sorter", Text, Some("drf"), "How frameworks of a role share: drf (random is not supported yet)."),
     Flag::new("help", Bool, Some("false"), "Print this text and exit."),
     Flag::new("hooks", Text, None, "Hook modules, separated by commas.").not_yet(),
@@ -49,8 +50,8 @@ pub const FLAGS: &[Flag] = &[
     Flag::new("log_dir", Path, None, "Also log into a file in this directory; it is shown by /files as /master/log."),
     Flag::new("logbufsecs", Number, Some("0"), "Seconds that log lines may stay in memory; lines are always written at once.").moot(),
     Flag::new("logging_level", Text, Some("INFO"), "Least severe level that is logged: INFO, WARNING or ERROR."),
-    Flag::new("master_contender", Text, None, "Module that contends for leadership.").not_yet(),
-    Flag::new("master_detector", Text, None, "Module that finds the leader.").not_yet(),
+    Flag::new("master_contender", Text, None, "Module that contends for leadership.").guard(),
+    Flag::new("master_detector", Text, None, "Module that finds the leader.").guard(),
     Flag::new("max_agent_ping_timeouts", Number, Some("5"), "Unanswered pings after which an agent is unreachable.").alias("max_slave_ping_timeouts"),
     Flag::new("max_completed_frameworks", Number, Some("50"), "Ended frameworks remembered."),
     Flag::new("max_completed_tasks_per_framework", Number, Some("1000"), "Ended tasks remembered per framework."),
@@ -77,15 +78,15 @@ pub const FLAGS: &[Flag] = &[
     Flag::new("registry_max_agent_count", Number, Some("102400"), "How many unreachable and gone agents are remembered."),
     Flag::new("registry_store_timeout", Duration, Some("20secs"), "How long writing the registry may take."),
     Flag::new("registry_strict", Bool, Some("false"), "Not supported by Mesos either.").not_yet(),
-    Flag::new("require_agent_domain", Bool, Some("false"), "Refuse agents without a fault domain.").not_yet(),
+    Flag::new("require_agent_domain", Bool, Some("false"), "Refuse agents without a fault domain.").guard(),
     Flag::new("role_sorter", Text, Some("drf"), "How roles share: drf (random is not supported yet).").alias("user_sorter"),
-    Flag::new("roles", Text, None, "Deprecated: the only roles that frameworks may use, separated by commas.").not_yet(),
+    Flag::new("roles", Text, None, "Deprecated: the only roles that frameworks may use, separated by commas."),
     Flag::new("root_submissions", Bool, Some("true"), "Let frameworks run as root."),
     Flag::new("version", Bool, Some("false"), "Print the version and exit."),
     Flag::new("webui_dir", Path, None, "Files of the web interface.").not_yet(),
     Flag::new("weights", Text, None, "Deprecated: weights of roles as 'role=2,other=1', used until the registry has some."),
-    Flag::new("whitelist", Path, None, "File with the names of the agents to offer; default: all.").not_yet(),
+    Flag::new("whitelist", Path, None, "File with the names of the agents to offer; default: all.").guard(),
     Flag::new("work_dir", Path, None, "Directory of the registry; required unless --registry=in_memory."),
-    Flag::new("zk", Text, None, "ZooKeeper URL for electing a leader.").not_yet(),
+    Flag::new("zk", Text, None, "ZooKeeper URL for electing a leader.").guard(),
     Flag::new("zk_session_timeout", Duration, Some("10secs"), "ZooKeeper session timeout.").not_yet(),
 ];

@@ -15,6 +15,7 @@ const TABLE: &[Flag] = &[
     Flag::new("timeout", Kind::Duration, None, "When.").alias("slave_timeout"),
     Flag::new("acls", Kind::Json, None, "Who.").not_yet(),
     Flag::new("quiet", Kind::Bool, Some("false"), "Whether.").not_yet(),
+    Flag::new("authenticate", Kind::Bool, Some("false"), "Whether.").guard(),
 ];
 
 fn parse(arguments: &[&str], environment: &[(&str, &str)]) -> Result<Flags, FlagError> {
@@ -47,6 +48,7 @@ fn every_source_and_spelling() {
     assert_eq!(
         shown,
         [
+            "authenticate=false",
             "cache=2GB",
             "gc_delay=1weeks",
             "headroom=0.1",
@@ -60,7 +62,7 @@ fn every_source_and_spelling() {
             "work_dir=/w"
         ]
     );
-    assert!(flags.to_json().starts_with(b"{\"flags\":{\"cache\":\"2GB\",\"gc_delay\":"));
+    assert!(flags.to_json().starts_with(b"{\"flags\":{\"authenticate\":\"false\",\"cache\":"));
 }
 
 #[test]
@@ -146,6 +148,24 @@ fn unsupported_flags_warn_only_when_they_would_change_something() {
     let warnings = |argument| parse(&["--work_dir=/w", argument], &[]).expect("valid").warnings;
     assert!(warnings("--no-quiet").is_empty());
     assert_eq!(warnings("--quiet").len(), 1);
+}
+
+#[test]
+fn a_protection_that_is_not_there_is_refused_not_ignored() {
+    let told = message(&["--work_dir=/w", "--authenticate"]);
+    assert!(told.starts_with("Flag 'authenticate' is not supported yet, and "), "{told}");
+    assert!(parse(&["--work_dir=/w", "--no-authenticate"], &[]).is_ok());
+    for (table, flag) in [
+        (agent::FLAGS, "--authenticate_http_readwrite"),
+        (agent::FLAGS, "--acls={}"),
+        (master::FLAGS, "--authenticate_agents"),
+        (master::FLAGS, "--zk=zk://127.0.0.1:2181/mesos"),
+    ] {
+        let arguments = ["--work_dir=/w", "--master=127.0.0.1:5050", flag];
+        let known = arguments.iter().filter(|a| table.iter().any(|f| a[2..].starts_with(f.name)));
+        let error = Flags::parse(table, known.map(|a| (*a).to_owned()), []).expect_err("refused");
+        assert!(matches!(error, FlagError::Guard(_)), "{flag}: {error}");
+    }
 }
 
 #[test]

@@ -32,8 +32,15 @@ struct Attributes {
 /// What is made in this directory gets its project id.
 const INHERIT: u32 = 0x200;
 
-nix::ioctl_read!(get_attributes, b'X', 31, Attributes);
-nix::ioctl_write_ptr!(set_attributes, b'X', 32, Attributes);
+mod calls {
+    //! `FS_IOC_FSGETXATTR` and `FS_IOC_FSSETXATTR`.
+    #![allow(missing_docs, reason = "the macros make public functions")]
+
+    use super::Attributes;
+
+    nix::ioctl_read!(get_attributes, b'X', 31, Attributes);
+    nix::ioctl_write_ptr!(set_attributes, b'X', 32, Attributes);
+}
 
 const PROJECT: u32 = 2;
 const GET: u32 = 0x80_0007;
@@ -266,7 +273,7 @@ pub fn assign(path: &Path, id: u32) -> Result<(), Error> {
 fn attributes(file: BorrowedFd<'_>) -> io::Result<Attributes> {
     let mut attributes = MaybeUninit::<Attributes>::zeroed();
     // SAFETY: the kernel writes a whole `fsxattr`.
-    unsafe { get_attributes(file.as_raw_fd(), attributes.as_mut_ptr()) }?;
+    unsafe { calls::get_attributes(file.as_raw_fd(), attributes.as_mut_ptr()) }?;
     // SAFETY: zeroed at first, and written by the kernel.
     Ok(unsafe { attributes.assume_init() })
 }
@@ -279,7 +286,7 @@ fn set(file: &File, id: u32, directory: bool) -> io::Result<()> {
         false => new.flags &= !INHERIT,
     }
     // SAFETY: `new` is a whole `fsxattr` and lives through the call.
-    unsafe { set_attributes(file.as_raw_fd(), &raw const new) }?;
+    unsafe { calls::set_attributes(file.as_raw_fd(), &raw const new) }?;
     Ok(())
 }
 

@@ -110,7 +110,7 @@ fn run(shim: &mut Shim, op: &Op) -> Result<(), i32> {
             let filter = shim.bytes(op.a, op.b as usize * 8, 8)?;
             // struct sock_fprog: a 16-bit length, padding, a pointer.
             let program = [op.b as u64 & 0xffff, filter as u64];
-            done(call!(SECCOMP, 1, 0, program.as_ptr()))
+            done(call!(SECCOMP, 1, op.c, program.as_ptr()))
         }
         code::CHDIR => done(call!(CHDIR, shim.string(op.a)?)),
         code::UMASK => {

@@ -102,7 +102,7 @@ pub mod code {
     pub const AMBIENT: u32 = 44;
     /// No new privileges, for ever.
     pub const NO_NEW_PRIVILEGES: u32 = 45;
-    /// Install the filter: table `a` of `b` instructions of 8 bytes.
+    /// Install the filter: table `a` of `b` instructions of 8 bytes, with flags `c`.
     pub const SECCOMP: u32 = 46;
     /// Change to directory `a`.
     pub const CHDIR: u32 = 47;
