@@ -46,7 +46,10 @@ impl Drop for OnDisk {
     }
 }
 
-const WRITE: &str = "dd if=/dev/zero of=f bs=64k count=160 2>&1; echo done; sleep 1000";
+/// Writes ten megabytes. Its output lies in the sandbox too: it needs some room.
+const WRITE: &str = "head -c 300000 /dev/zero >spare; \
+                     out=$(dd if=/dev/zero of=f bs=64k count=160 2>&1); \
+                     rm spare; echo \"$out\"; echo done; sleep 1000";
 
 async fn writes_fail(variable: &str) {
     let on = OnDisk::new("edquot", variable);
