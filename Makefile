@@ -21,7 +21,7 @@ build: ## debug build of every program
 
 release: ## optimised build of every program
 	@tests/scripts/deps.sh build
-	$(CARGO) build --release --workspace --bins
+	$(CARGO) build --release --workspace --bins --features bulkhead/oci
 
 test: ## everything CI runs: lints, unit, kernel, compat and VM tests
 	@tests/scripts/test.sh
@@ -54,7 +54,7 @@ demo: ## a cluster, a task, its statistics, an OOM kill; nothing stays behind
 
 install: release ## copy programs and the names operators know to DESTDIR/PREFIX
 	install -d $(DESTDIR)$(PREFIX)/bin
-	install -m 755 $(TARGET)/release/bulkhead{,-master,-agent,-executor} $(DESTDIR)$(PREFIX)/bin/
+	install -m 755 $(TARGET)/release/bulkhead{,-master,-agent,-executor,-helper} $(DESTDIR)$(PREFIX)/bin/
 	ln -sf bulkhead-master $(DESTDIR)$(PREFIX)/bin/mesos-master
 	ln -sf bulkhead-agent $(DESTDIR)$(PREFIX)/bin/mesos-agent
 	ln -sf bulkhead-agent $(DESTDIR)$(PREFIX)/bin/mesos-slave

@@ -4,6 +4,7 @@
 
 pub mod agent;
 pub mod checkpoint;
+pub mod checks;
 pub mod cli;
 pub mod containerizer;
 pub mod daemon;

@@ -24,20 +24,20 @@ pub const TABLE: [(&str, bool); 37] = [
     ("posix/cpu", true),
     ("posix/mem", true),
     ("posix/rlimits", true),
-    ("cgroups/all", false),
-    ("cgroups/blkio", false),
+    ("cgroups/all", true),
+    ("cgroups/blkio", true),
     ("cgroups/cpu", true),
-    ("cgroups/cpuset", false),
-    ("cgroups/devices", false),
-    ("cgroups/hugetlb", false),
+    ("cgroups/cpuset", true),
+    ("cgroups/devices", true),
+    ("cgroups/hugetlb", true),
     ("cgroups/mem", true),
-    ("cgroups/net_cls", false),
-    ("cgroups/net_prio", false),
-    ("cgroups/perf_event", false),
+    ("cgroups/net_cls", true),
+    ("cgroups/net_prio", true),
+    ("cgroups/perf_event", true),
     ("cgroups/pids", true),
     ("appc/runtime", false),
     ("docker/runtime", false),
-    ("linux/devices", false),
+    ("linux/devices", true),
     ("linux/capabilities", true),
     ("linux/nnp", true),
     ("namespaces/ipc", true),
@@ -240,15 +240,11 @@ pub fn create_with(
     let enabled: BTreeSet<&'static str> = isolation.names.iter().copied().collect();
     let linux_fs = enabled.contains("filesystem/linux");
     let binds = linux_fs && config.launcher == Launcher::Linux;
-    let controllers: BTreeSet<Controller> = [
-        ("cgroups/cpu", Controller::Cpu),
-        ("cgroups/mem", Controller::Mem),
-        ("cgroups/pids", Controller::Pids),
-    ]
-    .into_iter()
-    .filter(|(name, _)| enabled.contains(name))
-    .map(|(_, controller)| controller)
-    .collect();
+    let named = |c: &Controller| enabled.contains(c.name());
+    let (config, controllers) = match enabled.contains("cgroups/all") {
+        true => Cgroups::available(&config),
+        false => (config, Controller::ALL.into_iter().filter(named).collect()),
+    };
 
     let mut all: Vec<Arc<dyn Isolator>> = Vec::new();
     let mut cgroups = Some(Cgroups::new(Arc::clone(&config), controllers));
@@ -272,6 +268,7 @@ pub fn create_with(
             "posix/cpu" => Ok(Arc::new(posix::PosixCpu)),
             "posix/mem" => Ok(Arc::new(posix::PosixMem)),
             "posix/rlimits" => Ok(posix::rlimits()),
+            "linux/devices" => linux::devices(&config.cgroups.allowed_devices),
             "linux/capabilities" => linux::capabilities(config),
             "linux/nnp" => linux::nnp(&config),
             "linux/seccomp" => linux::seccomp(config, &enabled),

@@ -44,7 +44,7 @@ pub enum StartError {
     NotRoot,
 }
 
-fn invalid(flag: &'static str, value: &str, expected: impl Into<String>) -> StartError {
+pub(super) fn invalid(flag: &'static str, value: &str, expected: impl Into<String>) -> StartError {
     StartError::Value { flag, value: value.to_owned(), expected: expected.into() }
 }
 
@@ -218,11 +218,13 @@ pub fn launcher_dir(flags: &Flags) -> PathBuf {
 pub fn launcher(flags: &Flags, root: bool) -> Result<&'static str, StartError> {
     match (flags.text("launcher"), root) {
         (Some("linux") | None, true) => Ok("linux"),
+        (Some("oci"), true) => Ok("oci"),
         (Some("posix") | None, _) => Ok("posix"),
-        (Some("linux"), false) => Err(StartError::NotRoot),
+        (Some("linux" | "oci"), false) => Err(StartError::NotRoot),
         (Some(other), _) => {
-            let hint = nearest(other, ["linux", "posix"]);
-            let expected = hint.map_or("linux or posix".into(), |h| format!("did you mean '{h}'?"));
+            let hint = nearest(other, ["linux", "posix", "oci"]);
+            let expected =
+                hint.map_or("linux, posix or oci".into(), |h| format!("did you mean '{h}'?"));
             Err(invalid("launcher", other, expected))
         }
     }
@@ -249,6 +251,12 @@ fn plugins(flags: &Flags, runtime_dir: &Path) -> Result<Vec<RemoteIsolator>, Sta
     if let Some(refusal) = flags.json("modules").and_then(manifest::refused_modules) {
         return Err(StartError::Plugins(refusal));
     }
+    if let Some(directory) = flags.text("modules_dir") {
+        return Err(StartError::Plugins(format!(
+            "--modules_dir={directory}: shared libraries are not loaded; isolators and hooks are \
+             programs on a unix socket, see --isolator_plugins and docs/plugins.md"
+        )));
+    }
     let directory = flags.text("isolator_plugins").filter(|directory| !directory.is_empty());
     let Some(directory) = directory else { return Ok(Vec::new()) };
     let loaded = manifest::load(Path::new(directory), &runtime_dir.join("plugins"));
@@ -266,6 +274,7 @@ fn plugins(flags: &Flags, runtime_dir: &Path) -> Result<Vec<RemoteIsolator>, Sta
 pub fn containerizer(flags: &Flags, runtime_dir: PathBuf) -> Result<native::Config, StartError> {
     let launcher = match launcher(flags, kernel::proctree::is_root())? {
         "linux" => Engine::Linux,
+        "oci" => Engine::Oci,
         _ => Engine::Posix,
     };
     let text = |name: &str| flags.text(name).unwrap_or_default().to_owned();
@@ -297,6 +306,7 @@ pub fn containerizer(flags: &Flags, runtime_dir: PathBuf) -> Result<native::Conf
         disallow_sharing_agent_pid_namespace: flags.bool("disallow_sharing_agent_pid_namespace"),
         disallow_sharing_agent_ipc_namespace: flags.bool("disallow_sharing_agent_ipc_namespace"),
         default_container_shm_size: flags.bytes("default_container_shm_size"),
+        cgroups: super::cgroup_flags::settings(flags)?,
         effective_capabilities: capabilities(flags, "effective_capabilities")?,
         bounding_capabilities: capabilities(flags, "bounding_capabilities")?,
         seccomp_config_dir: flags.text("seccomp_config_dir").map(PathBuf::from),
@@ -429,6 +439,7 @@ mod tests {
         let modules = r#"--modules={"libraries": [{"file": "libisolator.so"}]}"#;
         let text = refused(modules);
         assert!(text.contains("'libisolator.so'") && text.contains("--isolator_plugins"), "{text}");
+        assert!(refused("--modules_dir=/lib/modules").contains("--isolator_plugins"));
         let text = refused("--isolator_plugins=/nonexistent");
         assert!(text.contains("failed to read '/nonexistent'"), "{text}");
     }

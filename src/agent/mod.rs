@@ -9,6 +9,7 @@
 
 pub mod api;
 pub mod app;
+mod cgroup_flags;
 pub mod config;
 pub mod core;
 pub mod driver;

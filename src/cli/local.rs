@@ -106,6 +106,8 @@ struct Cluster {
     dir: PathBuf,
     temporary: bool,
     cgroups_root: String,
+    /// What was mounted before: an agent mounts v1 controllers that it misses.
+    hierarchies: Hierarchies,
     master_port: u16,
     agent_port: u16,
     master: Option<Daemon>,
@@ -121,8 +123,16 @@ impl Cluster {
         let dir = dir.canonicalize().map_err(|e| io("find", &dir, e))?;
         let master_port = port(args.port, 5050)?;
         let agent_port = port(args.agent_port, 5051)?;
-        let (master, agent) = (None, None);
-        Ok(Cluster { dir, temporary, cgroups_root: name, master_port, agent_port, master, agent })
+        Ok(Cluster {
+            dir,
+            temporary,
+            cgroups_root: name,
+            hierarchies: Hierarchies::detect().unwrap_or_default(),
+            master_port,
+            agent_port,
+            master: None,
+            agent: None,
+        })
     }
 
     async fn start(&mut self, args: &LocalArgs) -> Result<bool, CliError> {
@@ -214,8 +224,8 @@ impl Cluster {
         if let Some(master) = self.master.take() {
             end(master, SIGTERM).await;
         }
-        let root = self.cgroups_root.clone();
-        let swept = tokio::task::spawn_blocking(move || sweep_cgroups(&root)).await;
+        let (root, before) = (self.cgroups_root.clone(), std::mem::take(&mut self.hierarchies));
+        let swept = tokio::task::spawn_blocking(move || sweep_cgroups(&root, &before)).await;
         problems.extend(swept.unwrap_or_else(|e| vec![e.to_string()]));
         if self.temporary
             && !keep_dir
@@ -302,8 +312,9 @@ async fn end(mut daemon: Daemon, with: i32) {
     }
 }
 
-/// Kills and removes everything below our cgroup root, in every hierarchy.
-fn sweep_cgroups(root: &str) -> Vec<String> {
+/// Kills and removes everything below our cgroup root, in every hierarchy, and
+/// unmounts those that our agent has mounted.
+fn sweep_cgroups(root: &str, before: &Hierarchies) -> Vec<String> {
     let limit = Duration::from_secs(5);
     let Ok(hierarchies) = Hierarchies::detect() else { return Vec::new() };
     let mut problems = Vec::new();
@@ -316,6 +327,7 @@ fn sweep_cgroups(root: &str) -> Vec<String> {
             problems.push(error.to_string());
         }
     }
+    problems.extend(hierarchies.unmount_new(before).iter().map(ToString::to_string));
     problems
 }
 

@@ -8,6 +8,7 @@
 pub mod native;
 
 use std::collections::BTreeMap;
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -43,6 +44,29 @@ pub struct LaunchRequest {
     pub executor: Option<ExecutorInfo>,
     /// The task, if the container runs a command task itself.
     pub task: Option<TaskInfo>,
+    /// A container of its own, or a guest in its parent.
+    pub class: Class,
+}
+
+/// What a container is for: Mesos' `ContainerClass`.
+#[derive(Debug, Clone, Default)]
+pub enum Class {
+    /// A container with all that the isolators give.
+    #[default]
+    Default,
+    /// A process in its parent (checks, debugging): the same namespaces, limits,
+    /// environment and working directory. Not taken over by the next agent.
+    Debug(Output),
+}
+
+/// Where the standard output and error of a guest go.
+#[derive(Debug, Clone)]
+pub enum Output {
+    /// Both to the end of the parent's `stderr`.
+    ParentsStderr,
+    /// To these descriptors, in this order. They stay open until the container is
+    /// forgotten: readers stop when the container has ended, not at the end of file.
+    Pipes(Arc<[OwnedFd; 2]>),
 }
 
 /// A launched container.

@@ -19,13 +19,13 @@ use std::time::Duration;
 use mesos::agent::{self, response::WaitNestedContainer};
 use mesos::executor::{Call, Event as AgentEvent, call, event};
 use mesos::{
-    CheckStatusInfo, ContainerId, ContainerStatus, Environment, FrameworkInfo, TaskGroupInfo,
-    TaskInfo, TaskState, TaskStatus, check_info, check_status_info, environment, framework_info,
-    task_status, volume,
+    ContainerId, ContainerStatus, Environment, FrameworkInfo, TaskGroupInfo, TaskInfo, TaskState,
+    TaskStatus, environment, framework_info, task_status, volume,
 };
 
 use super::settings::Settings;
 use super::verdict::{self, Circumstances};
+use crate::checks::{self, Checks};
 
 /// Between SIGTERM and SIGKILL when no kill policy says otherwise.
 pub const DEFAULT_KILL_GRACE: Duration = Duration::from_secs(3);
@@ -57,6 +57,8 @@ pub enum Event {
         /// The answer.
         outcome: Waited,
     },
+    /// A probe of a task was answered.
+    Checked(ContainerId, checks::Event),
     /// A signal was not delivered.
     KillFailed(ContainerId, i32),
     /// A scheduled timer.
@@ -83,6 +85,8 @@ pub enum Timer {
     Escalate(ContainerId),
     /// `max_completion_time` is over.
     Overtime(ContainerId),
+    /// A task is to be checked.
+    Check(ContainerId, checks::Kind, u64),
     /// Ask again for the end of a container.
     Wait(ContainerId, u64),
     /// The agent has been away for too long; of which disconnection.
@@ -103,6 +107,8 @@ pub enum Effect {
     Wait(ContainerId, u64),
     /// `KILL_NESTED_CONTAINER` with a signal.
     Kill(ContainerId, i32),
+    /// Probe the task in a container; the answer is [`Event::Checked`].
+    Probe(ContainerId, Box<checks::Attempt>),
     /// Make `tasks/<task>` a link to the container's sandbox.
     Link {
         /// Name of the link.
@@ -137,6 +143,7 @@ struct Task {
     killing: Option<Duration>,
     overtime: bool,
     launch_error: Option<String>,
+    checks: Checks,
 }
 
 /// The default executor.
@@ -155,6 +162,8 @@ pub struct Core {
     subscribed: bool,
     shutting_down: bool,
     ending: bool,
+    /// A health check had a task killed: ends are reported as unhealthy.
+    unhealthy: bool,
 }
 
 impl Core {
@@ -173,6 +182,7 @@ impl Core {
             subscribed: false,
             shutting_down: false,
             ending: false,
+            unhealthy: false,
         }
     }
 
@@ -222,6 +232,7 @@ impl Core {
                     self.waited(&mut step, &container, outcome);
                 }
             }
+            Event::Checked(container, event) => self.checked(&mut step, &container, event),
             Event::KillFailed(container, signal) => {
                 if signal == SIGKILL && self.position(&container).is_some() {
                     step.push(Effect::Schedule(RETRY, Timer::Escalate(container)));
@@ -287,6 +298,16 @@ impl Core {
                 step.push(Effect::Wait(task.container.clone(), self.generation));
             }
         }
+        for i in 0..self.tasks.len() {
+            let task = &mut self.tasks[i];
+            if matches!(task.phase, Phase::Running)
+                && task.killing.is_none()
+                && task.launch_error.is_none()
+            {
+                let verdicts = task.checks.resume();
+                self.follow(step, i, verdicts);
+            }
+        }
     }
 
     fn disconnected(&mut self, step: &mut Step) {
@@ -295,6 +316,9 @@ impl Core {
         }
         self.subscribed = false;
         self.generation += 1;
+        for task in &mut self.tasks {
+            task.checks.pause();
+        }
         match self.settings.recovery_timeout {
             Some(patience) => {
                 step.push(Effect::Schedule(patience, Timer::Abandoned(self.generation)))
@@ -323,6 +347,7 @@ impl Core {
                 parent: Some(Box::new(parent.clone())),
             };
             self.tasks.push(Task {
+                checks: Checks::of(&info),
                 info,
                 group: self.groups,
                 container,
@@ -405,6 +430,12 @@ impl Core {
                 }
                 if let Some(grace) = killing {
                     self.signal(step, i, grace);
+                } else {
+                    let verdicts = self.tasks[i].checks.start(step.now);
+                    self.follow(step, i, verdicts);
+                    if !self.subscribed {
+                        self.tasks[i].checks.pause();
+                    }
                 }
             }
         }
@@ -456,6 +487,7 @@ impl Core {
         status.reason = verdict.reason.map(|r| r as i32);
         status.message = verdict.message;
         status.limitation = verdict.limitation;
+        status.healthy = self.unhealthy.then_some(false);
         step.log(format!(
             "task '{}' ended: {}",
             task.info.task_id.value,
@@ -471,6 +503,59 @@ impl Core {
         if self.tasks.is_empty() {
             self.end(step);
         }
+    }
+
+    /// A round of checks is due, or a probe was answered.
+    fn checked(&mut self, step: &mut Step, container: &ContainerId, event: checks::Event) {
+        if let Some(i) = self.position(container) {
+            let verdicts = self.tasks[i].checks.handle(step.now, event);
+            self.follow(step, i, verdicts);
+        }
+    }
+
+    /// Turns the words of task `i`'s checks into effects.
+    fn follow(&mut self, step: &mut Step, i: usize, verdicts: Vec<checks::Effect>) {
+        use task_status::Reason::{TaskCheckStatusUpdated, TaskHealthCheckStatusUpdated};
+        let container = self.tasks[i].container.clone();
+        for verdict in verdicts {
+            match verdict {
+                checks::Effect::Schedule(after, kind, round) => {
+                    let timer = Timer::Check(container.clone(), kind, round);
+                    step.push(Effect::Schedule(after, timer));
+                }
+                checks::Effect::Probe(attempt) => {
+                    step.push(Effect::Probe(container.clone(), Box::new(attempt)));
+                }
+                checks::Effect::Status(_) => {
+                    self.report_checked(step, i, TaskCheckStatusUpdated, None);
+                }
+                checks::Effect::Health { kill, message, .. } => {
+                    self.report_checked(step, i, TaskHealthCheckStatusUpdated, message);
+                    if kill {
+                        self.unhealthy = true;
+                        let task = self.tasks[i].info.task_id.value.clone();
+                        self.kill_task(step, &task, None);
+                    }
+                }
+            }
+        }
+    }
+
+    /// TASK_RUNNING again, with the newest results of both checks.
+    fn report_checked(
+        &mut self,
+        step: &mut Step,
+        i: usize,
+        reason: task_status::Reason,
+        message: Option<String>,
+    ) {
+        let task = &self.tasks[i];
+        let mut status = self.status(step.now, task, TaskState::TaskRunning);
+        status.reason = Some(reason as i32);
+        status.message = message;
+        status.healthy = task.checks.healthy();
+        status.check_status = task.checks.status();
+        self.update(step, status);
     }
 
     fn kill_group(&mut self, step: &mut Step, group: u64) {
@@ -501,6 +586,7 @@ impl Core {
             return;
         }
         self.tasks[i].killing = Some(grace);
+        self.tasks[i].checks.pause();
         if matches!(self.tasks[i].phase, Phase::Running) {
             self.signal(step, i, grace);
         }
@@ -573,6 +659,9 @@ impl Core {
                     self.kill(step, i, Duration::ZERO);
                 }
             }
+            Timer::Check(container, kind, round) => {
+                self.checked(step, &container, checks::Event::Due(kind, round));
+            }
             Timer::Wait(container, generation) => {
                 if generation == self.generation && self.position(&container).is_some() {
                     step.push(Effect::Wait(container, generation));
@@ -605,7 +694,7 @@ impl Core {
             executor_id: Some(self.settings.executor_id.clone()),
             timestamp: Some(now),
             uuid: Some((self.ids)().as_bytes().to_vec()),
-            check_status: task.info.check.as_ref().map(|c| empty_check_status(c.r#type())),
+            check_status: checks::core::empty_status(&task.info),
             container_status: Some(ContainerStatus {
                 container_id: Some(task.container.clone()),
                 ..Default::default()
@@ -662,18 +751,6 @@ fn parents_volume(volume: &mesos::Volume) -> mesos::Volume {
         }),
         ..Default::default()
     }
-}
-
-/// The check status of a task whose check has not run yet.
-fn empty_check_status(kind: check_info::Type) -> CheckStatusInfo {
-    let mut status = CheckStatusInfo { r#type: Some(kind as i32), ..Default::default() };
-    match kind {
-        check_info::Type::Command => status.command = Some(check_status_info::Command::default()),
-        check_info::Type::Http => status.http = Some(check_status_info::Http::default()),
-        check_info::Type::Tcp => status.tcp = Some(check_status_info::Tcp::default()),
-        check_info::Type::Unknown => {}
-    }
-    status
 }
 
 #[cfg(test)]

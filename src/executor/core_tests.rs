@@ -330,3 +330,76 @@ fn overtime_is_a_failure_with_its_reason() {
     let status = &call.update.as_ref().expect("an update").status;
     assert_eq!(status.reason(), task_status::Reason::MaxCompletionTimeReached);
 }
+
+/// What the effects report: state, health, reason.
+fn reports(effects: &[Effect]) -> Vec<(TaskState, Option<bool>, Option<i32>)> {
+    let status = |effect: &Effect| {
+        let Effect::Send(call) = effect else { return None };
+        let status = &call.update.as_ref()?.status;
+        Some((status.state(), status.healthy, status.reason))
+    };
+    effects.iter().filter_map(status).collect()
+}
+
+fn rounds(effects: &[Effect]) -> Vec<(Duration, Timer)> {
+    let check = |effect: &Effect| match effect {
+        Effect::Schedule(after, timer @ Timer::Check(..)) => Some((*after, timer.clone())),
+        _ => None,
+    };
+    effects.iter().filter_map(check).collect()
+}
+
+#[test]
+fn a_sick_task_takes_its_group_along() {
+    let mut world = World::new(true);
+    let mut sick = task("a");
+    sick.health_check = Some(mesos::HealthCheck {
+        r#type: Some(mesos::health_check::Type::Command as i32),
+        command: Some(CommandInfo { value: Some("false".into()), ..Default::default() }),
+        consecutive_failures: Some(1),
+        grace_period_seconds: Some(0.0),
+        delay_seconds: Some(3.0),
+        ..Default::default()
+    });
+    let effects = world.launch_tasks(vec![sick, task("b")]);
+    let [a, b] = &launches(&effects)[..] else { panic!("{effects:?}") };
+    let (a, b) = (a.container_id.clone(), b.container_id.clone());
+    world.handle(Event::Launched(b.clone(), Ok(())));
+    let effects = world.handle(Event::Launched(a.clone(), Ok(())));
+    let [(after, timer)] = &rounds(&effects)[..] else { panic!("{effects:?}") };
+    assert_eq!(*after, Duration::from_secs(3));
+    let effects = world.handle(Event::Timer(timer.clone()));
+    let [Effect::Probe(container, attempt)] = &effects[..] else { panic!("{effects:?}") };
+    assert_eq!(*container, a);
+    let failed = checks::Outcome::Exited(1);
+    let answer = checks::Event::Done(attempt.kind, attempt.round, failed);
+    let effects = world.handle(Event::Checked(a.clone(), answer));
+    let reason = Some(task_status::Reason::TaskHealthCheckStatusUpdated as i32);
+    assert_eq!(reports(&effects), [(TaskState::TaskRunning, Some(false), reason)]);
+    assert_eq!(kills(&effects), [(a.clone(), 15)]);
+    let effects = world.exited(&a, 15);
+    assert_eq!(reports(&effects), [(TaskState::TaskKilled, Some(false), None)]);
+    assert_eq!(kills(&effects), [(b, 15)]);
+}
+
+#[test]
+fn nothing_is_checked_while_the_agent_is_away() {
+    let mut world = World::new(true);
+    let mut checked = task("a");
+    checked.check = Some(mesos::CheckInfo {
+        r#type: Some(mesos::check_info::Type::Tcp as i32),
+        tcp: Some(mesos::check_info::Tcp { port: 80 }),
+        ..Default::default()
+    });
+    let effects = world.launch_tasks(vec![checked]);
+    let a = launches(&effects).remove(0).container_id;
+    let effects = world.handle(Event::Launched(a, Ok(())));
+    let [(_, timer)] = &rounds(&effects)[..] else { panic!("{effects:?}") };
+    world.handle(Event::Disconnected);
+    assert_eq!(world.handle(Event::Timer(timer.clone())), []);
+    let effects = world.subscribe(&[]);
+    let [(after, timer)] = &rounds(&effects)[..] else { panic!("{effects:?}") };
+    assert_eq!(*after, Duration::ZERO);
+    let effects = world.handle(Event::Timer(timer.clone()));
+    assert!(matches!(effects[..], [Effect::Probe(..)]), "{effects:?}");
+}

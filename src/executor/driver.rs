@@ -3,6 +3,7 @@
 
 #![allow(deprecated)] // the older names of container calls are what executors use
 
+use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -16,6 +17,7 @@ use tokio::sync::mpsc;
 
 use super::core::{Core, Effect, Event, RETRY, Waited};
 use super::settings::Settings;
+use crate::checks::{self, Attempt, Probe, network};
 use crate::wire::client::{Call, Client, ClientError, Reply};
 
 /// Between two `HEARTBEAT` calls (Mesos' number).
@@ -23,7 +25,7 @@ const HEARTBEAT: Duration = Duration::from_secs(30 * 60);
 /// Longest event the agent may send.
 const MAX_EVENT: usize = 64 << 20;
 /// A wait is answered when its container ends.
-const NO_LIMIT: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
+pub(super) const NO_LIMIT: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 
 enum Mail {
     Core(Event),
@@ -34,7 +36,7 @@ enum Mail {
 
 /// The agent as the executor's tasks see it.
 #[derive(Clone)]
-struct Agent(Arc<AgentDoor>);
+pub(super) struct Agent(Arc<AgentDoor>);
 
 struct AgentDoor {
     settings: Settings,
@@ -96,6 +98,9 @@ impl Agent {
             Effect::Kill(container, signal) => {
                 tokio::spawn(self.clone().kill(container, signal));
             }
+            Effect::Probe(container, attempt) => {
+                tokio::spawn(self.clone().probe(container, *attempt));
+            }
             Effect::Link { task, container } => link(&self.0.settings.sandbox, &task, &container),
             Effect::Schedule(after, timer) => self.later(after, Mail::Core(Event::Timer(timer))),
             Effect::Log(message) => tracing::info!("{message}"),
@@ -115,7 +120,16 @@ impl Agent {
         });
     }
 
-    fn authorization(&self) -> Option<String> {
+    pub(super) fn address(&self) -> SocketAddr {
+        self.0.settings.agent
+    }
+
+    /// The operator API's path.
+    pub(super) fn operator_path(&self) -> String {
+        format!("/{}/api/v1", self.0.settings.agent_id)
+    }
+
+    pub(super) fn authorization(&self) -> Option<String> {
         self.0.settings.token.as_ref().map(|token| format!("Bearer {token}"))
     }
 
@@ -148,8 +162,12 @@ impl Agent {
     }
 
     /// One call of the operator API on a connection of its own.
-    async fn call(&self, call: agent::Call, limit: Duration) -> Result<Reply, ClientError> {
-        let path = format!("/{}/api/v1", self.0.settings.agent_id);
+    pub(super) async fn call(
+        &self,
+        call: agent::Call,
+        limit: Duration,
+    ) -> Result<Reply, ClientError> {
+        let path = self.operator_path();
         let authorization = self.authorization();
         let call = post(&path, authorization.as_deref(), call.encode_to_vec().into());
         Client::to(self.0.settings.agent).timeout(limit).call(call).await
@@ -171,6 +189,16 @@ impl Agent {
                 Event::LaunchLost(container)
             }
         });
+    }
+
+    async fn probe(self, container: ContainerId, attempt: Attempt) {
+        let outcome = match &attempt.probe {
+            Probe::Command(command) => self.run_check(&container, command, attempt.limit).await,
+            // Tasks of a group are in the executor's network.
+            Probe::Http { .. } | Probe::Tcp { .. } => network::perform(&attempt, None).await,
+        };
+        let event = checks::Event::Done(attempt.kind, attempt.round, outcome);
+        self.tell(Event::Checked(container, event));
     }
 
     async fn wait(self, container: ContainerId, generation: u64) {
@@ -216,16 +244,20 @@ impl Agent {
     }
 }
 
-fn post<'a>(path: &'a str, authorization: Option<&'a str>, body: Bytes) -> Call<'a> {
-    let call =
-        Call::post(path, "application/x-protobuf", body).header("accept", "application/x-protobuf");
+/// A call in protobuf, with the executor's token if it has one.
+pub(super) fn post<'a>(path: &'a str, authorization: Option<&'a str>, body: Bytes) -> Call<'a> {
+    let accept = "application/x-protobuf";
+    authorized(Call::post(path, accept, body).header("accept", accept), authorization)
+}
+
+pub(super) fn authorized<'a>(call: Call<'a>, authorization: Option<&'a str>) -> Call<'a> {
     match authorization {
         Some(value) => call.header("authorization", value),
         None => call,
     }
 }
 
-fn ended(body: &[u8]) -> Waited {
+pub(super) fn ended(body: &[u8]) -> Waited {
     match schema::decode::<agent::Response>(body) {
         Ok(response) => {
             let answer: Option<WaitNestedContainer> = response.wait_nested_container;

@@ -7,12 +7,14 @@
 //! an agent of either make.
 //!
 //! * [`core`]: what to do when, a pure state machine.
+//! * `check`: a command check, run in the task's container.
 //! * [`verdict`]: the state and words with which a task ends.
 //! * [`settings`]: the environment the agent gives to an executor.
 //! * [`driver`]: the one task that runs it all.
 //!
 //! Command tasks do not pass through here: the agent runs them itself.
 
+mod check;
 pub mod core;
 pub mod driver;
 pub mod settings;

@@ -32,7 +32,7 @@ pub(super) struct Compiled {
 
 /// Search path when the environment has none.
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
-const O_PATH_DIRECTORY: u64 = (libc::O_PATH | libc::O_DIRECTORY) as u64;
+pub(super) const O_PATH_DIRECTORY: u64 = (libc::O_PATH | libc::O_DIRECTORY) as u64;
 
 /// Compiles `plan` for `engine`.
 pub(super) fn compile(plan: &LaunchPlan, engine: Engine) -> Result<Compiled, LaunchError> {
@@ -49,20 +49,9 @@ pub(super) fn compile(plan: &LaunchPlan, engine: Engine) -> Result<Compiled, Lau
     let identify = Op { code: code::IDENTIFY, a: procfs, ..Op::default() };
     program.push(Step::Process, "pid", identify);
     let cgroups = open_cgroups(&mut program, &plan.cgroups)?;
-    for (kind, path) in &spaces.joined {
-        let a = program.path(path)?;
-        let op = Op { code: code::JOIN, a, b: kind.flag(), ..Op::default() };
-        program.push(Step::JoinNamespace, path.display().to_string(), op);
-    }
+    join(&mut program, &spaces)?;
     file_system(&mut program, plan, &spaces)?;
-    if let Some(name) = plan.spec.hostname().as_ref().filter(|_| spaces.has(Namespace::Uts)) {
-        let (a, b) = (program.string(name.as_bytes())?, name.len() as u32);
-        program.push(
-            Step::Hostname,
-            name.clone(),
-            Op { code: code::HOSTNAME, a, b, ..Op::default() },
-        );
-    }
+    hostname(&mut program, plan, &spaces)?;
     let spawn = Op { code: code::SPAWN, a: cgroups.v2.map_or(0, |slot| slot + 1), ..Op::default() };
     program.push(Step::Spawn, "", spawn);
     first_process(&mut program, plan, process, &spaces, procfs, &cgroups)?;
@@ -71,6 +60,30 @@ pub(super) fn compile(plan: &LaunchPlan, engine: Engine) -> Result<Compiled, Lau
     // A cgroup namespace is rooted at its maker's cgroup, so it is made later.
     let namespaces = u64::from(spaces.new & !Namespace::Cgroup.flag());
     Ok(Compiled { bytes, steps, namespaces, own_pids: spaces.made(Namespace::Pid) })
+}
+
+/// Enters the namespaces that exist.
+pub(super) fn join(program: &mut Builder, spaces: &Spaces<'_>) -> Result<(), LaunchError> {
+    for (kind, path) in &spaces.joined {
+        let a = program.path(path)?;
+        let op = Op { code: code::JOIN, a, b: kind.flag(), ..Op::default() };
+        program.push(Step::JoinNamespace, path.display().to_string(), op);
+    }
+    Ok(())
+}
+
+/// Sets the host name, unless it would be the agent's own.
+pub(super) fn hostname(
+    program: &mut Builder,
+    plan: &LaunchPlan,
+    spaces: &Spaces<'_>,
+) -> Result<(), LaunchError> {
+    if let Some(name) = plan.spec.hostname().as_ref().filter(|_| spaces.has(Namespace::Uts)) {
+        let (a, b) = (program.string(name.as_bytes())?, name.len() as u32);
+        let op = Op { code: code::HOSTNAME, a, b, ..Op::default() };
+        program.push(Step::Hostname, name.clone(), op);
+    }
+    Ok(())
 }
 
 /// Refuses what the engine cannot do, by name.
@@ -104,7 +117,7 @@ fn refuse(plan: &LaunchPlan, engine: Engine) -> Result<(), LaunchError> {
 }
 
 /// The namespaces of a plan.
-struct Spaces<'a> {
+pub(super) struct Spaces<'a> {
     /// `CLONE_NEW*` flags of those to make.
     new: u32,
     /// Those to join, the mount namespace last: it changes what paths mean.
@@ -112,7 +125,7 @@ struct Spaces<'a> {
 }
 
 impl<'a> Spaces<'a> {
-    fn of(linux: Option<&'a Linux>) -> Result<Spaces<'a>, LaunchError> {
+    pub(super) fn of(linux: Option<&'a Linux>) -> Result<Spaces<'a>, LaunchError> {
         let mut spaces = Spaces { new: 0, joined: Vec::new() };
         for space in linux.and_then(|linux| linux.namespaces().as_ref()).into_iter().flatten() {
             let kind = match space.typ() {
@@ -140,7 +153,7 @@ impl<'a> Spaces<'a> {
     }
 
     /// Made for this container.
-    fn made(&self, kind: Namespace) -> bool {
+    pub(super) fn made(&self, kind: Namespace) -> bool {
         self.new & kind.flag() != 0
     }
 
@@ -174,7 +187,7 @@ fn open_cgroups(program: &mut Builder, joins: &[CgroupJoin]) -> Result<Cgroups, 
     Ok(cgroups)
 }
 
-fn open(program: &mut Builder, path: &Path, flags: u64) -> Result<u32, LaunchError> {
+pub(super) fn open(program: &mut Builder, path: &Path, flags: u64) -> Result<u32, LaunchError> {
     let (a, b) = (program.path(path)?, program.slot()?);
     let op = Op { code: code::OPEN, a, b, d: flags, ..Op::default() };
     program.push(Step::Open, path.display().to_string(), op);
@@ -337,9 +350,14 @@ fn restrict(
     Ok(())
 }
 
+fn mount_overlay(program: &mut Builder, overlay: &Overlay, root: &Path) -> Result<(), LaunchError> {
+    let data = overlay_options(overlay)?;
+    mount(program, Some(Path::new("overlay")), root, "overlay", 0, &data)
+}
+
 /// `volatile`: without it the unmount at the end waits for the whole upper file
 /// system to be written back.
-fn mount_overlay(program: &mut Builder, overlay: &Overlay, root: &Path) -> Result<(), LaunchError> {
+pub(super) fn overlay_options(overlay: &Overlay) -> Result<String, LaunchError> {
     let lower: Vec<String> = overlay.lower.iter().map(|path| escape(path)).collect();
     let data = format!(
         "lowerdir={},upperdir={},workdir={},volatile",
@@ -352,7 +370,7 @@ fn mount_overlay(program: &mut Builder, overlay: &Overlay, root: &Path) -> Resul
         let what = format!("overlays with {} layers in paths this long", lower.len());
         return Err(LaunchError::Unsupported { engine: "linux", what });
     }
-    mount(program, Some(Path::new("overlay")), root, "overlay", 0, &data)
+    Ok(data)
 }
 
 /// Escapes what separates options and layers.
@@ -532,16 +550,7 @@ fn execute(
     let name = executable.or(args.first().map(String::as_str)).filter(|name| !name.is_empty());
     let name = name.ok_or_else(|| LaunchError::Plan("no command".to_owned()))?;
     let environment = process.env().as_deref().unwrap_or_default();
-    let candidates: Vec<String> = if name.contains('/') {
-        vec![name.to_owned()]
-    } else {
-        let path = environment.iter().find_map(|pair| pair.strip_prefix("PATH="));
-        let directories = path.unwrap_or(DEFAULT_PATH).split(':');
-        // An empty element is the working directory.
-        directories
-            .map(|dir| format!("{}/{name}", if dir.is_empty() { "." } else { dir }))
-            .collect()
-    };
+    let candidates = candidates(name, environment);
     let b = candidates.len() as u32;
     let a = program.table(&candidates)?;
     let arguments = if args.is_empty() { vec![name.to_owned()] } else { args.to_vec() };
@@ -551,6 +560,17 @@ fn execute(
     let op = Op { code: code::EXEC, a, b, d, e, ..Op::default() };
     program.push(Step::Exec, format!("'{name}'"), op);
     Ok(())
+}
+
+/// The files that `name` may mean, in the order in which they are tried.
+pub(super) fn candidates(name: &str, environment: &[String]) -> Vec<String> {
+    if name.contains('/') {
+        return vec![name.to_owned()];
+    }
+    let path = environment.iter().find_map(|pair| pair.strip_prefix("PATH="));
+    let directories = path.unwrap_or(DEFAULT_PATH).split(':');
+    // An empty element is the working directory.
+    directories.map(|dir| format!("{}/{name}", if dir.is_empty() { "." } else { dir })).collect()
 }
 
 fn number(rlimit: &PosixRlimit) -> u32 {

@@ -34,6 +34,8 @@ pub enum Step {
     Mask,
     /// Creating the container's first process.
     Spawn,
+    /// Having the OCI runtime start the container.
+    Runtime,
     /// Joining a cgroup.
     Cgroup,
     /// Writing to a process setting such as `oom_score_adj`.
@@ -72,6 +74,7 @@ impl Step {
             Step::Root => "change the root to",
             Step::Mask => "mask",
             Step::Spawn => "create the process",
+            Step::Runtime => "start the container with the OCI runtime",
             Step::Cgroup => "join the cgroup",
             Step::Setting => "set",
             Step::Release => "wait for the release",
@@ -130,6 +133,9 @@ pub enum LaunchError {
         #[source]
         source: io::Error,
     },
+    /// The OCI runtime refused the container or failed to start it.
+    #[error("the OCI runtime failed: {0}")]
+    Runtime(String),
     /// The shim ended without a report: it was killed.
     #[error("the shim ended during the launch with wait status {0:?}")]
     Lost(Option<i32>),

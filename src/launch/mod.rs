@@ -22,6 +22,7 @@ mod capabilities;
 mod compile;
 mod error;
 mod mounts;
+pub mod oci;
 mod program;
 mod record;
 mod recover;
@@ -41,14 +42,19 @@ use kernel::{memfd, sched, spawn};
 pub use error::{LaunchError, Step};
 pub use record::Exited;
 pub use recover::{Recovered, recover};
+use running::Told;
 pub use running::{End, Launching, Running};
 
+/// The helper program of [`Engine::Oci`].
+const HELPER: &str = "bulkhead-helper";
 /// The shim, built by the build script (docs/decisions/0003-shim.md).
 static SHIM: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/bulkhead-shim"));
 
 /// How plans are run (`--launcher`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Engine {
+    /// As `Linux`, by libcontainer in a helper process; needs a build with `oci`.
+    Oci,
     /// Namespaces, mounts and cgroups: the default, needs root.
     Linux,
     /// Plain processes; a plan that asks for namespaces is refused.
@@ -62,6 +68,7 @@ impl Engine {
         match self {
             Engine::Linux => "linux",
             Engine::Posix => "posix",
+            Engine::Oci => "oci",
         }
     }
 }
@@ -79,8 +86,8 @@ impl FromStr for Engine {
         match name {
             "linux" => Ok(Engine::Linux),
             "posix" => Ok(Engine::Posix),
-            "oci" => Err("launcher 'oci' is not supported yet, use 'linux' or 'posix'".to_owned()),
-            other => Err(format!("unknown launcher '{other}', use 'linux' or 'posix'")),
+            "oci" => Ok(Engine::Oci),
+            other => Err(format!("unknown launcher '{other}', use 'linux', 'posix' or 'oci'")),
         }
     }
 }
@@ -91,19 +98,43 @@ pub struct Launcher {
     engine: Engine,
     shim: OwnedFd,
     boot: BootId,
+    /// For [`Engine::Oci`].
+    oci: Option<oci::Oci>,
 }
 
 impl Launcher {
     /// Prepares the shim's image.
     ///
     /// # Errors
-    /// If the kernel has no executable memory files or no boot id.
+    /// If the kernel has no executable memory files or no boot id; with
+    /// [`Engine::Oci`] if the helper is not beside this program.
     pub fn new(engine: Engine) -> Result<Launcher, LaunchError> {
-        Ok(Launcher {
-            engine,
-            shim: memfd::executable(c"bulkhead-shim", SHIM)?,
-            boot: BootId::read()?,
-        })
+        let beside = || {
+            let own = std::env::current_exe().and_then(|own| own.canonicalize());
+            own.map(|own| own.with_file_name(HELPER)).map_err(|source| LaunchError::Prepare {
+                verb: "find",
+                object: "this program".to_owned(),
+                source,
+            })
+        };
+        match engine {
+            Engine::Oci => Launcher::with_helper(&beside()?),
+            Engine::Linux | Engine::Posix => Launcher::make(engine, None),
+        }
+    }
+
+    /// The engine [`Engine::Oci`], with the helper program at `helper`.
+    ///
+    /// # Errors
+    /// As [`Launcher::new`]; if `helper` cannot be run, is of another version or was
+    /// built without the feature `oci`.
+    pub fn with_helper(helper: &Path) -> Result<Launcher, LaunchError> {
+        Launcher::make(Engine::Oci, Some(oci::Oci::new(helper.to_path_buf())?))
+    }
+
+    fn make(engine: Engine, oci: Option<oci::Oci>) -> Result<Launcher, LaunchError> {
+        let shim = memfd::executable(c"bulkhead-shim", SHIM)?;
+        Ok(Launcher { engine, shim, boot: BootId::read()?, oci })
     }
 
     /// The engine that this launcher uses.
@@ -124,7 +155,11 @@ impl Launcher {
     /// See [`LaunchError`]; nothing of the container is left running.
     pub async fn launch(&self, plan: &LaunchPlan, record: &Path) -> Result<Launching, LaunchError> {
         short_slice();
-        let compiled = compile::compile(plan, self.engine)?;
+        let compiled = match &self.oci {
+            Some(oci) => oci.prepare(plan, record)?,
+            None => compile::compile(plan, self.engine)?,
+        };
+        let bundle = self.oci.as_ref().map(|_| oci::of_record(record));
         let file = record::create(record, self.boot, compiled.own_pids)?;
         // Ours to read, without the lock: that is the shim's alone.
         let reader = record::open(record).map_err(|source| LaunchError::Prepare {
@@ -154,7 +189,7 @@ impl Launcher {
                 source,
             })?;
         drop((program, theirs, file));
-        Launching::begin(child, ours, reader, compiled.steps).await
+        Launching::begin(child, ours, reader, Told { steps: compiled.steps, bundle }).await
     }
 }
 

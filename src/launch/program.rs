@@ -10,6 +10,8 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use super::error::{LaunchError, Step};
+#[cfg(feature = "oci")]
+pub(super) use layout::SOCKET_FD;
 pub(super) use layout::{Op, SAYS_FAILED, SAYS_RUNNING, SAYS_WAITING, SLOTS, code};
 
 /// What a launch error says about each operation, by index.
@@ -41,6 +43,7 @@ fn step_of(code: u32) -> Step {
         code::PIVOT | code::CHROOT => Step::Root,
         code::MASK | code::PROTECT => Step::Mask,
         code::SPAWN => Step::Spawn,
+        code::FOLLOW => Step::Runtime,
         code::WRITE => Step::Cgroup,
         code::WRITE_AT => Step::Setting,
         code::PUBLISH | code::WAIT => Step::Release,

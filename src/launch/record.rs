@@ -87,6 +87,23 @@ pub(super) fn open(path: &Path) -> io::Result<File> {
     OpenOptions::new().read(true).write(true).open(path)
 }
 
+/// What a runtime that started the first process leaves for the shim and the agent:
+/// its pid on the host, and as the shim sees it.
+#[cfg(feature = "oci")]
+pub(super) fn publish(file: &File, pid: u32, followed: u32) -> io::Result<()> {
+    let clock = |clock| {
+        let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+        // SAFETY: a valid timespec to write to.
+        unsafe { libc::clock_gettime(clock, &raw mut now) };
+        now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
+    };
+    file.write_all_at(&followed.to_le_bytes(), at::FOLLOWED as u64)?;
+    file.write_all_at(&pid.to_le_bytes(), at::PID as u64)?;
+    file.write_all_at(&clock(libc::CLOCK_REALTIME).to_le_bytes(), at::STARTED as u64)?;
+    file.write_all_at(&clock(libc::CLOCK_BOOTTIME).to_le_bytes(), at::STARTED_BOOT as u64)?;
+    file.write_all_at(&state::PUBLISHED.to_le_bytes(), at::STATE as u64)
+}
+
 /// Reads the record.
 pub(super) fn read(file: &File) -> io::Result<Record> {
     let mut bytes = [0u8; layout::SIZE];

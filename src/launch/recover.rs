@@ -13,6 +13,7 @@ use kernel::pidfd::Pidfd;
 use kernel::proctree::{ProcessStat, ticks_per_second};
 
 use super::error::LaunchError;
+use super::oci;
 use super::program::Steps;
 use super::record::Exited;
 use super::record::{self, Record, state};
@@ -44,6 +45,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// # Errors
 /// If the record cannot be opened or is not one, or /proc cannot be read.
 pub async fn recover(path: &Path) -> io::Result<Recovered> {
+    let bundle = Some(oci::of_record(path)).filter(|bundle| bundle.exists());
     let file = record::open(path)?;
     let boot = BootId::read().map_err(|e| io::Error::new(e.source.kind(), e))?;
     let deadline = tokio::time::Instant::now() + PATIENCE;
@@ -52,7 +54,11 @@ pub async fn recover(path: &Path) -> io::Result<Recovered> {
             return Ok(Recovered::Lost { pid: None });
         }
         if !lock::is_locked(&file)? {
-            return Ok(gone(&record::read(&file)?));
+            if let Some(bundle) = &bundle {
+                // A directory that stays costs little; the container is gone.
+                let _ = oci::sweep(bundle);
+            }
+            return Ok(gone(&record::read(&file)?, bundle.as_deref()));
         }
         let record = record::read(&file)?;
         let late = tokio::time::Instant::now() > deadline;
@@ -61,7 +67,7 @@ pub async fn recover(path: &Path) -> io::Result<Recovered> {
             if let Ok(shim) = Pidfd::open(record.shim)
                 && lock::is_locked(&file)?
             {
-                return Ok(Recovered::Running(Running::new(shim, file, &record)?));
+                return Ok(Recovered::Running(Running::new(shim, file, &record, bundle)?));
             }
             if late {
                 return Err(io::ErrorKind::TimedOut.into());
@@ -72,9 +78,12 @@ pub async fn recover(path: &Path) -> io::Result<Recovered> {
 }
 
 /// The end of a container whose shim is gone.
-fn gone(record: &Record) -> Recovered {
+fn gone(record: &Record, bundle: Option<&Path>) -> Recovered {
     match record.state {
         state::EXITED => Recovered::Exited(record.exited.clone()),
+        state::FAILED if let Some(text) = bundle.and_then(oci::failure_of) => {
+            Recovered::Failed(LaunchError::Runtime(text))
+        }
         state::FAILED => Recovered::Failed(Steps::default().error(record.failed)),
         _ if record.own_pids => Recovered::Lost { pid: None },
         _ => Recovered::Lost { pid: survivor(record) },

@@ -6,6 +6,7 @@
 use std::fs::File;
 use std::io;
 use std::os::unix::net::UnixStream as StdStream;
+use std::path::{Path, PathBuf};
 
 use kernel::pidfd::Pidfd;
 use kernel::spawn::Child;
@@ -44,13 +45,20 @@ pub struct Running {
     shim_pid: u32,
     shim: AsyncFd<Pidfd>,
     record: File,
+    /// What the `oci` engine left on disk.
+    bundle: Option<PathBuf>,
 }
 
 impl Running {
-    pub(super) fn new(shim: Pidfd, record: File, content: &Record) -> io::Result<Running> {
+    pub(super) fn new(
+        shim: Pidfd,
+        record: File,
+        content: &Record,
+        bundle: Option<PathBuf>,
+    ) -> io::Result<Running> {
         // SAFETY: a `Pidfd` keeps its one descriptor until it is dropped.
         let shim = unsafe { AsyncFd::register_with_interest(shim, Interest::READABLE) }?;
-        Ok(Running { pid: content.pid, shim_pid: content.shim, shim, record })
+        Ok(Running { pid: content.pid, shim_pid: content.shim, shim, record, bundle })
     }
 
     /// The first process' pid in the host's pid namespace.
@@ -73,6 +81,7 @@ impl Running {
     /// If the record cannot be read any more.
     pub async fn wait(&self) -> io::Result<End> {
         ended(&self.shim).await?;
+        sweep(self.bundle.as_deref()).await;
         let record = record::read(&self.record)?;
         Ok(match record.state {
             state::EXITED => End::Exited(record.exited),
@@ -116,6 +125,25 @@ async fn ended(shim: &AsyncFd<Pidfd>) -> io::Result<()> {
     Ok(())
 }
 
+/// Removes what the `oci` engine made beside our own cgroups. Not an error of the
+/// container: a directory that stays is swept again by the next recovery.
+async fn sweep(bundle: Option<&Path>) {
+    let Some(bundle) = bundle.map(Path::to_path_buf) else { return };
+    let swept = tokio::task::spawn_blocking(move || super::oci::sweep(&bundle)).await;
+    if let Ok(Err(error)) = swept {
+        tracing::warn!(%error, "the oci engine left something behind");
+    }
+}
+
+/// What the launch code knows of a launch that is under way.
+#[derive(Debug)]
+pub(super) struct Told {
+    /// Names of the program's operations.
+    pub steps: Steps,
+    /// Of the `oci` engine.
+    pub bundle: Option<PathBuf>,
+}
+
 /// A container whose first process exists. Dropping this kills it.
 #[derive(Debug)]
 pub struct Launching {
@@ -132,16 +160,17 @@ impl Launching {
         child: Child,
         socket: StdStream,
         record: File,
-        steps: Steps,
+        told: Told,
     ) -> Result<Launching, LaunchError> {
         let failed =
             |source| LaunchError::Prepare { verb: "watch", object: "the shim".to_owned(), source };
         let mut content = record::read(&record).map_err(failed)?;
         (content.shim, content.pid) = (child.pid, 0);
-        let running = Running::new(child.pidfd, record, &content).map_err(failed)?;
+        let running = Running::new(child.pidfd, record, &content, told.bundle).map_err(failed)?;
         socket.set_nonblocking(true).map_err(failed)?;
         let socket = UnixStream::from_std(socket).map_err(failed)?;
-        let mut launching = Launching { running: Some(running), socket, steps, waits: false };
+        let mut launching =
+            Launching { running: Some(running), socket, steps: told.steps, waits: false };
         launching.waits = launching.word().await? == program::SAYS_WAITING;
         if let Some(running) = &mut launching.running {
             running.pid = record::read(&running.record).map_err(failed)?.pid;
@@ -209,6 +238,11 @@ impl Launching {
         if let Err(source) = ended(&running.shim).await {
             return LaunchError::Prepare { verb: "reap", object: "the shim".to_owned(), source };
         }
+        let bundle = running.bundle.as_deref();
+        sweep(bundle).await;
+        if let Some(text) = bundle.and_then(super::oci::failure_of) {
+            return LaunchError::Runtime(text);
+        }
         match record::read(&running.record) {
             Ok(record) if record.state == state::FAILED => self.steps.error(record.failed),
             Ok(record) if record.state == state::EXITED => {
@@ -225,7 +259,10 @@ impl Drop for Launching {
         let _ = running.kill_shim();
         // Somebody must reap it; without a runtime the process is about to end.
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {
-            runtime.spawn(async move { ended(&running.shim).await });
+            runtime.spawn(async move {
+                let _ = ended(&running.shim).await;
+                sweep(running.bundle.as_deref()).await;
+            });
         }
     }
 }

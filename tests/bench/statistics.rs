@@ -8,17 +8,19 @@
 mod cluster;
 #[path = "../support/framework.rs"]
 mod framework;
+#[path = "ground.rs"]
+mod ground;
 #[path = "../support/mod.rs"]
 mod support;
 
-use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
+use bulkhead::containerizer::Containerizer;
 use bulkhead::containerizer::native::{Config, Native};
-use bulkhead::containerizer::{Containerizer, LaunchRequest};
 use cluster::{Cluster, Options};
 use framework::{Framework, command};
-use mesos::{CommandInfo, ContainerId};
+use ground::{cpu_ms, figure, id, request};
+use mesos::ContainerId;
 use serde_json::Value;
 use support::TempDir;
 
@@ -47,11 +49,10 @@ async fn sweep() {
         ..Config::default()
     })
     .expect("a containerizer");
-    let ids: Vec<ContainerId> =
-        (0..CONTAINERS).map(|n| ContainerId { value: format!("c{n}"), parent: None }).collect();
+    let ids: Vec<ContainerId> = (0..CONTAINERS).map(|n| id(&format!("c{n}"))).collect();
     let start = Instant::now();
     for id in &ids {
-        native.launch(request(id, dir.path())).await.expect("launch");
+        native.launch(request(id, dir.path(), "exec sleep 100000")).await.expect("launch");
     }
     let launched = start.elapsed();
     // The first pass opens the files.
@@ -71,31 +72,7 @@ async fn sweep() {
     println!("  cpu of one sweep       {cost:>8.2} ms");
     println!("  destroyed, one by one  {:>8.2} s", start.elapsed().as_secs_f64());
     figure("statistics.sweep_cpu_ms", cost);
-    for hierarchy in kernel::cgroup::Hierarchies::detect().expect("cgroups").all() {
-        let group = kernel::cgroup::Cgroup::new(hierarchy.version, hierarchy.mount.join(&root));
-        let _ = group.remove(Duration::from_secs(1));
-    }
-}
-
-fn request(id: &ContainerId, dir: &std::path::Path) -> LaunchRequest {
-    let sandbox = dir.join(&id.value);
-    std::fs::create_dir_all(&sandbox).expect("a sandbox");
-    LaunchRequest {
-        id: id.clone(),
-        command: CommandInfo { value: Some("exec sleep 100000".into()), ..CommandInfo::default() },
-        container: None,
-        requests: vec![
-            isolators::quantity::scalar("cpus", 0.1),
-            isolators::quantity::scalar("mem", 32.0),
-        ],
-        limits: BTreeMap::new(),
-        sandbox,
-        user: None,
-        environment: BTreeMap::new(),
-        framework_id: None,
-        executor: None,
-        task: None,
-    }
+    ground::remove_cgroups(&root);
 }
 
 async fn endpoint() {
@@ -133,15 +110,4 @@ async fn endpoint() {
     figure("statistics.p99_ms", at(99));
     framework.call("TEARDOWN", Value::Null).await;
     cluster.stop();
-}
-
-/// Cpu time of this process so far.
-fn cpu_ms() -> f64 {
-    let stat = kernel::proctree::ProcessStat::read(std::process::id()).expect("this process");
-    let ticks = (stat.user_ticks + stat.system_ticks) as f64;
-    ticks / kernel::proctree::ticks_per_second() * 1000.0
-}
-
-fn figure(name: &str, value: f64) {
-    println!("{{\"name\": \"{name}\", \"value\": {value:.3}}}");
 }

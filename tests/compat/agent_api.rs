@@ -5,10 +5,13 @@
 //! * `errors`: recorded bad and odd requests get the recorded answers.
 //! * `executor`: the default executor against an agent played by the test.
 //! * `group`: a task group through the built master, agent and executor.
+//! * `group_checks`: checks of a group's tasks, and sessions in them.
 //! * `shape`: how JSON documents are compared where values differ by nature.
 
 #[path = "../support/cluster.rs"]
 mod cluster;
+#[path = "../support/door.rs"]
+mod door;
 #[path = "../support/framework.rs"]
 mod framework;
 #[path = "../support/mod.rs"]
@@ -22,5 +25,7 @@ mod executor;
 mod golden;
 #[path = "agent_api/group.rs"]
 mod group;
+#[path = "agent_api/group_checks.rs"]
+mod group_checks;
 #[path = "agent_api/shape.rs"]
 mod shape;

@@ -1,7 +1,9 @@
-//! The built master and agent from outside: limits, agent death, bad input.
+//! The built master and agent from outside: limits, checks, agent death, bad input.
 
 #[path = "../support/cluster.rs"]
 mod cluster;
+#[path = "../support/door.rs"]
+mod door;
 #[path = "../support/framework.rs"]
 mod framework;
 #[path = "../support/mod.rs"]
@@ -10,6 +12,7 @@ mod support;
 mod e2e {
     //! One file per theme.
     pub mod bad_input;
+    pub mod checks;
     pub mod disk;
     pub mod limits;
     pub mod metrics;

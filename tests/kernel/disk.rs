@@ -76,6 +76,7 @@ impl Place {
             framework_id: None,
             executor: None,
             task: Some(mesos::TaskInfo::default()),
+            class: bulkhead::containerizer::Class::Default,
         }
     }
 

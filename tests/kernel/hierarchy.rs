@@ -1,6 +1,6 @@
 //! `--cgroups_hierarchy`: a v1 hierarchy that nobody has mounted is mounted by
-//! the agent, once, and all others are left alone. Unmounts `pids` first, so it
-//! runs in the v1 VM only.
+//! the agent, once, and all others are left alone; `bulkhead local` takes it away
+//! again. Unmounts `pids` first, so it runs in the v1 VM only.
 
 #[path = "../support/cluster.rs"]
 mod cluster;
@@ -9,9 +9,10 @@ mod framework;
 #[path = "../support/mod.rs"]
 mod support;
 
-use std::process::Command;
+use std::io::{BufRead, BufReader};
+use std::process::{Command, Stdio};
 
-use cluster::{Cluster, Options};
+use cluster::{Cluster, Options, binary};
 use framework::{Framework, command};
 use serde_json::Value;
 use support::TempDir;
@@ -33,16 +34,20 @@ fn unmount(point: &str) {
     assert!(status.success(), "umount {point}");
 }
 
-#[tokio::test]
-async fn what_is_missing_is_mounted_and_nothing_else() {
-    require!(root, vm_v1);
-    // An earlier test's agent may have mounted it.
+/// Takes away what an earlier test's agent has mounted; the rest.
+fn without_pids() -> Vec<(String, String)> {
     for (point, _) in hierarchies().iter().filter(carries_pids) {
         unmount(point);
     }
+    hierarchies()
+}
+
+#[tokio::test]
+async fn what_is_missing_is_mounted_and_nothing_else() {
+    require!(root, vm_v1);
+    let before = without_pids();
     let base = TempDir::new("hierarchies");
     let flag = format!("--cgroups_hierarchy={}", base.path().display());
-    let before = hierarchies();
     let mut cluster = Cluster::start("hierarchy", Options::default().agent(&[&flag]));
 
     let mut wanted = before.clone();
@@ -69,4 +74,26 @@ async fn what_is_missing_is_mounted_and_nothing_else() {
     cluster.stop();
     unmount(&point.display().to_string());
     assert_eq!(hierarchies(), before);
+}
+
+#[test]
+fn local_unmounts_what_its_agent_has_mounted() {
+    require!(root, vm_v1);
+    let before = without_pids();
+    let dir = TempDir::new("hierarchy-local");
+    let mut local = Command::new(binary("bulkhead"))
+        .args(["local", "--json"])
+        .env("TMPDIR", dir.path())
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("run bulkhead");
+    let mut line = String::new();
+    let stdout = local.stdout.take().expect("a pipe");
+    BufReader::new(stdout).read_line(&mut line).expect("a line");
+    assert!(hierarchies().iter().any(|h| carries_pids(&h)), "mounted: {line}");
+    let _ = Command::new("kill").args(["-INT", &local.id().to_string()]).status();
+    assert!(local.wait().expect("it ends").success());
+    assert_eq!(hierarchies(), before);
+    assert!(!std::path::Path::new("/sys/fs/cgroup/pids").exists(), "no empty directory is left");
 }

@@ -5,10 +5,20 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+#[path = "isolation/conformance.rs"]
+mod conformance;
+#[path = "isolation/controllers.rs"]
+mod controllers;
+#[path = "isolation/devices.rs"]
+mod devices;
 #[path = "isolation/life.rs"]
 mod life;
 #[path = "isolation/limits.rs"]
 mod limits;
+#[path = "isolation/plugins.rs"]
+mod plugins;
+#[path = "isolation/pressure.rs"]
+mod pressure;
 #[path = "isolation/process.rs"]
 mod process;
 #[path = "isolation/recovery.rs"]
@@ -22,7 +32,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use bulkhead::containerizer::native::{Config, Native};
-use bulkhead::containerizer::{Containerizer, LaunchRequest, Termination};
+use bulkhead::containerizer::{Class, Containerizer, LaunchRequest, Termination};
 use bulkhead::launch::Engine;
 use mesos::{CommandInfo, ContainerId, ContainerInfo, LinuxInfo, Resource};
 use support::TempDir;
@@ -99,6 +109,7 @@ impl Place {
             framework_id: None,
             executor: None,
             task: Some(mesos::TaskInfo::default()),
+            class: Class::Default,
         }
     }
 
@@ -218,6 +229,50 @@ pub(crate) fn mesos_container(linux: Option<LinuxInfo>) -> ContainerInfo {
         r#type: mesos::container_info::Type::Mesos as i32,
         linux_info: linux,
         ..ContainerInfo::default()
+    }
+}
+
+/// A task with one label.
+pub(crate) fn labelled(key: &str, value: &str) -> Option<mesos::TaskInfo> {
+    let label = mesos::Label { key: key.into(), value: Some(value.into()) };
+    let labels = Some(mesos::Labels { labels: vec![label] });
+    Some(mesos::TaskInfo { labels, ..mesos::TaskInfo::default() })
+}
+
+/// Whether a mounted hierarchy carries a controller, or v1 can mount it.
+pub(crate) fn have_controller(test: &str, name: &str) -> bool {
+    let found = kernel::cgroup::Hierarchies::detect().expect("the mount table");
+    let in_kernel = std::fs::read_to_string("/proc/cgroups").unwrap_or_default();
+    let mountable = !found.is_pure_v2() && in_kernel.lines().any(|line| line.starts_with(name));
+    let has = found.carrying(name).is_some() || mountable;
+    if !has {
+        support::skip(test, &format!("the cgroup controller {name}"));
+    }
+    has
+}
+
+/// The hierarchies that a containerizer mounts for a test; gone with it.
+pub(crate) struct Mounts(PathBuf);
+
+impl Mounts {
+    /// Lets the containerizers of `place` mount below its directory.
+    pub(crate) fn of(place: &mut Place) -> Mounts {
+        let base = place.path("cg");
+        place.config.cgroups.hierarchy.clone_from(&base);
+        Mounts(base)
+    }
+}
+
+impl Drop for Mounts {
+    fn drop(&mut self) {
+        for mount in dirs_in(&self.0) {
+            for root in dirs_in(&mount) {
+                let group = kernel::cgroup::Cgroup::new(kernel::cgroup::Version::V1, root);
+                let _ = group.kill(Duration::from_secs(5));
+                let _ = group.remove(Duration::from_secs(5));
+            }
+            let _ = std::process::Command::new("umount").arg(&mount).status();
+        }
     }
 }
 

@@ -87,7 +87,8 @@ targets() {
 import json, sys
 for package in json.load(sys.stdin)["packages"]:
     for target in package["targets"]:
-        if "test" in target["kind"]:
+        # What needs a feature of its own has its own line below.
+        if "test" in target["kind"] and not target.get("required-features"):
             alone = any(part in target["src_path"] for part in ("/tests/kernel/", "/tests/compat/"))
             if alone == (sys.argv[1] == "alone"):
                 print(target["name"])
@@ -122,12 +123,21 @@ if [ "$mode" = full ]; then
     vm cgroup2 700
     VM_TESTS="kernel_hierarchy kernel_isolation e2e" vm v1 500
     VM_TESTS="kernel_isolation e2e" vm hybrid 500
+    vms=1
   elif [ "${REQUIRE_ALL:-0}" = 1 ]; then
     failed=$((failed + 1)) failures+=("vm: qemu is missing")
   else
     for s in cgroup2 v1 hybrid; do echo "vm-$s: qemu is missing" >>"$BULKHEAD_SKIPPED"; done
     passed=$((passed + 3))
   fi
+fi
+
+# Last, because the feature `oci` builds the programs anew.
+if [ "$mode" = full ]; then
+  step oci-clippy 900 "$CARGO" clippy -p bulkhead --features oci \
+    --lib --bin bulkhead-helper --test kernel_engines -- -D warnings
+  suite kernel_engines 1200 -p bulkhead --features oci --test kernel_engines -- --test-threads=1
+  [ "${vms:-0}" = 1 ] && VM_FEATURES=bulkhead/oci VM_TESTS=kernel_engines VM_FILTER="cgroups::joining life::" vm cgroup2 500
 fi
 
 sort -u -o "$BULKHEAD_SKIPPED" "$BULKHEAD_SKIPPED"

@@ -51,6 +51,8 @@ case $suite in
     ;;
 esac
 
+# The kernel's own messages would come in between the tests' lines.
+dmesg -n 1
 cd "$here" || poweroff -f
 uname -sr
 grep -E 'cgroup|/mnt/' /proc/mounts
@@ -68,6 +70,7 @@ while read -r name program filter <&9; do
     for (i = 1; i <= NF; i++) if ($i == "filtered") print "NOT-IN-VM: " name ": " $(i - 1) " tests besides " filter }' /tmp/log
 done 9</etc/vm-tests
 [ -s /tmp/skipped ] && sort -u /tmp/skipped | sed 's/^/SKIPPED-IN-VM: /'
+[ $rc = 0 ] || { echo "last kernel messages:"; dmesg | tail -n 40; }
 echo "VM-RESULT: $rc"
 sync
 poweroff -f

@@ -10,6 +10,7 @@
 #   VM_TESTS="kernel_disk e2e"   test targets; default: all in tests/kernel, and
 #                                the limits of e2e; "all:NAME" runs all of NAME
 #   VM_FILTER="views:: --skip x" arguments for the test programs
+#   VM_FEATURES=bulkhead/oci     cargo features of the programs and tests
 #   VM_SECONDS=780               time limit
 set -euo pipefail
 cd "$(dirname "$0")/../.."
@@ -49,8 +50,8 @@ kernel() {
 kernel
 
 # Which test programs: lines "NAME PROGRAM FILTER".
-"$CARGO" build -q --workspace --bins
-"$CARGO" test -q --workspace --no-run --message-format=json >"$dir/build.json"
+"$CARGO" build -q --workspace --bins ${VM_FEATURES:+--features "$VM_FEATURES"}
+"$CARGO" test -q --workspace ${VM_FEATURES:+--features "$VM_FEATURES"} --no-run --message-format=json >"$dir/build.json"
 python3 - "$dir/build.json" "$VM_TESTS" "$VM_FILTER" >"$dir/tests" <<'PY'
 import json, sys
 wanted, given = sys.argv[2].split(), sys.argv[3]

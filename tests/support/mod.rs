@@ -20,6 +20,7 @@ macro_rules! require {
     ($($what:ident),+ $(,)?) => {{
         fn here() {}
         let name = std::any::type_name_of_val(&here).trim_end_matches("::here");
+        let name = name.trim_end_matches("::{{closure}}");
         let missing: Vec<&str> = [$(stringify!($what)),+]
             .into_iter()
             .filter(|what| !$crate::support::have(what))

@@ -184,7 +184,15 @@ impl RemoteIsolator {
         report
     }
 
-    /// Waits until the plugin is ready, or known not to be.
+    /// Waits for the end of the first handshake; whether it went well.
+    async fn first_state(&self, patience: Duration) -> bool {
+        let mut state = self.0.state.subscribe();
+        let settled = state.wait_for(|state| !matches!(state, State::Starting));
+        let settled = tokio::time::timeout(patience, settled).await;
+        matches!(settled.ok().and_then(Result::ok).as_deref(), Some(State::Ready(_)))
+    }
+
+    /// Waits until the plugin is ready, however often it is started meanwhile.
     pub async fn settle(&self, patience: Duration) -> bool {
         let mut state = self.0.state.subscribe();
         let ready = state.wait_for(|state| matches!(state, State::Ready(_)));
@@ -329,7 +337,7 @@ impl Isolator for RemoteIsolator {
             // Once more: the conformance suite does that, an agent does not.
             let told = crate::supervisor::recover(&self.0, &about).await;
             told.map_err(|error| IsolatorError::new(self.0.name, "recover", "containers", error))?;
-        } else if !self.settle(START.max(self.0.manifest.deadline)).await {
+        } else if !self.first_state(START.max(self.0.manifest.deadline)).await {
             let report = self.report();
             warn!(plugin = self.0.name, reason = ?report.reason, policy = report.policy,
                   "the plugin is not ready; containers that run are left alone");

@@ -13,7 +13,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use kernel::cgroup::{Cgroup, Hierarchy, Version};
+use kernel::cgroup::{Cgroup, Hierarchy, Version, is_implicit_on_v2};
 
 use crate::api::IsolatorError;
 use crate::config::{Config, Launcher};
@@ -59,9 +59,15 @@ impl Layout {
         let mut controllers = BTreeMap::new();
         for (isolator, controller) in wanted {
             let hierarchy = config.hierarchies.carrying(controller).ok_or_else(|| {
+                let hint = match *controller {
+                    "net_cls" | "net_prio" if config.hierarchies.is_pure_v2() => {
+                        "cgroup v2 does not have it (nftables match 'socket cgroupv2' instead)"
+                    }
+                    _ => "it is on no mounted hierarchy; enable it in the kernel or mount it",
+                };
                 let object = format!(
-                    "the cgroup controller '{controller}': it is on no mounted hierarchy; enable it \
-                     in the kernel or mount it, or leave '{isolator}' out of --isolation"
+                    "the cgroup controller '{controller}': {hint}, or leave '{isolator}' out of \
+                     --isolation"
                 );
                 IsolatorError::plain(isolator, "find", object)
             })?;
@@ -94,17 +100,18 @@ impl Layout {
         for place in &self.places {
             let mut group = Cgroup::new(place.version, &place.mount);
             let controllers: Vec<&str> = self.controllers_of(place);
+            let failed = |group: &Cgroup, e| {
+                let path = group.path().display().to_string();
+                IsolatorError::new("cgroups", "make the root cgroup", path, e)
+            };
             for part in &self.root {
                 if place.version == Version::V2 {
                     group.enable(&controllers).map_err(|e| enable_failed(&group, e))?;
                 }
                 group = group.child(part);
+                group.create_all().map_err(|e| failed(&group, e))?;
+                self.fill(&group).map_err(|e| failed(&group, e))?;
             }
-            let failed = |e| {
-                let path = group.path().display().to_string();
-                IsolatorError::new("cgroups", "make the root cgroup", path, e)
-            };
-            group.create_all().map_err(failed)?;
             if place.version == Version::V2 {
                 group.enable(&controllers).map_err(|e| enable_failed(&group, e))?;
             }
@@ -112,8 +119,25 @@ impl Layout {
         Ok(())
     }
 
+    /// v2 controllers to enable; the implicit ones need not be.
     fn controllers_of(&self, place: &Place) -> Vec<&'static str> {
-        self.controllers.iter().filter(|(_, p)| *p == place).map(|(name, _)| *name).collect()
+        let here = self.controllers.iter().filter(|(_, p)| *p == place).map(|(name, _)| *name);
+        here.filter(|name| !is_implicit_on_v2(name)).collect()
+    }
+
+    /// Makes a new directory able to hold processes: v1 `cpuset` needs that.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub fn fill(&self, group: &Cgroup) -> Result<(), kernel::cgroup::Error> {
+        match self.controllers.get("cpuset") {
+            Some(place)
+                if place.version == Version::V1 && group.path().starts_with(&place.mount) =>
+            {
+                group.inherit_cpuset()
+            }
+            _ => Ok(()),
+        }
     }
 
     /// `<cgroups_root>` in every hierarchy in use, the tracker's first.

@@ -5,6 +5,7 @@ use kernel::cgroup::event::PressureCounter;
 use kernel::cgroup::parse::Limit;
 use kernel::cgroup::{Cgroup, Version, parse};
 use mesos::ResourceStatistics;
+use tracing::warn;
 
 use super::oom::Oom;
 use super::{Demand, failed};
@@ -14,6 +15,9 @@ use crate::probe::FileProbe;
 use crate::quantity;
 
 pub(super) const NAME: &str = "cgroups/mem";
+
+/// `EBUSY`: the kernel could not take enough back.
+const EBUSY: i32 = 16;
 
 /// No container gets less: 32 MB.
 const MIN_MEMORY: u64 = 32 << 20;
@@ -34,16 +38,57 @@ pub fn hard_limit(request: f64, limit: Option<f64>) -> Limit {
     }
 }
 
-/// Whether to write a new hard limit: the first time, when it becomes infinite,
-/// or when it grows. Lowering it under a running task could kill the task.
+/// What to do about a hard limit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Step {
+    /// It is so already.
+    Keep,
+    /// The first time, or more: cannot hurt.
+    Write,
+    /// Less: only if the container fits, else the kernel would kill it.
+    Shrink,
+}
+
+/// How to get from the current hard limit to the wanted one.
 #[must_use]
-pub fn should_write(first: bool, current: Limit, wanted: Limit) -> bool {
+pub fn step(first: bool, current: Limit, wanted: Limit) -> Step {
     match (current, wanted) {
-        _ if first => true,
-        (_, Limit::Unlimited) => true,
-        (Limit::Unlimited, Limit::Value(_)) => false,
-        (Limit::Value(current), Limit::Value(wanted)) => wanted > current,
+        _ if first => Step::Write,
+        (current, wanted) if current == wanted => Step::Keep,
+        (_, Limit::Unlimited) => Step::Write,
+        (Limit::Unlimited, Limit::Value(_)) => Step::Shrink,
+        (Limit::Value(current), Limit::Value(wanted)) if wanted > current => Step::Write,
+        (Limit::Value(_), Limit::Value(_)) => Step::Shrink,
     }
+}
+
+/// Bytes of `memory.stat` (v2) that the kernel cannot take back from a container
+/// without killing: its own memory, shared memory, locked and kernel memory.
+#[must_use]
+pub fn held(stat: &[u8]) -> u64 {
+    let sum = |keys: &[&str]| keys.iter().filter_map(|key| parse::value(stat, key)).sum::<u64>();
+    let kernel = parse::value(stat, "kernel")
+        .unwrap_or_else(|| sum(&["kernel_stack", "pagetables", "sock", "vmalloc", "slab"]));
+    let reclaimable = sum(&["slab_reclaimable"]);
+    sum(&["anon", "shmem", "unevictable"]) + kernel.saturating_sub(reclaimable)
+}
+
+/// Whether a container that holds `held` bytes can live under `limit`: a sixteenth
+/// is left for what it allocates meanwhile.
+#[must_use]
+pub fn fits(held: u64, limit: Limit) -> bool {
+    match limit {
+        Limit::Unlimited => true,
+        Limit::Value(limit) => held <= limit - limit / 16,
+    }
+}
+
+/// A part of an amount; whole pages.
+#[must_use]
+#[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, clippy::cast_precision_loss)]
+pub fn part(bytes: u64, ratio: f64) -> u64 {
+    // The cast saturates.
+    (bytes as f64 * ratio) as u64 / 4096 * 4096
 }
 
 /// `oom_score_adj` of a task that may use more than it asked for: the less it
@@ -66,12 +111,24 @@ pub(super) struct Mem {
     /// The hard limit has not been written yet.
     first: bool,
     limit_swap: bool,
+    high_ratio: Option<f64>,
+    min_ratio: Option<f64>,
+    oom_group: bool,
     oom: Option<Oom>,
 }
 
 impl Mem {
     pub(super) fn new(config: &Config, group: Cgroup, fresh: bool) -> Mem {
-        Mem { group, first: fresh, limit_swap: config.cgroups_limit_swap, oom: None }
+        let settings = &config.cgroups;
+        Mem {
+            group,
+            first: fresh,
+            limit_swap: config.cgroups_limit_swap,
+            high_ratio: settings.mem_high_ratio,
+            min_ratio: settings.mem_min_ratio,
+            oom_group: settings.mem_oom_group,
+            oom: None,
+        }
     }
 
     pub(super) fn update(&mut self, demand: Demand<'_>) -> Result<(), IsolatorError> {
@@ -91,10 +148,56 @@ impl Mem {
                 .read_limit(hard_knob)
                 .map_err(|e| failed(NAME, "read", &self.group, hard_knob, e))?
         };
-        if should_write(self.first, current, hard) {
-            self.write_hard(hard_knob, hard)?;
-            self.first = false;
+        match step(self.first, current, hard) {
+            Step::Keep => {}
+            Step::Write => self.write_hard(hard_knob, hard, false)?,
+            Step::Shrink => self.shrink(hard_knob, hard)?,
         }
+        self.first = false;
+        self.write_v2_knobs(soft, hard)
+    }
+
+    /// v2: protection and throttling that Mesos has no words for.
+    fn write_v2_knobs(&self, soft: u64, hard: Limit) -> Result<(), IsolatorError> {
+        if self.group.version() == Version::V1 {
+            return Ok(());
+        }
+        if let Some(ratio) = self.min_ratio {
+            self.write("memory.min", &part(soft, ratio).to_string())?;
+        }
+        if let Some(ratio) = self.high_ratio {
+            let high = match hard {
+                Limit::Unlimited => "max".to_owned(),
+                Limit::Value(hard) => part(hard, ratio).to_string(),
+            };
+            self.write("memory.high", &high)?;
+        }
+        if self.oom_group {
+            self.write("memory.oom.group", "1")?;
+        }
+        Ok(())
+    }
+
+    /// Lowers the hard limit if the container fits under it. If not it keeps what
+    /// it has until the next update: a kill is worse than a late limit.
+    fn shrink(&self, knob: &str, hard: Limit) -> Result<(), IsolatorError> {
+        let fits = match self.group.version() {
+            // The kernel takes back what it can, and refuses if that is too little.
+            Version::V1 => match self.write_hard(knob, hard, true) {
+                Err(error) if is_busy(&error) => false,
+                other => return other,
+            },
+            Version::V2 => {
+                let stat = self.group.read("memory.stat");
+                let stat = stat.map_err(|e| failed(NAME, "read", &self.group, "memory.stat", e))?;
+                fits(held(&stat), hard)
+            }
+        };
+        if fits {
+            return self.write_hard(knob, hard, true);
+        }
+        let path = self.group.path().display();
+        warn!("'{path}' uses more than its new memory limit and keeps the old one");
         Ok(())
     }
 
@@ -109,7 +212,7 @@ impl Mem {
         self.group.write(knob, value).map_err(|e| failed(NAME, "set", &self.group, knob, e))
     }
 
-    fn write_hard(&self, knob: &str, hard: Limit) -> Result<(), IsolatorError> {
+    fn write_hard(&self, knob: &str, hard: Limit, less: bool) -> Result<(), IsolatorError> {
         let v1 = self.group.version() == Version::V1;
         let value = match hard {
             Limit::Value(bytes) => bytes.to_string(),
@@ -125,7 +228,7 @@ impl Mem {
             return self.write(knob, &value);
         }
         // v1: memory <= memory + swap must hold after each write.
-        let order = if self.first {
+        let order = if self.first || less {
             [knob, "memory.memsw.limit_in_bytes"]
         } else {
             ["memory.memsw.limit_in_bytes", knob]
@@ -155,7 +258,18 @@ impl Mem {
         let file =
             |name: &'static str, fill| FileProbe::boxed(NAME, name, self.group.file(name), fill);
         if self.group.version() == Version::V2 {
-            return vec![file("memory.current", fill_total), file("memory.stat", fill_stat_v2)];
+            let mut probes =
+                vec![file("memory.current", fill_total), file("memory.stat", fill_stat_v2)];
+            // Kernels without swap accounting or PSI have no such files.
+            let swap = if self.limit_swap { fill_swap_and_sum } else { fill_swap };
+            let optional: [(&str, crate::probe::Fill); 2] =
+                [("memory.pressure", fill_psi), ("memory.swap.current", swap)];
+            for (name, fill) in optional {
+                if self.group.read(name).is_ok() {
+                    probes.push(file(name, fill));
+                }
+            }
+            return probes;
         }
         let mut probes = vec![
             file("memory.usage_in_bytes", fill_total),
@@ -192,6 +306,37 @@ fn fill_kmem_tcp(text: &[u8], statistics: &mut ResourceStatistics) {
 
 fn fill_memsw(text: &[u8], statistics: &mut ResourceStatistics) {
     statistics.mem_total_memsw_bytes = parse::number(text);
+}
+
+fn fill_swap(text: &[u8], statistics: &mut ResourceStatistics) {
+    statistics.mem_swap_bytes = parse::number(text);
+}
+
+/// Sampled after `memory.current`: sources go by name.
+fn fill_swap_and_sum(text: &[u8], statistics: &mut ResourceStatistics) {
+    fill_swap(text, statistics);
+    let sum = statistics.mem_total_bytes.zip(statistics.mem_swap_bytes);
+    statistics.mem_total_memsw_bytes = sum.map(|(memory, swap)| memory + swap);
+}
+
+/// v2 has no pressure levels; it has the time that processes waited for memory.
+/// Low: 10 ms in which some waited; medium: 100 ms of that; critical: 100 ms in
+/// which all waited.
+fn fill_psi(text: &[u8], statistics: &mut ResourceStatistics) {
+    let total = |kind: &str| {
+        let text = std::str::from_utf8(text).ok()?;
+        let line = text.lines().find_map(|line| line.strip_prefix(kind))?;
+        parse::number(line.rsplit_once("total=")?.1.as_bytes())
+    };
+    let (some, full) = (total("some "), total("full "));
+    statistics.mem_low_pressure_counter = some.map(|micros| micros / 10_000);
+    statistics.mem_medium_pressure_counter = some.map(|micros| micros / 100_000);
+    statistics.mem_critical_pressure_counter = full.map(|micros| micros / 100_000);
+}
+
+fn is_busy(error: &IsolatorError) -> bool {
+    let kernel = error.source.as_ref().and_then(|e| e.downcast_ref::<kernel::cgroup::Error>());
+    kernel.and_then(kernel::cgroup::Error::errno) == Some(EBUSY)
 }
 
 fn fill_stat_v1(text: &[u8], statistics: &mut ResourceStatistics) {
@@ -301,23 +446,51 @@ mod tests {
     }
 
     #[test]
-    fn hard_limits_are_never_lowered() {
+    fn hard_limits_grow_at_once_and_shrink_with_care() {
         let (small, large) = (Limit::Value(MB), Limit::Value(2 * MB));
         let rows = [
-            (true, Limit::Unlimited, small, true),
-            (false, small, large, true),
-            (false, large, small, false),
-            (false, small, small, false),
-            (false, small, Limit::Unlimited, true),
-            (false, Limit::Unlimited, small, false),
+            (true, Limit::Unlimited, small, Step::Write),
+            (false, small, large, Step::Write),
+            (false, large, small, Step::Shrink),
+            (false, small, small, Step::Keep),
+            (false, small, Limit::Unlimited, Step::Write),
+            (false, Limit::Unlimited, Limit::Unlimited, Step::Keep),
+            (false, Limit::Unlimited, small, Step::Shrink),
         ];
-        for (first, current, wanted, write) in rows {
-            assert_eq!(
-                should_write(first, current, wanted),
-                write,
-                "{first} {current:?} {wanted:?}"
-            );
+        for (first, current, wanted, expected) in rows {
+            assert_eq!(step(first, current, wanted), expected, "{first} {current:?} {wanted:?}");
         }
+    }
+
+    #[test]
+    fn what_a_container_holds_decides_whether_it_fits() {
+        let stat = b"anon 100\nfile 5000\nkernel 30\nshmem 7\nunevictable 1\nslab_reclaimable 10\n";
+        assert_eq!(held(stat), 128);
+        assert_eq!(held(b"anon 5\nkernel_stack 1\nslab 4\nslab_reclaimable 4\n"), 6);
+        let rows = [(128, 160, true), (150, 160, true), (151, 160, false), (160, 160, false)];
+        for (held, limit, wanted) in rows {
+            assert_eq!(fits(held, Limit::Value(limit)), wanted, "{held} {limit}");
+        }
+        assert!(fits(u64::MAX, Limit::Unlimited));
+    }
+
+    #[test]
+    fn parts_are_whole_pages() {
+        let rows = [(64 * MB, 0.5, 32 * MB), (64 * MB, 1.0, 64 * MB), (10_000, 0.9, 8192)];
+        for (bytes, ratio, wanted) in rows {
+            assert_eq!(part(bytes, ratio), wanted);
+        }
+    }
+
+    #[test]
+    fn stall_times_become_counters() {
+        let mut s = ResourceStatistics::default();
+        let text = b"some avg10=1.00 avg60=0.00 avg300=0.00 total=1234567\n\
+                     full avg10=0.00 avg60=0.00 avg300=0.00 total=450000\n";
+        fill_psi(text, &mut s);
+        assert_eq!(s.mem_low_pressure_counter, Some(123));
+        assert_eq!(s.mem_medium_pressure_counter, Some(12));
+        assert_eq!(s.mem_critical_pressure_counter, Some(4));
     }
 
     #[test]

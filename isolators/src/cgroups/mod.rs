@@ -3,14 +3,24 @@
 //! Owns the directories of every container in every hierarchy in use and is the
 //! only writer of their knobs. Exists whenever the linux launcher is used, with no
 //! controllers if `--isolation` names none: the launcher needs a cgroup per
-//! container to find and kill its processes. What each controller writes is in
-//! [`cpu`], [`mem`] and [`pids`]; where, in [`Layout`].
+//! container to find and kill its processes. What each controller writes is in the
+//! module of its name; where, in [`Layout`].
 
+pub mod blkio;
+mod control;
 pub mod cpu;
+pub mod cpuset;
+pub mod devices;
+pub mod hugetlb;
 mod layout;
 pub mod mem;
+pub mod net_cls;
+pub mod net_prio;
 mod oom;
+pub mod perf_event;
 pub mod pids;
+pub mod pinning;
+mod settings;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -18,10 +28,13 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use kernel::cgroup::{Cgroup, Version};
-use mesos::Resource;
-use tracing::warn;
+use mesos::{ContainerStatus, Resource};
+use tracing::{info, warn};
 
+pub use self::control::Controller;
+use self::control::{Control, Shared};
 pub use self::layout::Layout;
+pub use self::settings::Settings;
 use crate::api::{
     ContainerContext, Contribution, Isolation, Isolator, IsolatorError, Known, Limitation, Probe,
     Recovered, Watch,
@@ -54,31 +67,6 @@ pub(crate) fn failed(
     IsolatorError::new(isolator, verb, group.file(knob).display().to_string(), error)
 }
 
-/// A controller that `--isolation` can name.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Controller {
-    /// `cgroups/cpu`
-    Cpu,
-    /// `cgroups/mem`
-    Mem,
-    /// `cgroups/pids`
-    Pids,
-}
-
-impl Controller {
-    fn kernel_names(self, config: &Config) -> Vec<(&'static str, &'static str)> {
-        match self {
-            // On v2 `cpu` counts the time too.
-            Controller::Cpu => match config.hierarchies.carrying("cpu").map(|h| h.version) {
-                Some(Version::V2) => vec![(cpu::NAME, "cpu")],
-                _ => vec![(cpu::NAME, "cpu"), (cpu::NAME, "cpuacct")],
-            },
-            Controller::Mem => vec![(mem::NAME, "memory")],
-            Controller::Pids => vec![(pids::NAME, "pids")],
-        }
-    }
-}
-
 /// The isolator.
 #[derive(Debug)]
 pub struct Cgroups {
@@ -89,26 +77,59 @@ pub struct Cgroups {
 struct Frame {
     config: Arc<Config>,
     layout: Layout,
-    controllers: BTreeSet<Controller>,
+    shared: Shared,
 }
 
 impl Cgroups {
-    /// Finds the hierarchies and makes the root cgroups. `None`: nothing to do,
-    /// see [`Layout::new`].
+    /// Finds the hierarchies, mounts v1 controllers that nobody has mounted, and
+    /// makes the root cgroups. `None`: nothing to do, see [`Layout::new`].
     ///
     /// # Errors
-    /// Not root, a controller is missing, or the kernel refuses.
+    /// Not root, a controller is missing, a flag asks for what the machine does
+    /// not have, or the kernel refuses.
     pub fn new(
         config: Arc<Config>,
         controllers: BTreeSet<Controller>,
     ) -> Result<Option<Cgroups>, IsolatorError> {
-        let names: Vec<_> = controllers.iter().flat_map(|c| c.kernel_names(&config)).collect();
+        let config = with_mounts(config, &controllers)?;
+        let names: Vec<_> = controllers
+            .iter()
+            .flat_map(|c| c.kernel_names(&config.hierarchies).into_iter().map(|n| (c.name(), n)))
+            .collect();
         let Some(layout) = Layout::new(&config, &names)? else { return Ok(None) };
         if !config.root {
             return Err(IsolatorError::plain(NAME, "use", "cgroups: the agent must run as root"));
         }
+        let shared = Shared::new(Arc::clone(&config), controllers)?;
         layout.initialize()?;
-        Ok(Some(Cgroups { frame: Arc::new(Frame { config, layout, controllers }) }))
+        for (isolator, controller) in names {
+            log_place(&config, isolator, controller);
+        }
+        Ok(Some(Cgroups { frame: Arc::new(Frame { config, layout, shared }) }))
+    }
+
+    /// Every controller that this machine has, for `cgroups/all`; the others are
+    /// named in the log. With the configuration that has what was mounted for it.
+    #[must_use]
+    pub fn available(config: &Arc<Config>) -> (Arc<Config>, BTreeSet<Controller>) {
+        let all: BTreeSet<Controller> = Controller::ALL.into_iter().collect();
+        let mut config = Arc::clone(config);
+        for controller in &all {
+            match with_mounts(Arc::clone(&config), &BTreeSet::from([*controller])) {
+                Ok(more) => config = more,
+                Err(error) => warn!("{}", error.chain()),
+            }
+        }
+        let carried = |controller: &Controller| {
+            let names = controller.kernel_names(&config.hierarchies);
+            names.iter().all(|name| config.hierarchies.carrying(name).is_some())
+        };
+        let (has, lacks): (BTreeSet<_>, BTreeSet<_>) = all.into_iter().partition(carried);
+        let lacks: Vec<&str> = lacks.into_iter().map(Controller::name).collect();
+        if !lacks.is_empty() {
+            info!("cgroups/all leaves out what this machine does not have: {}", lacks.join(", "));
+        }
+        (config, has)
     }
 
     /// Where the cgroups are: the containerizer kills through the tracker.
@@ -123,7 +144,7 @@ impl Cgroups {
         let shared = nested && linux.and_then(|l| l.share_cgroups).unwrap_or(true);
         let lineage: Vec<&str> = context.lineage();
         let frame = Arc::clone(&self.frame);
-        let has = |c: Controller| !shared && frame.controllers.contains(&c);
+        let has = |c: Controller| !shared && frame.shared.has(c);
         let knobs = |name: &str| frame.layout.knobs(name, &lineage);
         let cpu = has(Controller::Cpu).then(|| knobs("cpu")).flatten().map(|group| {
             let accounting = knobs("cpuacct").unwrap_or_else(|| group.clone());
@@ -133,8 +154,11 @@ impl Cgroups {
             .then(|| knobs("memory"))
             .flatten()
             .map(|group| mem::Mem::new(&frame.config, group, fresh));
-        let pids = has(Controller::Pids).then(|| knobs("pids")).flatten();
-        CgroupIsolation { context: Arc::clone(context), shared, cpu, mem, pids, frame }
+        let controls = match shared {
+            true => Vec::new(),
+            false => frame.shared.controls(&frame.layout, &lineage),
+        };
+        CgroupIsolation { context: Arc::clone(context), shared, cpu, mem, controls, frame }
     }
 
     /// Cgroups under our root that no known container claims are killed and
@@ -161,6 +185,44 @@ impl Cgroups {
         }
         leftovers
     }
+}
+
+/// The configuration with v1 hierarchies mounted that are wanted and missing.
+fn with_mounts(
+    config: Arc<Config>,
+    controllers: &BTreeSet<Controller>,
+) -> Result<Arc<Config>, IsolatorError> {
+    if !config.root {
+        return Ok(config);
+    }
+    let base = config.cgroups.hierarchy.clone();
+    let mut config = config;
+    for controller in controllers {
+        for name in controller.kernel_names(&config.hierarchies) {
+            let mounted = Arc::make_mut(&mut config).hierarchies.mount_v1(name, &base);
+            let mounted = mounted.map_err(|e| {
+                let object = format!("'{name}' below '{}'", base.display());
+                IsolatorError::new(controller.name(), "mount", object, e)
+            })?;
+            if mounted {
+                info!("mounted the cgroup controller '{name}' below {}", base.display());
+            }
+        }
+    }
+    Ok(config)
+}
+
+/// Says which hierarchy carries a controller, and why.
+fn log_place(config: &Config, isolator: &str, controller: &str) {
+    let Some(found) = config.hierarchies.carrying(controller) else { return };
+    let implicit = kernel::cgroup::is_implicit_on_v2(controller);
+    let why = match found.version {
+        Version::V1 => "its v1 hierarchy is mounted",
+        Version::V2 if implicit => "no v1 hierarchy has it, and every v2 cgroup does",
+        Version::V2 => "cgroup.controllers of v2 lists it",
+    };
+    let mount = found.mount.display();
+    info!("{isolator} uses the controller '{controller}' at {mount}: {why}");
 }
 
 fn kill_and_remove(group: &Cgroup, timeout: Duration) -> Result<(), IsolatorError> {
@@ -191,6 +253,13 @@ impl Isolator for Cgroups {
         let mut handles: Vec<Box<dyn Isolation>> = Vec::new();
         for container in known {
             let mut handle = self.handle(&container.context, false);
+            for control in &mut handle.controls {
+                if container.pid.is_some()
+                    && let Err(error) = control.recover(&container.context)
+                {
+                    warn!(error = %error.chain(), "a recovered container is less isolated");
+                }
+            }
             if container.pid.is_some()
                 && let Some(mem) = &mut handle.mem
                 && let Err(error) = mem.listen()
@@ -212,7 +281,7 @@ struct CgroupIsolation {
     shared: bool,
     cpu: Option<cpu::Cpu>,
     mem: Option<mem::Mem>,
-    pids: Option<Cgroup>,
+    controls: Vec<Box<dyn Control>>,
 }
 
 impl CgroupIsolation {
@@ -239,8 +308,10 @@ impl CgroupIsolation {
             {
                 let parent = Cgroup::new(group.version(), parent);
                 parent.create_all().map_err(|e| fail("create", &parent, e))?;
+                layout.fill(&parent).map_err(|e| fail("give processors to", &parent, e))?;
             }
             group.create().map_err(|e| fail("create", &group, e))?;
+            self.frame.layout.fill(&group).map_err(|e| fail("give processors to", &group, e))?;
         }
         if !self.shared {
             for (group, controllers) in layout.givers(&lineage) {
@@ -278,14 +349,16 @@ impl Isolation for CgroupIsolation {
             let task = context.command_task || context.id.parent.is_some();
             oom_score_adj = if task { mem.oom_score(demand) } else { None };
         }
-        if let Some(group) = &self.pids {
-            let label = context.labels.get(pids::LABEL).map(String::as_str);
-            pids::prepare(group, self.frame.config.cgroups_pids_limit, label)?;
+        for control in &mut self.controls {
+            control.prepare(&context)?;
         }
         Ok(Contribution { cgroups, oom_score_adj, ..Contribution::default() })
     }
 
     fn watch(&mut self) -> Option<Watch> {
+        for control in &mut self.controls {
+            control.start();
+        }
         self.mem.as_mut().and_then(mem::Mem::watch)
     }
 
@@ -295,13 +368,29 @@ impl Isolation for CgroupIsolation {
         limits: &BTreeMap<String, f64>,
     ) -> Result<(), IsolatorError> {
         // A nested container under its parent's limits has none of its own.
-        self.apply(Demand { requests, limits })
+        self.apply(Demand { requests, limits })?;
+        self.controls.iter_mut().try_for_each(|control| control.update(requests))
     }
 
     fn probes(&mut self) -> Vec<Box<dyn Probe>> {
         let mut probes = self.cpu.as_ref().map(cpu::Cpu::probes).unwrap_or_default();
         probes.extend(self.mem.as_ref().map(mem::Mem::probes).unwrap_or_default());
+        probes.extend(self.controls.iter().flat_map(|control| control.probes()));
         probes
+    }
+
+    fn status(&mut self, status: &mut ContainerStatus) -> Result<(), IsolatorError> {
+        for control in &self.controls {
+            control.status(status);
+        }
+        // A container under its parent's limits has its parent's class id.
+        if self.shared
+            && self.frame.shared.has(Controller::NetCls)
+            && let Some(group) = self.frame.layout.knobs("net_cls", &self.context.lineage()[..1])
+        {
+            net_cls::set_status(status, net_cls::class_id(&group));
+        }
+        Ok(())
     }
 
     fn ended(&mut self) -> Option<Limitation> {
@@ -329,6 +418,10 @@ impl Isolation for CgroupIsolation {
             if let Err(error) = result {
                 first_error.get_or_insert(error);
             }
+        }
+        // What was the container's is free only when its cgroups are gone.
+        if first_error.is_none() {
+            self.controls.iter_mut().for_each(|control| control.cleanup());
         }
         first_error.map_or(Ok(()), Err)
     }

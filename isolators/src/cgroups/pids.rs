@@ -6,13 +6,17 @@
 
 use kernel::cgroup::Cgroup;
 
+use super::control::Control;
 use super::failed;
-use crate::api::IsolatorError;
+use crate::api::{ContainerContext, IsolatorError};
 
 pub(super) const NAME: &str = "cgroups/pids";
 
 /// The label of a task, or of an executor, that asks for a limit.
 pub const LABEL: &str = "pids_limit";
+
+/// `PID_MAX_LIMIT` of 64-bit kernels.
+const MOST: u64 = 4 << 20;
 
 /// `pids.max` for the operator's flag and the task's label.
 ///
@@ -32,18 +36,32 @@ pub fn limit(flag: Option<u64>, label: Option<&str>) -> Result<Option<u64>, Stri
     })
 }
 
-/// Sets the limit, if there is one.
-pub(super) fn prepare(
-    group: &Cgroup,
+/// The limit of one container.
+#[derive(Debug)]
+pub(super) struct Pids {
+    group: Cgroup,
     flag: Option<u64>,
-    label: Option<&str>,
-) -> Result<(), IsolatorError> {
-    let limit = limit(flag, label).map_err(|text| IsolatorError::plain(NAME, "read", text))?;
-    match limit {
-        None => Ok(()),
-        Some(limit) => group
-            .write("pids.max", &limit.to_string())
-            .map_err(|e| failed(NAME, "set", group, "pids.max", e)),
+}
+
+impl Pids {
+    pub(super) fn new(group: Cgroup, flag: Option<u64>) -> Pids {
+        Pids { group, flag }
+    }
+}
+
+impl Control for Pids {
+    fn prepare(&mut self, context: &ContainerContext) -> Result<(), IsolatorError> {
+        let label = context.labels.get(LABEL).map(String::as_str);
+        let limit =
+            limit(self.flag, label).map_err(|text| IsolatorError::plain(NAME, "read", text))?;
+        // The kernel knows no more than this many, and refuses to be asked.
+        match limit.map(|limit| limit.min(MOST)) {
+            None => Ok(()),
+            Some(limit) => self
+                .group
+                .write("pids.max", &limit.to_string())
+                .map_err(|e| failed(NAME, "set", &self.group, "pids.max", e)),
+        }
     }
 }
 

@@ -15,6 +15,7 @@ pub mod nested;
 pub mod prometheus;
 pub mod reads;
 mod sandbox;
+mod session;
 pub mod state;
 pub mod v1;
 pub mod validate;

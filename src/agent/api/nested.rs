@@ -17,7 +17,7 @@ use mesos::{ContainerId, TaskResourceLimitation};
 
 use super::Context;
 use crate::agent::snapshot::Snapshot;
-use crate::containerizer::{ContainerizerError, LaunchRequest, Termination};
+use crate::containerizer::{Class, ContainerizerError, LaunchRequest, Termination};
 use crate::wire::http::{Response, StatusCode};
 
 /// The id with its parents, `parent.child`, as Mesos prints it.
@@ -39,7 +39,6 @@ pub async fn launch(
         Ok(request) => request,
         Err(response) => return response,
     };
-    let name = display(&request.id);
     if context.containerizer.containers().iter().any(|(id, _)| *id == request.id) {
         return Response::empty(StatusCode::ACCEPTED);
     }
@@ -47,10 +46,19 @@ pub async fn launch(
         let message = format!("Failed to create sandbox: {error}");
         return Response::text(StatusCode::INTERNAL_SERVER_ERROR, message);
     }
+    match start(context, request).await {
+        Ok(()) => Response::empty(StatusCode::OK),
+        Err(response) => response,
+    }
+}
+
+/// Starts a container whose sandbox exists.
+pub(super) async fn start(context: &Arc<Context>, request: LaunchRequest) -> Result<(), Response> {
+    let name = display(&request.id);
     let context = Arc::clone(context);
     let launched = tokio::spawn(async move { context.containerizer.launch(request).await }).await;
-    match launched {
-        Ok(Ok(_)) => Response::empty(StatusCode::OK),
+    Err(match launched {
+        Ok(Ok(_)) => return Ok(()),
         Ok(Err(ContainerizerError::AlreadyLaunched(_))) => Response::empty(StatusCode::ACCEPTED),
         Ok(Err(ContainerizerError::NotSupported(why))) => {
             bad_request(format!("The provided ContainerInfo is not supported: {why}"))
@@ -60,11 +68,11 @@ pub async fn launch(
             let message = format!("Failed to launch container {name}: {error}");
             Response::text(StatusCode::INTERNAL_SERVER_ERROR, message)
         }
-    }
+    })
 }
 
 /// Where a container goes and as whom it runs.
-fn request(
+pub(super) fn request(
     context: &Context,
     snapshot: &Snapshot,
     call: LaunchContainer,
@@ -101,6 +109,7 @@ fn request(
         framework_id,
         executor: None,
         task: None,
+        class: Class::Default,
     })
 }
 

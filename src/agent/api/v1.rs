@@ -17,7 +17,7 @@ use prost::Message as _;
 use super::attachments::Attachments;
 use super::containers::{self, Selection};
 use super::executor::not_implemented;
-use super::{Context, files, nested, reads, validate};
+use super::{Context, files, nested, reads, session, validate};
 use crate::agent::snapshot::{AgentState, Snapshot};
 use crate::wire::http::media::{self, Media};
 use crate::wire::http::{Request, Response, StatusCode};
@@ -59,9 +59,11 @@ async fn answer(
             Ok(call)
         })
         .map_err(|e| Response::text(StatusCode::BAD_REQUEST, e))?;
-    let accept = match accept {
-        media::Shape::Single(media) | media::Shape::Stream(media) => media,
-    };
+    if call.r#type() == call::Type::LaunchNestedContainerSession {
+        let session = call.launch_nested_container_session.unwrap_or_default();
+        return session::launch(context, snapshot, session, accept).await;
+    }
+    let accept = accept.media();
     if let Some(answer) = reads::answer(&context.about, snapshot, &call) {
         return Ok(encode(&answer, accept));
     }

@@ -17,6 +17,7 @@ use thiserror::Error;
 use super::state::StreamId;
 use crate::agent::gc::Garbage;
 use crate::checkpoint::{Record, RunKey};
+use crate::checks;
 use crate::containerizer::Termination;
 
 /// Numbers a checkpoint; the storage task works them off in order.
@@ -86,6 +87,13 @@ pub enum Event {
         container: String,
         /// How it ended.
         termination: Option<Termination>,
+    },
+    /// A probe of a command task was answered.
+    Checked {
+        /// The task's container.
+        container: String,
+        /// The answer.
+        event: checks::Event,
     },
     /// A timer fired.
     Timer(Timer),
@@ -317,6 +325,19 @@ pub enum Effect {
         /// Comes back as [`Event::Timer`].
         timer: Timer,
     },
+    /// Probe a command task; the answer is [`Event::Checked`].
+    Probe {
+        /// The task's container.
+        container: ContainerId,
+        /// Its first process.
+        pid: Option<u32>,
+        /// Its sandbox.
+        directory: String,
+        /// The user it runs as.
+        user: Option<String>,
+        /// What to ask.
+        attempt: Box<checks::Attempt>,
+    },
     /// Look at the work directory's file system ([`Event::DiskMeasured`]).
     MeasureDisk,
     /// Delete directories ([`Event::Removed`]).
@@ -370,6 +391,15 @@ pub enum Timer {
     MaxCompletion {
         /// The container.
         container: String,
+    },
+    /// A played task is to be checked.
+    Check {
+        /// The container.
+        container: String,
+        /// Which of its checks.
+        kind: checks::Kind,
+        /// Of the round.
+        round: u64,
     },
     /// Send an unacknowledged status update again.
     UpdateRetry {

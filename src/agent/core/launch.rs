@@ -1,11 +1,11 @@
 //! Making executors and starting their containers.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use mesos::{
-    CommandInfo, ContainerId, DurationInfo, ExecutorId, ExecutorInfo, FrameworkId, Resource,
-    TaskInfo, TaskState, resource, task_status, value,
+    CommandInfo, DurationInfo, ExecutorId, ExecutorInfo, FrameworkId, Resource, TaskInfo,
+    TaskState, resource, task_status, value,
 };
 
 use super::event::{Effect, LaunchSpec, LaunchedContainer, Timer};
@@ -31,9 +31,7 @@ impl Core {
     ) {
         let Some(f) = self.frameworks.get(framework) else { return };
         let checkpoint = f.checkpoint();
-        let framework_id = FrameworkId { value: framework.to_owned() };
-        let played =
-            info.is_none().then(|| Played { task: task.clone(), kill: None, out_of_time: false });
+        let played = info.is_none().then(|| Played::new(task.clone()));
         let command = match &info {
             Some(info) => info.command.as_ref(),
             None => task.command.as_ref(),
@@ -43,30 +41,16 @@ impl Core {
             .or_else(|| Some(f.info.user.clone()).filter(|u| !u.is_empty()))
             .filter(|_| self.config.switch_user);
         let mut info = info.unwrap_or_else(|| self.command_executor(task));
-        info.framework_id = Some(framework_id.clone());
+        info.framework_id = Some(FrameworkId { value: framework.to_owned() });
         let container = self.random.uuid_text();
         let id = info.executor_id.value.clone();
         let run = self.run_key(framework, &id, &container);
+        let directory = self.config.work_dir.sandbox(&run).to_string_lossy().into_owned();
         let executor = Executor {
-            directory: self.config.work_dir.sandbox(&run).to_string_lossy().into_owned(),
-            container_id: ContainerId { value: container.clone(), parent: None },
-            run,
-            info,
-            framework_id,
             user,
             checkpoint,
-            state: ExecutorState::Registering,
-            sink: None,
             generated: played.is_some(),
-            played,
-            pid: None,
-            container_status: None,
-            queued: BTreeMap::new(),
-            groups: Vec::new(),
-            launched: BTreeMap::new(),
-            terminated: BTreeMap::new(),
-            completed: VecDeque::new(),
-            pending_termination: None,
+            ..Executor::new(run, info, directory, played)
         };
         if checkpoint {
             self.persist(Record::Executor {

@@ -18,6 +18,7 @@
 pub mod event;
 pub mod state;
 
+mod checks;
 mod executors;
 mod launch;
 mod messages;
@@ -140,6 +141,7 @@ impl Core {
             Event::Terminated { container, termination } => {
                 self.terminated(&container, termination.as_ref());
             }
+            Event::Checked { container, event } => self.checked(&container, event),
             Event::Timer(timer) => self.timer(timer),
             Event::DiskMeasured { used } => self.disk_measured(used),
             Event::Removed { garbage, result } => self.removed(&garbage, result),
@@ -233,6 +235,9 @@ impl Core {
                 self.kill_grace_over(&container, generation)
             }
             Timer::MaxCompletion { container } => self.out_of_time(&container),
+            Timer::Check { container, kind, round } => {
+                self.checked(&container, crate::checks::Event::Due(kind, round));
+            }
             Timer::UpdateRetry { framework, task, generation } => {
                 let actions = self.updates.timeout(&Key { framework, task }, generation);
                 self.act(actions);

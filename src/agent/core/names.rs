@@ -53,7 +53,7 @@ fn cut(text: &str) -> String {
 
 /// What `wait` says in words: "exited with status 3", "terminated with signal
 /// Killed".
-pub(super) fn wait_status(status: i32) -> String {
+pub(in crate::agent) fn wait_status(status: i32) -> String {
     let signal = status & 0x7f;
     if signal == 0 {
         return format!("exited with status {}", (status >> 8) & 0xff);

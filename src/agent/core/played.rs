@@ -28,8 +28,10 @@ impl Core {
         e.state = ExecutorState::Running;
         let Some(task) = e.played.as_ref().map(|p| p.task.task_id.value.clone()) else { return };
         e.hand_over(&task);
+        let container = e.container_id.value.clone();
         self.report_started(framework, executor, &task);
         self.limit_time(framework, executor);
+        self.start_checks(&container);
     }
 
     /// TASK_STARTING and TASK_RUNNING, whichever was not reported yet.
@@ -46,6 +48,12 @@ impl Core {
                 self.report_played(framework, executor, NewStatus::of(task, state));
             }
         }
+        let now = self.now;
+        if let Some(e) = self.executor_mut(framework, executor)
+            && let Some(played) = &mut e.played
+        {
+            played.running_since.get_or_insert(now);
+        }
     }
 
     /// Starts the clock of `max_completion_time`.
@@ -54,11 +62,7 @@ impl Core {
         let Some(played) = &e.played else { return };
         let Some(limit) = &played.task.max_completion_time else { return };
         let limit = Duration::from_nanos(u64::try_from(limit.nanoseconds).unwrap_or(0));
-        let running = e.launched.get(&played.task.task_id.value).and_then(|t| {
-            let running = t.statuses.iter().find(|s| s.state() == TaskState::TaskRunning)?;
-            running.timestamp
-        });
-        let gone = (self.now - running.unwrap_or(self.now)).max(0.0);
+        let gone = (self.now - played.running_since.unwrap_or(self.now)).max(0.0);
         let after = limit.saturating_sub(Duration::try_from_secs_f64(gone).unwrap_or_default());
         let container = e.container_id.value.clone();
         self.out.push(Effect::Schedule { after, timer: Timer::MaxCompletion { container } });
@@ -123,6 +127,7 @@ impl Core {
         let task = played.task.task_id.value.clone();
         let (again, out_of_time) = (played.kill.is_some(), played.out_of_time);
         played.kill = Some(KillProgress { generation });
+        played.checks.pause();
         let timer = Timer::KillGrace { container: container.to_owned(), generation };
         let mut effects = Vec::new();
         if !again {
@@ -200,9 +205,11 @@ impl Core {
         } else {
             (TaskState::TaskFailed, None)
         };
+        let sick = played.unhealthy && played.kill.is_some();
         let status = NewStatus {
             message: format!("Command {}", names::wait_status(status)),
             reason,
+            healthy: sick.then_some(false),
             ..NewStatus::of(task, state)
         };
         self.report_played(framework, executor, status);

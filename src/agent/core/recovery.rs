@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
+use mesos::internal::StatusUpdate;
 use mesos::{ContainerId, SlaveInfo, TaskState, task_status};
 use thiserror::Error;
 
@@ -150,26 +151,18 @@ impl Core {
         run: RecoveredRun,
         tasks: &[RecoveredTask],
     ) -> Executor {
-        let played = tasks.iter().find_map(|t| t.launch.clone()).map(|task| Played {
-            task,
-            kill: None,
-            out_of_time: false,
-        });
+        let played = tasks.iter().find_map(|t| t.launch.clone()).map(Played::new);
         let command_user = match &played {
             Some(played) => played.task.command.as_ref().and_then(|c| c.user.clone()),
             None => info.command.as_ref().and_then(|c| c.user.clone()),
         };
         let framework_user = self.frameworks.get(framework).map(|f| f.info.user.clone());
+        let directory = self.config.work_dir.sandbox(&run.key).to_string_lossy().into_owned();
         Executor {
-            directory: self.config.work_dir.sandbox(&run.key).to_string_lossy().into_owned(),
-            container_id: ContainerId { value: run.key.container.clone(), parent: None },
-            framework_id: mesos::FrameworkId { value: framework.to_owned() },
             user: command_user
                 .or(framework_user)
                 .filter(|u| !u.is_empty())
                 .filter(|_| self.config.switch_user),
-            info,
-            run: run.key,
             checkpoint: true,
             state: if run.completed {
                 ExecutorState::Terminated
@@ -177,16 +170,8 @@ impl Core {
                 ExecutorState::Registering
             },
             sink: run.libprocess_pid.filter(|_| !run.http).map(ExecutorSink::Pid),
-            generated: false,
-            played,
             pid: run.forked_pid,
-            container_status: None,
-            queued: BTreeMap::new(),
-            groups: Vec::new(),
-            launched: BTreeMap::new(),
-            terminated: BTreeMap::new(),
-            completed: VecDeque::new(),
-            pending_termination: None,
+            ..Executor::new(run.key, info, directory, played)
         }
     }
 
@@ -207,10 +192,15 @@ impl Core {
             task.status_update_state = Some(update.status.state);
             task.status_update_uuid = update.uuid.clone();
         }
-        if recovered.killed
-            && let Some(played) = &mut executor.played
-        {
-            played.kill = Some(super::state::KillProgress { generation: 0 });
+        if let Some(played) = &mut executor.played {
+            let running = |u: &&StatusUpdate| u.status.state() == TaskState::TaskRunning;
+            let mut runs = recovered.updates.iter().filter(running);
+            played.running_since = runs.next().and_then(|update| update.status.timestamp);
+            if recovered.killed {
+                played.kill = Some(super::state::KillProgress { generation: 0 });
+                let last = recovered.updates.iter().rev().find(running);
+                played.unhealthy = last.is_some_and(|update| update.status.healthy == Some(false));
+            }
         }
         let key = Key { framework: executor.run.framework.clone(), task: id.clone() };
         let ended = self.updates.recover(
@@ -267,10 +257,16 @@ impl Core {
         let Some(e) = self.executor_mut(framework, executor).filter(|_| launched) else { return };
         e.state = ExecutorState::Running;
         let task = played.task.task_id.value.clone();
+        let ran = played.running_since.is_some();
         if forked.is_some() {
             self.report_started(framework, executor, &task);
         }
         self.limit_time(framework, executor);
+        if ran && played.kill.is_none() {
+            self.take_over_checks(&container);
+        } else {
+            self.start_checks(&container);
+        }
         if played.kill.is_some() {
             // The grace period starts again: nobody counted it while we were away.
             if let Some(e) = self.executor_mut(framework, executor)

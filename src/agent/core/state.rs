@@ -14,6 +14,7 @@ use mesos::{
 };
 
 use crate::checkpoint::RunKey;
+use crate::checks::Checks;
 use crate::containerizer::Termination;
 
 /// Completed tasks kept per executor (Mesos' constant).
@@ -117,6 +118,27 @@ pub struct Played {
     pub kill: Option<KillProgress>,
     /// The time limit struck: the task fails instead of being killed.
     pub out_of_time: bool,
+    /// Its checks.
+    pub checks: Checks,
+    /// Its health check had it killed.
+    pub unhealthy: bool,
+    /// When it first ran, in seconds since the epoch.
+    pub running_since: Option<f64>,
+}
+
+impl Played {
+    /// A task that has yet to start.
+    #[must_use]
+    pub fn new(task: TaskInfo) -> Self {
+        Played {
+            checks: Checks::of(&task),
+            task,
+            kill: None,
+            out_of_time: false,
+            unhealthy: false,
+            running_since: None,
+        }
+    }
 }
 
 /// A kill that has begun.
@@ -172,6 +194,31 @@ pub struct Executor {
 }
 
 impl Executor {
+    /// One that is yet to be launched, or to be heard of after a restart.
+    pub fn new(run: RunKey, info: ExecutorInfo, directory: String, played: Option<Played>) -> Self {
+        Executor {
+            framework_id: FrameworkId { value: run.framework.clone() },
+            container_id: ContainerId { value: run.container.clone(), parent: None },
+            run,
+            info,
+            directory,
+            user: None,
+            checkpoint: false,
+            state: ExecutorState::Registering,
+            sink: None,
+            generated: false,
+            played,
+            pid: None,
+            container_status: None,
+            queued: BTreeMap::new(),
+            groups: Vec::new(),
+            launched: BTreeMap::new(),
+            terminated: BTreeMap::new(),
+            completed: VecDeque::new(),
+            pending_termination: None,
+        }
+    }
+
     /// The executor's id.
     pub fn id(&self) -> &str {
         &self.info.executor_id.value

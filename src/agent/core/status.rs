@@ -8,10 +8,11 @@ use mesos::internal::{
     status_update_record,
 };
 use mesos::{
-    ContainerStatus, ExecutorId, FrameworkId, NetworkInfo, Resource, TaskId,
+    CheckStatusInfo, ContainerStatus, ExecutorId, FrameworkId, NetworkInfo, Resource, TaskId,
     TaskResourceLimitation, TaskState, TaskStatus, network_info, task_status,
 };
 
+use super::checks::check_status;
 use super::event::{Effect, Refusal, Timer, WireMessage};
 use super::state::{ExecutorSink, ExecutorState, FrameworkState, is_terminal};
 use super::{AgentState, Core, Then};
@@ -38,6 +39,10 @@ pub(super) struct NewStatus {
     pub reason: Option<task_status::Reason>,
     pub executor: Option<String>,
     pub limited: Vec<Resource>,
+    /// What the task's health check says.
+    pub healthy: Option<bool>,
+    /// What the task's check says.
+    pub check: Option<CheckStatusInfo>,
 }
 
 impl NewStatus {
@@ -49,6 +54,8 @@ impl NewStatus {
             reason: None,
             executor: None,
             limited: Vec::new(),
+            healthy: None,
+            check: None,
         }
     }
 }
@@ -78,6 +85,8 @@ impl Core {
                 timestamp: Some(self.now),
                 uuid: Some(uuid),
                 limitation: limited,
+                healthy: status.healthy,
+                check_status: status.check,
                 ..TaskStatus::default()
             },
         }
@@ -101,7 +110,8 @@ impl Core {
 
     /// The agent's word as the executor of a command task.
     pub(super) fn report_played(&mut self, framework: &str, executor: &str, status: NewStatus) {
-        let status = NewStatus { executor: Some(executor.to_owned()), ..status };
+        let check = self.executor(framework, executor).and_then(|e| check_status(e, &status));
+        let status = NewStatus { executor: Some(executor.to_owned()), check, ..status };
         let update = self.make(framework, status);
         self.status_update(update, Origin::Played);
     }

@@ -7,12 +7,13 @@ use std::sync::Arc;
 use mesos::{ContainerId, Resource};
 use tokio::sync::mpsc;
 
-use super::{environment, removal, sandbox};
+use super::{checks, environment, removal, sandbox};
 use crate::agent::config::Config;
 use crate::agent::core::event::{Event, LaunchSpec, LaunchedContainer};
 use crate::agent::gc::Garbage;
 use crate::agent::handle::Mail;
-use crate::containerizer::{Containerizer, ContainerizerError, LaunchRequest, Termination};
+use crate::checks::Attempt;
+use crate::containerizer::{Class, Containerizer, ContainerizerError, LaunchRequest, Termination};
 
 /// One resize that waits for its turn.
 struct Resize {
@@ -69,6 +70,7 @@ impl Containers {
             framework_id: Some(mesos::FrameworkId { value: spec.run.framework }),
             executor: Some(spec.executor),
             task: spec.task,
+            class: Class::Default,
         }
     }
 
@@ -129,6 +131,15 @@ impl Containers {
         // Whoever waits for the container hears of its end.
         tokio::spawn(async move {
             containerizer.destroy(&container, termination).await;
+        });
+    }
+
+    pub(super) fn probe(&self, target: checks::Target, attempt: Attempt) {
+        let (containerizer, back) = (self.containerizer.clone(), self.back.clone());
+        tokio::spawn(async move {
+            let container = target.container.value.clone();
+            let event = checks::probe(&*containerizer, target, attempt).await;
+            report(&back, Event::Checked { container, event }).await;
         });
     }
 

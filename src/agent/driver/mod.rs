@@ -7,6 +7,7 @@
 //!
 //! Ends on [`Handle::detach`] (containers live on), or when the core asks to.
 
+mod checks;
 mod containers;
 mod environment;
 mod outbox;
@@ -188,6 +189,10 @@ impl Driver {
             Effect::Signal { container, signal } => self.containers.signal(container, signal),
             Effect::Destroy { container, termination } => {
                 self.containers.destroy(container, termination);
+            }
+            Effect::Probe { container, pid, directory, user, attempt } => {
+                let target = checks::Target { container, pid, directory, user };
+                self.containers.probe(target, *attempt);
             }
             Effect::Forget { container } => self.containers.forget(container),
             Effect::Schedule { after, timer } => self.timers.add(after, timer),

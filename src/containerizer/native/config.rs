@@ -37,6 +37,8 @@ pub struct Config {
     pub cgroups_count_processes: bool,
     /// `--cgroups_pids_limit`, ours: see docs/isolators/cgroups-pids.md.
     pub cgroups_pids_limit: Option<u64>,
+    /// Flags of single controllers: devices, cpuset, blkio, perf, ...
+    pub cgroups: isolators::cgroups::Settings,
     /// `--cgroups_destroy_timeout`.
     pub cgroups_destroy_timeout: Duration,
     /// `--revocable_cpu_low_priority`.
@@ -80,6 +82,7 @@ impl Default for Config {
             cgroups_limit_swap: false,
             cgroups_count_processes: false,
             cgroups_pids_limit: None,
+            cgroups: isolators::cgroups::Settings::default(),
             cgroups_destroy_timeout: Duration::from_secs(60),
             revocable_cpu_low_priority: true,
             host_path_volume_force_creation: Vec::new(),
@@ -107,7 +110,7 @@ impl Config {
         let start = ContainerizerError::Start;
         let hierarchies = Hierarchies::detect().map_err(|e| start(super::chain(&e)))?;
         let launcher = match self.launcher {
-            Engine::Linux => Launcher::Linux,
+            Engine::Linux | Engine::Oci => Launcher::Linux,
             Engine::Posix => Launcher::Posix,
         };
         let config = isolators::config::Config {
@@ -117,6 +120,7 @@ impl Config {
             cgroups_count_processes: self.cgroups_count_processes,
             revocable_cpu_low_priority: self.revocable_cpu_low_priority,
             cgroups_pids_limit: self.cgroups_pids_limit,
+            cgroups: self.cgroups.clone(),
             cgroups_destroy_timeout: self.cgroups_destroy_timeout,
             sandbox_directory: self.sandbox_directory.clone(),
             host_path_volume_force_creation: self.host_path_volume_force_creation.clone(),

@@ -18,7 +18,7 @@ use std::sync::Arc;
 use std::task::Poll;
 
 use isolators::api::{ContainerContext, Isolation, Limitation, Watch};
-use mesos::{ContainerId, ContainerStatus, Resource};
+use mesos::{ContainerId, ContainerInfo, ContainerStatus, Resource};
 use tokio::sync::{mpsc, oneshot, watch};
 use tracing::{info, warn};
 
@@ -74,6 +74,8 @@ pub(super) struct Door {
     pub(super) id: ContainerId,
     pub(super) commands: mpsc::Sender<Command>,
     pub(super) view: watch::Receiver<View>,
+    /// What was asked of it, for guests.
+    pub(super) info: Option<ContainerInfo>,
     /// Host path of its sandbox, for nested containers.
     pub(super) sandbox: std::path::PathBuf,
     /// It shares the agent's pid namespace.

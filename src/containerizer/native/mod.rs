@@ -6,12 +6,13 @@
 //! [`Containerizer`]; knows nothing of frameworks, tasks' states or HTTP.
 //!
 //! * `config`: flags. `request`: what is asked, in the isolators' words (pure).
-//! * `container`, `start`, `finish`: a container's life.
+//! * `container`, `start`, `finish`: a container's life. `debug`: guests in another.
 //! * `recover`: after a restart of the agent. `runtime`: what is kept on tmpfs.
 //! * `plugins`: hooks and reports of plugins. `sampler`: statistics. `fetch`: URIs.
 
 mod config;
 mod container;
+mod debug;
 mod fetch;
 mod finish;
 mod plugins;
@@ -158,15 +159,20 @@ impl Shared {
     }
 
     /// Isolators that get a handle on such a container.
-    fn isolators_for(&self, id: &ContainerId) -> impl Iterator<Item = &Arc<dyn Isolator>> {
-        let nested = id.parent.is_some();
-        self.isolators.all.iter().filter(move |isolator| !nested || isolator.supports_nesting())
+    fn isolators_for(&self, request: &LaunchRequest) -> impl Iterator<Item = &Arc<dyn Isolator>> {
+        let (nested, guest) = (request.id.parent.is_some(), debug::is_guest(request));
+        self.isolators.all.iter().filter(move |isolator| {
+            (!nested || isolator.supports_nesting()) && (!guest || debug::concerns(&***isolator))
+        })
     }
 
     /// Whether the container sees the agent's processes.
     fn shares_pids(&self, request: &LaunchRequest, parent: Option<&Door>) -> bool {
         if !self.isolators.isolation.names.contains(&"namespaces/pid") {
             return true;
+        }
+        if debug::is_guest(request) {
+            return parent.is_none_or(|door| door.host_pid_namespace);
         }
         let linux = request.container.as_ref().and_then(|info| info.linux_info.as_ref());
         let share = linux.and_then(|linux| linux.share_pid_namespace).unwrap_or(false);
@@ -189,6 +195,7 @@ impl Shared {
             id: request.id.clone(),
             commands,
             view: seen.clone(),
+            info: request.container.clone(),
             sandbox: request.sandbox.clone(),
             host_pid_namespace,
         };
@@ -235,9 +242,9 @@ fn ids_of(user: Option<&str>) -> Result<Option<(u32, u32)>, String> {
 }
 
 impl Native {
-    fn birth(&self, request: LaunchRequest) -> Result<Birth, ContainerizerError> {
-        let failed =
-            |step, message| ContainerizerError::Launch { id: key(&request.id), step, message };
+    fn birth(&self, mut request: LaunchRequest) -> Result<Birth, ContainerizerError> {
+        let name = key(&request.id);
+        let failed = |step, message| ContainerizerError::Launch { id: name.clone(), step, message };
         request::check(&request).map_err(|refusal| match refusal {
             Refusal::NotSupported(what) => ContainerizerError::NotSupported(what),
             Refusal::Bad(what) => failed("check", what),
@@ -254,6 +261,9 @@ impl Native {
             }
         };
         let ids = ids_of(request.user.as_deref()).map_err(|text| failed("check", text))?;
+        if let Some((door, _)) = parent.as_ref().filter(|_| debug::is_guest(&request)) {
+            request.container = debug::info(door.info.as_ref());
+        }
         let shared = &self.shared;
         let host_pid_namespace =
             shared.shares_pids(&request, parent.as_ref().map(|(door, _)| door));
@@ -266,7 +276,7 @@ impl Native {
         let runtime = shared.runtime.of(&request.id).path;
         let context = Arc::new(request::context(&request, runtime, ids, parent));
         let handles = shared
-            .isolators_for(&request.id)
+            .isolators_for(&request)
             .map(|isolator| Handle {
                 isolator: isolator.name(),
                 isolation: isolator.attach(&context),

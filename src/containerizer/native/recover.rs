@@ -15,7 +15,7 @@ use tracing::{info, warn};
 
 use super::container::{Cause, Door, Handle, Start, View};
 use super::request::key;
-use super::{Birth, Shared, chain, ids_of, request, runtime};
+use super::{Birth, Shared, chain, debug, ids_of, request, runtime};
 use crate::containerizer::{ContainerizerError, KnownContainer, LaunchRequest, Termination};
 use crate::launch::{self, End, Recovered, Running};
 
@@ -133,8 +133,11 @@ fn assemble(
     let linux = request.container.as_ref().and_then(|info| info.linux_info.as_ref());
     let share = linux.and_then(|linux| linux.share_pid_namespace).unwrap_or(false);
     let isolated = shared.isolators.isolation.names.contains(&"namespaces/pid");
+    let guest = debug::is_guest(&request);
     let host_pid_namespace =
-        !isolated || (share && parent.is_none_or(|found| found.host_pid_namespace));
+        !isolated || ((share || guest) && parent.is_none_or(|found| found.host_pid_namespace));
+    // Whoever waited for a guest is gone.
+    let orphan = orphan || guest;
     let parent = parent.map(|found| Parent {
         pid: found.state.pid().unwrap_or(0),
         sandbox: found.request.sandbox.clone(),
@@ -160,6 +163,9 @@ async fn handles(
             .enumerate()
             .filter(|(_, found)| !matches!(found.state, State::Over(_)))
             .filter(|(_, found)| found.request.id.parent.is_none() || isolator.supports_nesting())
+            .filter(|(_, found)| {
+                !debug::is_guest(&found.request) || debug::concerns(isolator.as_ref())
+            })
             .map(|(index, _)| index)
             .collect();
         let founds: Vec<&Found> = all.values().collect();
@@ -235,6 +241,7 @@ fn remember(shared: &Shared, request: &LaunchRequest, end: Termination, host_pid
         id: request.id.clone(),
         commands,
         view,
+        info: request.container.clone(),
         sandbox: request.sandbox.clone(),
         host_pid_namespace,
     };

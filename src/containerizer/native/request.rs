@@ -184,6 +184,7 @@ pub(super) mod tests {
     use mesos::{ContainerInfo, Environment as MesosEnvironment, NetworkInfo};
 
     use super::*;
+    use crate::containerizer::Class;
 
     pub(crate) fn request(id: &str, command: CommandInfo) -> LaunchRequest {
         LaunchRequest {
@@ -198,6 +199,7 @@ pub(super) mod tests {
             framework_id: None,
             executor: None,
             task: None,
+            class: Class::Default,
         }
     }
 

@@ -17,12 +17,12 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use mesos::slave::{ContainerConfig, ContainerTermination};
+use mesos::slave::{ContainerClass, ContainerConfig, ContainerTermination};
 use mesos::{ContainerId, value};
 use prost::Message;
 use thiserror::Error;
 
-use crate::containerizer::{LaunchRequest, Termination};
+use crate::containerizer::{Class, LaunchRequest, Output, Termination};
 
 /// A file of the runtime directory could not be used.
 #[derive(Debug, Error)]
@@ -194,6 +194,10 @@ pub(super) fn config_of(request: &LaunchRequest) -> ContainerConfig {
             .collect(),
         directory: request.sandbox.display().to_string(),
         user: request.user.clone(),
+        container_class: match request.class {
+            Class::Default => None,
+            Class::Debug(_) => Some(ContainerClass::Debug as i32),
+        },
         ..ContainerConfig::default()
     }
 }
@@ -201,6 +205,10 @@ pub(super) fn config_of(request: &LaunchRequest) -> ContainerConfig {
 /// The request that a checkpoint tells of; the agent's environment is not in it,
 /// nor is it needed any more.
 pub(super) fn request_of(id: ContainerId, config: ContainerConfig) -> LaunchRequest {
+    let class = match config.container_class() {
+        ContainerClass::Default => Class::Default,
+        ContainerClass::Debug => Class::Debug(Output::ParentsStderr),
+    };
     LaunchRequest {
         id,
         command: config.command_info,
@@ -213,6 +221,7 @@ pub(super) fn request_of(id: ContainerId, config: ContainerConfig) -> LaunchRequ
         framework_id: config.executor_info.as_ref().and_then(|e| e.framework_id.clone()),
         executor: config.executor_info,
         task: config.task_info,
+        class,
     }
 }
 

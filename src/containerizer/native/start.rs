@@ -10,7 +10,8 @@ use isolators::merge::{Base, Merged, merge};
 use isolators::plan::{LaunchPlan, Stdio};
 
 use super::container::{Container, Failure, Phase};
-use super::{chain, fetch, request, runtime};
+use super::{chain, debug, fetch, request, runtime};
+use crate::containerizer::{Class, Output};
 
 fn failure(step: &'static str, message: impl Into<String>) -> Failure {
     Failure { step, message: message.into() }
@@ -44,6 +45,10 @@ impl Container {
             let part = part.map_err(|e| failure("prepare", e.chain()))?;
             contributions.push((handle.isolator, part));
         }
+        if let Some(parent) = self.context.parent.as_ref().filter(|_| self.is_guest()) {
+            let part = debug::namespaces(parent.pid);
+            contributions.push(("debug", part.map_err(|text| failure("prepare", text))?));
+        }
         let base = self.base().map_err(|text| failure("prepare", text))?;
         merge(base, contributions).map_err(|e| failure("prepare", e.to_string()))
     }
@@ -61,11 +66,19 @@ impl Container {
                 (user.uid, user.gid, kernel::users::groups(&user).map_err(|e| chain(&e))?)
             }
         };
+        let mut environment = request::base_environment(request, directory, rootfs);
+        let mut working_directory = rootfs.map_or(&request.sandbox, |_| directory).clone();
+        if let Some(parent) = self.context.parent.as_ref().filter(|_| self.is_guest()) {
+            environment = debug::environment(parent.pid)?;
+            if let Some(sandbox) = environment.get("MESOS_SANDBOX") {
+                working_directory = sandbox.into();
+            }
+        }
         Ok(Base {
             arguments,
-            environment: request::base_environment(request, directory, rootfs),
+            environment,
             command_environment: request::command_environment(&request.command)?,
-            working_directory: rootfs.map_or(&request.sandbox, |_| directory).clone(),
+            working_directory,
             user: Some(user),
             rootfs: self.context.rootfs.clone(),
         })
@@ -74,7 +87,11 @@ impl Container {
     fn plan(&self, merged: Merged) -> Result<LaunchPlan, Failure> {
         let (executable, _) =
             request::command(&self.request.command).map_err(|text| failure("prepare", text))?;
-        let stdio = stdio(&self.request.sandbox, self.context.ids).map_err(|(path, error)| {
+        let opened = match &self.request.class {
+            Class::Default => stdio(&self.request.sandbox, self.context.ids),
+            Class::Debug(output) => guests_stdio(output, &self.request.sandbox),
+        };
+        let stdio = opened.map_err(|(path, error)| {
             failure("open", format!("failed to open '{path}': {error}"))
         })?;
         Ok(LaunchPlan {
@@ -88,6 +105,10 @@ impl Container {
             stdio,
             wait_for: merged.wait_for,
         })
+    }
+
+    fn is_guest(&self) -> bool {
+        debug::is_guest(&self.request)
     }
 
     async fn execute(&mut self, plan: &LaunchPlan) -> Result<u32, Failure> {
@@ -122,6 +143,23 @@ fn stdio(sandbox: &Path, ids: Option<(u32, u32)>) -> Result<Stdio, (String, io::
     };
     let null = File::open("/dev/null").map_err(|error| ("/dev/null".to_owned(), error))?;
     Ok(Stdio { stdin: null.into(), stdout: open("stdout")?, stderr: open("stderr")? })
+}
+
+/// The streams of a guest.
+fn guests_stdio(output: &Output, sandbox: &Path) -> Result<Stdio, (String, io::Error)> {
+    let null = File::open("/dev/null").map_err(|error| ("/dev/null".to_owned(), error))?;
+    let (stdout, stderr) = match output {
+        Output::ParentsStderr => {
+            let path = sandbox.join("stderr");
+            let opened = append(&path, None).and_then(|file| Ok((file.try_clone()?, file)));
+            opened.map_err(|error| (path.display().to_string(), error))?
+        }
+        Output::Pipes(pipes) => {
+            let copy = |fd: &OwnedFd| fd.try_clone().map_err(|e| ("a pipe".to_owned(), e));
+            (copy(&pipes[0])?, copy(&pipes[1])?)
+        }
+    };
+    Ok(Stdio { stdin: null.into(), stdout, stderr })
 }
 
 fn append(path: &Path, ids: Option<(u32, u32)>) -> io::Result<OwnedFd> {

@@ -8,7 +8,9 @@
 mod arch;
 pub mod beneath;
 pub mod boot;
+pub mod bpf;
 pub mod cgroup;
+pub mod cpus;
 mod error;
 pub mod lock;
 pub mod lookup;
@@ -17,6 +19,7 @@ pub mod memfd;
 pub mod mounts;
 pub mod namespaces;
 pub mod owners;
+pub mod perf;
 pub mod pidfd;
 pub mod proctree;
 pub mod quota;

@@ -2,6 +2,7 @@
 //! to find its resources and for the statistics of the host.
 
 use std::io;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::Path;
 
 use nix::sys::statvfs::statvfs;
@@ -65,9 +66,40 @@ pub fn space(path: &Path) -> io::Result<Space> {
     Ok(Space { total: stat.blocks() * unit, available: stat.blocks_available() * unit })
 }
 
+/// What a device node stands for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[allow(missing_docs)]
+pub struct DeviceNumber {
+    pub block: bool,
+    pub major: u32,
+    pub minor: u32,
+}
+
+/// The device that the node at `path` stands for; `None` if it is no device.
+///
+/// # Errors
+/// `stat(2)` failed, for example because `path` does not exist.
+pub fn device(path: &Path) -> io::Result<Option<DeviceNumber>> {
+    let data = std::fs::metadata(path)?;
+    let (block, char) = (data.file_type().is_block_device(), data.file_type().is_char_device());
+    // The kernel's numbers have 12 and 20 bits.
+    let part = |n: u64| u32::try_from(n).unwrap_or(u32::MAX);
+    let (major, minor) =
+        (part(nix::sys::stat::major(data.rdev())), part(nix::sys::stat::minor(data.rdev())));
+    Ok((block || char).then_some(DeviceNumber { block, major, minor }))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn device_numbers() {
+        let null = device(Path::new("/dev/null")).expect("stat").expect("a device");
+        assert_eq!(null, DeviceNumber { block: false, major: 1, minor: 3 });
+        assert_eq!(device(Path::new("/")).expect("stat"), None);
+        assert!(device(Path::new("/no/such/path")).is_err());
+    }
 
     #[test]
     fn this_machine_has_sizes() {

@@ -10,6 +10,14 @@ use std::sync::OnceLock;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
+/// The environment that a process was started with, entries ended by NUL.
+///
+/// # Errors
+/// The process is gone, or is somebody else's.
+pub fn environment(pid: u32) -> std::io::Result<Vec<u8>> {
+    fs::read(format!("/proc/{pid}/environ"))
+}
+
 /// What `/proc/<pid>/stat` says of a process.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ProcessStat {

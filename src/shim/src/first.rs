@@ -203,7 +203,12 @@ fn execute(shim: &mut Shim, op: &Op) -> Result<(), i32> {
     let none = 0u64;
     call!(UMASK, shim.umask)?;
     call!(RT_SIGPROCMASK, 2, &raw const none, 0, 8)?;
-    call!(CLOSE_RANGE, 3, u32::MAX, 0)?;
+    if op.c == 1 {
+        call!(CLOSE_RANGE, 3, SOCKET_FD - 1, 0)?;
+        call!(CLOSE_RANGE, SOCKET_FD + 1, u32::MAX, 0)?;
+    } else {
+        call!(CLOSE_RANGE, 3, u32::MAX, 0)?;
+    }
     let mut worst = errno::ENOENT;
     for i in 0..op.b as usize {
         // SAFETY: `pointers` made `op.b` of them.

@@ -64,6 +64,8 @@ pub struct Shim {
     children: i32,
     /// The inherited file mode creation mask, until an operation changes it.
     umask: usize,
+    /// The first process is a runtime; index of the operation that said so.
+    follow: Option<usize>,
 }
 
 impl Shim {
@@ -120,7 +122,7 @@ unsafe extern "C" fn main() -> ! {
         finish(SAYS_FAILED, -1);
         sys::exit(1)
     };
-    let mut shim = Shim { base, program, record, slots: [-1; SLOTS], children: -1, umask };
+    let mut shim = Shim { base, program, record, slots: [-1; SLOTS], children: -1, umask, follow: None };
     let mut index = 0;
     let child = loop {
         let Some(op) = program.op(index) else {
@@ -129,6 +131,10 @@ unsafe extern "C" fn main() -> ! {
         };
         let result = match op.code {
             code::SPAWN => first::spawn(&mut shim, index),
+            code::FOLLOW => {
+                shim.follow = Some(index);
+                Ok(0)
+            }
             _ => steps::run(&mut shim, &op).map(|()| 0),
         };
         match result {
@@ -139,6 +145,17 @@ unsafe extern "C" fn main() -> ! {
                 break 0;
             }
         }
+    };
+    let child = match shim.follow {
+        Some(index) if child != 0 && !record.failed() => match reap::follow(&record, child) {
+            Ok(first) => first,
+            Err(errno) => {
+                record.fail(index as u32, code::FOLLOW, errno);
+                reap::give_up(shim.children);
+                0
+            }
+        },
+        _ => child,
     };
     if record.failed() {
         if child != 0 {

@@ -73,6 +73,9 @@ pub mod code {
     pub const IDENTIFY: u32 = 18;
     /// Start the container's first process; slot `a - 1` is its v2 cgroup if `a` is not 0.
     pub const SPAWN: u32 = 19;
+    /// The first process is a runtime that starts the container's: wait for its end,
+    /// and if it ended well go on with the process whose pid it left in the record.
+    pub const FOLLOW: u32 = 20;
 
     /// Write string `b` of length `c` to the file in slot `a`.
     pub const WRITE: u32 = 32;
@@ -114,7 +117,8 @@ pub mod code {
     pub const UMASK: u32 = 50;
     /// Execute the first of the `b` candidate paths in table `a` that can be,
     /// with the argument table `d` (low word offset, high word count) and the
-    /// environment table `e`. One free word precedes the argument table.
+    /// environment table `e`. One free word precedes the argument table. If `c` is 1
+    /// the socket to the agent stays open.
     pub const EXEC: u32 = 63;
     /// Not an operation: the program itself could not be read.
     pub const LOAD: u32 = 64;

@@ -13,6 +13,30 @@ const WNOWAIT: usize = 0x0100_0000;
 /// Children that were cloned without SIGCHLD, too.
 const WALL: usize = 0x4000_0000;
 
+/// Waits for the end of the runtime `child`. If it ended well, this is the pid of
+/// the process that it started, which is our child like itself.
+pub fn follow(record: &Report, child: usize) -> Result<usize, i32> {
+    let mut status = 0i32;
+    loop {
+        match call!(WAIT4, child, &raw mut status, WALL, 0) {
+            Err(errno::EINTR) => {}
+            Err(error) => return Err(error),
+            Ok(_) => break,
+        }
+    }
+    match record.followed() {
+        pid if status == 0 && pid != 0 => Ok(pid as usize),
+        _ => Err(errno::ECANCELED),
+    }
+}
+
+/// Ends every child of a launch that failed, if this is not a namespace's init.
+pub fn give_up(children: i32) {
+    if children >= 0 {
+        kill_rest();
+    }
+}
+
 /// Reaps until the first process `child` has ended and is recorded. In a pid
 /// namespace the shim's exit kills the rest; elsewhere the rest, which has been
 /// re-parented to the shim, is killed here.

@@ -65,4 +65,6 @@ pub mod at {
     pub const SYSTEM_TIME: usize = 88;
     /// u64, largest resident set, KiB.
     pub const MAX_RSS: usize = 96;
+    /// u32, the first process' pid as the shim sees it, if a runtime started it.
+    pub const FOLLOWED: usize = 104;
 }

@@ -62,6 +62,12 @@ impl Report {
         self.state().load(Ordering::Acquire) == state::FAILED
     }
 
+    /// The pid that a runtime left for the shim to go on with.
+    pub fn followed(&self) -> u32 {
+        // SAFETY: an aligned word inside the mapping.
+        unsafe { self.0.add(at::FOLLOWED).cast::<u32>().read_volatile() }
+    }
+
     /// The command is executing.
     pub fn running(&self) {
         self.advance(state::RUNNING);

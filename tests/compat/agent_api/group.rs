@@ -20,7 +20,7 @@ fn group(executor: &str, tasks: Vec<Value>, offer: &Value) -> Value {
         "task_group": { "tasks": tasks } } })
 }
 
-async fn launch(framework: &mut Framework, executor: &str, tasks: Vec<Value>) {
+pub async fn launch(framework: &mut Framework, executor: &str, tasks: Vec<Value>) {
     let offer = framework.offer().await;
     let mut group = group(executor, tasks, &offer);
     group["launch_group"]["executor"]["framework_id"] = json!({ "value": framework.id });

@@ -63,9 +63,9 @@ async fn weights_and_quotas_are_mesos_own() {
         assert_eq!(knob("memory.max").as_deref(), Some("100663296"));
         assert_eq!(knob("memory.low").as_deref(), Some("100663296"));
     }
-    // More is given, less is not: a running task would be killed.
+    // More is given, and less where the task fits.
     let hard = if knob("memory.max").is_some() { "memory.max" } else { "memory.limit_in_bytes" };
-    for (mem, wanted) in [(128.0, "134217728"), (64.0, "134217728")] {
+    for (mem, wanted) in [(128.0, "134217728"), (64.0, "67108864")] {
         let limits = BTreeMap::new();
         native.update(&top("a"), resources(0.3, mem), limits).await.expect("update");
         assert_eq!(knob(hard).as_deref(), Some(wanted), "{mem}");

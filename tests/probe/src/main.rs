@@ -5,6 +5,8 @@
 //! target allows, so that it runs in any root file system. Tests read its output
 //! or, better, the kernel's view of it.
 
+mod report;
+
 use std::io::Write as _;
 use std::time::{Duration, Instant};
 
@@ -23,7 +25,8 @@ const USAGE: &str = "usage: probe VERB [ARG]
   zombies N          leave N dead children of dead parents, then sleep for ever
   write PATH MB      write MB megabytes, print `wrote N` bytes
   fds                print the open file descriptors
-  ids                print pid, ppid, uid, gid, groups";
+  ids                print pid, ppid, uid, gid, groups
+  report [PATH...]   print all that a container is: see report.rs";
 
 fn main() {
     let args: Vec<String> = std::env::args().skip(1).collect();
@@ -45,6 +48,7 @@ fn main() {
         (Some("write"), _) if args.len() == 3 => write(&args[1], number(2).unwrap_or(0)),
         (Some("fds"), _) => fds(),
         (Some("ids"), _) => ids(),
+        (Some("report"), _) => report::report(&args[1..]),
         _ => fail(USAGE),
     }
 }

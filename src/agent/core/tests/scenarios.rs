@@ -9,6 +9,7 @@ use super::world::{AGENT_ID, Container, MASTER, World, command_task, executor_ta
 use crate::agent::AgentState;
 use crate::agent::core::event::{CallId, Command, Event, Inbound, Refusal, Timer};
 use crate::agent::core::state::{ExecutorState, StreamId};
+use crate::checks::Outcome;
 
 const EXECUTOR: &str = "executor(1)@127.0.0.1:4000";
 
@@ -405,4 +406,100 @@ fn tasks_of_frameworks_without_checkpoints_end_with_the_agent() {
     world.settle();
     assert!(world.containers.values().all(|c| !matches!(c, Container::Running(_))));
     assert_eq!(world.states_of("t").last(), Some(&S::TaskDropped), "told on re-registration");
+}
+
+fn with_health_check(threshold: u32) -> mesos::TaskInfo {
+    let check = mesos::HealthCheck {
+        r#type: Some(mesos::health_check::Type::Tcp as i32),
+        tcp: Some(mesos::health_check::TcpCheckInfo { port: 1, ..Default::default() }),
+        consecutive_failures: Some(threshold),
+        grace_period_seconds: Some(0.0),
+        ..Default::default()
+    };
+    mesos::TaskInfo { health_check: Some(check), ..command_task("t") }
+}
+
+fn check_now(world: &mut World, answer: Outcome) {
+    world.answers_to_checks.push_back(answer);
+    world.fire_if(|t| matches!(t, Timer::Check { .. }));
+    world.settle();
+}
+
+/// State, health and reason of each status the framework saw.
+fn healths(world: &World) -> Vec<(S, Option<bool>, Option<i32>)> {
+    world.seen.iter().map(|(_, state, _, status)| (*state, status.healthy, status.reason)).collect()
+}
+
+#[test]
+fn a_sick_task_is_killed_and_its_health_is_told() {
+    let mut world = World::registered();
+    world.run_task(with_health_check(2), true);
+    world.settle();
+    for made in [true, true, false, false] {
+        check_now(&mut world, Outcome::Connected(made));
+    }
+    let reason = Some(task_status::Reason::TaskHealthCheckStatusUpdated as i32);
+    assert_eq!(
+        healths(&world),
+        [
+            (S::TaskStarting, None, None),
+            (S::TaskRunning, None, None),
+            (S::TaskRunning, Some(true), reason),
+            (S::TaskRunning, Some(false), reason),
+            (S::TaskRunning, Some(false), reason),
+            (S::TaskKilling, None, None),
+            (S::TaskKilled, Some(false), None),
+        ]
+    );
+    let why = "TCP health check failed 2 times: the connection failed";
+    assert_eq!(world.seen[4].3.message(), why);
+    // A task that is being killed is not asked any more.
+    assert!(
+        !world.timers.iter().any(|t| matches!(t, Timer::Check { .. })) || {
+            let before = world.seen.len();
+            check_now(&mut world, Outcome::Connected(true));
+            world.seen.len() == before
+        }
+    );
+}
+
+#[test]
+fn the_next_agent_goes_on_checking() {
+    let mut world = World::registered();
+    world.run_task(with_health_check(3), true);
+    world.settle();
+    check_now(&mut world, Outcome::Connected(true));
+    check_now(&mut world, Outcome::Connected(false));
+    let told = world.seen.len();
+    world.crash();
+    world.settle();
+    // The failure before the crash counts: two more are enough.
+    check_now(&mut world, Outcome::Connected(false));
+    check_now(&mut world, Outcome::Connected(false));
+    let states: Vec<_> = world.seen[told..].iter().map(|(_, s, ..)| *s).collect();
+    assert_eq!(states, [S::TaskRunning, S::TaskRunning, S::TaskKilling, S::TaskKilled]);
+    assert_eq!(world.seen.last().unwrap().3.healthy, Some(false));
+}
+
+#[test]
+fn a_check_is_passed_on_when_it_changes() {
+    let mut world = World::registered();
+    let check = mesos::CheckInfo {
+        r#type: Some(mesos::check_info::Type::Http as i32),
+        http: Some(mesos::check_info::Http { port: 1, path: None }),
+        ..Default::default()
+    };
+    world.run_task(mesos::TaskInfo { check: Some(check), ..command_task("t") }, true);
+    world.settle();
+    for status in [503, 503, 200] {
+        check_now(&mut world, Outcome::Status(status));
+    }
+    let codes: Vec<Option<u32>> = world
+        .seen
+        .iter()
+        .map(|(.., status)| status.check_status.unwrap().http.unwrap().status_code)
+        .collect();
+    assert_eq!(codes, [None, None, Some(503), Some(200)]);
+    let reason = task_status::Reason::TaskCheckStatusUpdated;
+    assert_eq!(world.seen.last().unwrap().3.reason(), reason);
 }

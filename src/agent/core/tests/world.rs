@@ -19,6 +19,7 @@ use crate::agent::core::event::{Effect, Event, Inbound, LaunchedContainer, Seq, 
 use crate::agent::core::state::is_terminal;
 use crate::agent::inbox;
 use crate::checkpoint::{Record, Store, WorkDir, recover};
+use crate::checks;
 use crate::containerizer::Termination;
 
 pub const MASTER: &str = "master@127.0.0.1:5050";
@@ -62,6 +63,8 @@ pub struct World {
     pub seen: Vec<(String, TaskState, Vec<u8>, mesos::TaskStatus)>,
     pub exit: Option<String>,
     pub answers: bool,
+    /// What probes find, one after the other; then they are not answered.
+    pub answers_to_checks: VecDeque<checks::Outcome>,
     /// The agent dies after this many more effects.
     pub fuse: Option<usize>,
     pub forgotten: Vec<String>,
@@ -135,6 +138,7 @@ impl World {
             seed: 3,
             storage: VecDeque::new(),
             pending: Vec::new(),
+            answers_to_checks: VecDeque::new(),
             timers: Vec::new(),
             containers: BTreeMap::new(),
             inbox: VecDeque::new(),
@@ -235,6 +239,13 @@ impl World {
             }
             Effect::Schedule { timer, .. } => self.timers.push(timer),
             Effect::Exit { message, .. } => self.exit = Some(message),
+            Effect::Probe { container, attempt, .. } => {
+                if let Some(outcome) = self.answers_to_checks.pop_front() {
+                    let event = checks::Event::Done(attempt.kind, attempt.round, outcome);
+                    let event = Event::Checked { container: container.value, event };
+                    self.pending.push(Pending::Event(event));
+                }
+            }
             Effect::Link { .. }
             | Effect::Stream { .. }
             | Effect::CloseStream(_)

@@ -56,6 +56,16 @@ const V1_CONTROLLERS: [&str; 14] = [
     "misc",
 ];
 
+/// Controllers that v2 has without listing them: eBPF decides on devices, and
+/// `perf_event` follows every process. They are not enabled by anybody.
+const V2_IMPLICIT: [&str; 2] = ["devices", "perf_event"];
+
+/// Whether v2 has the controller without `cgroup.subtree_control` naming it.
+#[must_use]
+pub fn is_implicit_on_v2(controller: &str) -> bool {
+    V2_IMPLICIT.contains(&controller)
+}
+
 impl Hierarchies {
     /// Reads this process' mount table.
     ///
@@ -102,7 +112,31 @@ impl Hierarchies {
     pub fn carrying(&self, controller: &str) -> Option<&Hierarchy> {
         let carries = |h: &&Hierarchy| h.controllers.contains(controller);
         let v1 = self.all.iter().filter(|h| h.version == Version::V1).find(carries);
-        v1.or_else(|| self.all.iter().find(carries))
+        let implicit = || is_implicit_on_v2(controller).then(|| self.unified()).flatten();
+        v1.or_else(|| self.all.iter().find(carries)).or_else(implicit)
+    }
+
+    /// Mounts v1's `controller` at `<base>/<controller>`, where no hierarchy has
+    /// it but the kernel does, and notes the mount. Nothing on pure v2 hosts.
+    ///
+    /// # Errors
+    /// The directory cannot be made, or the kernel refuses.
+    pub fn mount_v1(&mut self, controller: &str, base: &Path) -> Result<bool, Error> {
+        let in_kernel = std::fs::read("/proc/cgroups").unwrap_or_default();
+        if self.carrying(controller).is_some() || self.is_pure_v2() || !has(&in_kernel, controller)
+        {
+            return Ok(false);
+        }
+        let mount = base.join(controller);
+        std::fs::create_dir_all(&mount).map_err(|e| Error::io("create", &mount, e))?;
+        let flags = nix::mount::MsFlags::MS_NOSUID
+            | nix::mount::MsFlags::MS_NODEV
+            | nix::mount::MsFlags::MS_NOEXEC;
+        nix::mount::mount(Some("cgroup"), &mount, Some("cgroup"), flags, Some(controller))
+            .map_err(|e| Error::io("mount a cgroup hierarchy at", &mount, e.into()))?;
+        let controllers = BTreeSet::from([controller.to_owned()]);
+        self.all.push(Hierarchy { version: Version::V1, mount, controllers, name: None });
+        Ok(true)
     }
 
     /// The unified hierarchy, if mounted.
@@ -116,6 +150,14 @@ impl Hierarchies {
     pub fn is_pure_v2(&self) -> bool {
         self.unified().is_some() && self.all.iter().all(|h| h.version == Version::V2)
     }
+}
+
+/// Whether `/proc/cgroups` has the controller, enabled.
+fn has(table: &[u8], controller: &str) -> bool {
+    table.split(|b| *b == b'\n').any(|line| {
+        let mut fields = line.split(u8::is_ascii_whitespace).filter(|f| !f.is_empty());
+        fields.next() == Some(controller.as_bytes()) && fields.nth(2) == Some(b"1")
+    })
 }
 
 /// One line: `36 35 98:0 /root /mount options optional… - type source super`.
@@ -217,6 +259,21 @@ garbage
         let found = Hierarchies::parse(table.as_bytes(), |_| String::new());
         assert_eq!(found.all().len(), 1);
         assert_eq!(found.carrying("cpuacct").unwrap().mount, Path::new("/c/cpu acct"));
+    }
+
+    #[test]
+    fn controllers_of_the_kernel() {
+        let table = b"#subsys_name\thierarchy\tnum\tenabled\nnet_cls\t0\t1\t1\nrdma\t0\t1\t0\n";
+        assert!(has(table, "net_cls") && !has(table, "rdma") && !has(table, "net"));
+    }
+
+    #[test]
+    fn devices_and_perf_are_on_every_v2() {
+        let found = Hierarchies::parse(ONE_BY_ONE.as_bytes(), |_| String::new());
+        for name in ["devices", "perf_event"] {
+            assert_eq!(found.carrying(name).unwrap().version, Version::V2, "{name}");
+        }
+        assert_eq!(Hierarchies::default().carrying("devices"), None);
     }
 
     #[test]

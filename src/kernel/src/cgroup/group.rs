@@ -69,6 +69,22 @@ impl Cgroup {
         fs::create_dir_all(&self.dir).map_err(|e| Error::io("create", &self.dir, e))
     }
 
+    /// v1 `cpuset`: a new cgroup has no processors and no memory, and nothing can
+    /// join it; this gives it its parent's.
+    ///
+    /// # Errors
+    /// A file is missing, or the kernel refuses.
+    pub fn inherit_cpuset(&self) -> Result<(), Error> {
+        let Some(parent) = self.dir.parent() else { return Ok(()) };
+        let parent = Cgroup::new(self.version, parent);
+        for file in ["cpuset.cpus", "cpuset.mems"] {
+            if self.read(file)?.trim_ascii().is_empty() {
+                self.write(file, String::from_utf8_lossy(&parent.read(file)?).trim())?;
+            }
+        }
+        Ok(())
+    }
+
     /// Reads a file.
     ///
     /// # Errors

@@ -17,11 +17,12 @@ pub mod event;
 mod group;
 mod kept;
 pub mod parse;
+mod unmount;
 
 use std::io;
 use std::path::{Path, PathBuf};
 
-pub use detect::{Hierarchies, Hierarchy, Version};
+pub use detect::{Hierarchies, Hierarchy, Version, is_implicit_on_v2};
 pub use group::Cgroup;
 pub use kept::KeptFile;
 use thiserror::Error;

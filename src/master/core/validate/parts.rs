@@ -138,6 +138,15 @@ fn times(all: &[(&str, Option<f64>)]) -> Check {
     }
 }
 
+/// Mesos takes any number, and the check can only fail.
+fn check_port(port: u32) -> Check {
+    if (1..=65535).contains(&port) {
+        Ok(())
+    } else {
+        Err(format!("There is no port {port}, expecting 1 to 65535"))
+    }
+}
+
 /// A health check.
 ///
 /// # Errors
@@ -164,11 +173,12 @@ pub fn health_check(check: &HealthCheck) -> Check {
             if let Some(path) = http.path.as_deref().filter(|p| !p.starts_with('/')) {
                 return Err(format!("The path '{path}' of HTTP health check must start with '/'"));
             }
+            check_port(http.port)?;
         }
-        health_check::Type::Tcp if check.tcp.is_none() => {
-            return fail("Expecting 'tcp' to be set for TCP health check");
-        }
-        health_check::Type::Tcp => {}
+        health_check::Type::Tcp => match &check.tcp {
+            None => return fail("Expecting 'tcp' to be set for TCP health check"),
+            Some(tcp) => check_port(tcp.port)?,
+        },
         health_check::Type::Unknown => return fail("'UNKNOWN' is not a valid health check type"),
     }
     times(&[
@@ -201,11 +211,12 @@ pub fn check(check: &CheckInfo) -> Check {
             if let Some(path) = http.path.as_deref().filter(|p| !p.starts_with('/')) {
                 return Err(format!("The path '{path}' of HTTP check must start with '/'"));
             }
+            check_port(http.port)?;
         }
-        check_info::Type::Tcp if check.tcp.is_none() => {
-            return fail("Expecting 'tcp' to be set for TCP check");
-        }
-        check_info::Type::Tcp => {}
+        check_info::Type::Tcp => match &check.tcp {
+            None => return fail("Expecting 'tcp' to be set for TCP check"),
+            Some(tcp) => check_port(tcp.port)?,
+        },
         check_info::Type::Unknown => return fail("'UNKNOWN' is not a valid check type"),
     }
     times(&[

@@ -1,0 +1,30 @@
+//! `bulkhead-helper`: one-shot jobs that must not run in a daemon, by their first
+//! argument. No threads, no runtime; started by other programs of this package,
+//! not by people.
+//!
+//! * `oci`: makes a container with libcontainer (feature `oci`).
+
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let arguments: Vec<OsString> = std::env::args_os().skip(1).collect();
+    match arguments.first().and_then(|name| name.to_str()) {
+        Some("oci") => oci(&arguments[1..]),
+        _ => {
+            eprintln!("usage: bulkhead-helper oci ...");
+            ExitCode::from(2)
+        }
+    }
+}
+
+#[cfg(feature = "oci")]
+fn oci(arguments: &[OsString]) -> ExitCode {
+    bulkhead::launch::oci::main(arguments)
+}
+
+#[cfg(not(feature = "oci"))]
+fn oci(_: &[OsString]) -> ExitCode {
+    eprintln!("this bulkhead-helper was built without the feature 'oci'");
+    ExitCode::from(2)
+}

@@ -1,0 +1,57 @@
+//! What the benches of the native containerizer share: requests, cpu time,
+//! figures, and removing the cgroups of a run.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::time::Duration;
+
+use bulkhead::containerizer::{Class, LaunchRequest};
+use mesos::{CommandInfo, ContainerId};
+
+/// A top-level container.
+pub fn id(name: &str) -> ContainerId {
+    ContainerId { value: name.to_owned(), parent: None }
+}
+
+/// A shell command in a sandbox of its own below `dir`.
+pub fn request(id: &ContainerId, dir: &Path, command: &str) -> LaunchRequest {
+    let sandbox = dir.join(&id.value);
+    std::fs::create_dir_all(&sandbox).expect("a sandbox");
+    LaunchRequest {
+        id: id.clone(),
+        command: CommandInfo { value: Some(command.into()), ..CommandInfo::default() },
+        container: None,
+        requests: vec![
+            isolators::quantity::scalar("cpus", 0.1),
+            isolators::quantity::scalar("mem", 32.0),
+        ],
+        limits: BTreeMap::new(),
+        sandbox,
+        user: None,
+        environment: BTreeMap::new(),
+        framework_id: None,
+        executor: None,
+        task: None,
+        class: Class::Default,
+    }
+}
+
+/// Cpu time of this process so far.
+pub fn cpu_ms() -> f64 {
+    let stat = kernel::proctree::ProcessStat::read(std::process::id()).expect("this process");
+    let ticks = (stat.user_ticks + stat.system_ticks) as f64;
+    ticks / kernel::proctree::ticks_per_second() * 1000.0
+}
+
+/// One figure on a line of its own, for programs.
+pub fn figure(name: &str, value: f64) {
+    println!("{{\"name\": \"{name}\", \"value\": {value:.3}}}");
+}
+
+/// Removes the cgroups of a run from every hierarchy.
+pub fn remove_cgroups(root: &str) {
+    for hierarchy in kernel::cgroup::Hierarchies::detect().expect("cgroups").all() {
+        let group = kernel::cgroup::Cgroup::new(hierarchy.version, hierarchy.mount.join(root));
+        let _ = group.remove(Duration::from_secs(1));
+    }
+}
