@@ -322,7 +322,8 @@ impl App {
             max_watchers: settings.max_watchers,
         };
         let (driver, handle) = Driver::new(core, started, Arc::new(identity), hands);
-        super::metrics::attach(&common.metrics, handle.clone());
+        let each = common.flags.bool("publish_per_framework_metrics");
+        super::metrics::attach(&common.metrics, handle.clone(), each);
         if let Some(log) = logging.file() {
             let _ = common.files.attach(log, "/master/log");
         }

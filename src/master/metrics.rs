@@ -5,15 +5,17 @@
 
 use std::time::SystemTime;
 
-use mesos::TaskState;
+use mesos::offer::operation;
+use mesos::scheduler::{call, event};
+use mesos::{OperationState, TaskState};
 
-use super::core::cluster::Cluster;
+use super::core::cluster::{Cluster, Framework};
 use super::driver::Handle;
 use super::snapshot::Snapshot;
 use crate::daemon::metrics::{Figures, Metrics};
 
-/// Adds the master's figures to `metrics`.
-pub fn attach(metrics: &Metrics, handle: Handle) {
+/// Adds the master's figures to `metrics`; those of each framework if `each`.
+pub fn attach(metrics: &Metrics, handle: Handle, each: bool) {
     let counters = handle.clone();
     metrics.counting(move |name| {
         let name = match name.strip_prefix("master/") {
@@ -22,7 +24,15 @@ pub fn attach(metrics: &Metrics, handle: Handle) {
         };
         counters.snapshot().cluster.counters.contains(name)
     });
-    metrics.source(move |out| figures(&handle.snapshot(), out));
+    metrics.source(move |out| {
+        let snapshot = handle.snapshot();
+        figures(&snapshot, out);
+        if each {
+            let cluster = &snapshot.cluster;
+            let completed = cluster.completed_frameworks.iter();
+            completed.chain(cluster.frameworks.values()).for_each(|f| framework(f, out));
+        }
+    });
     metrics.source(crate::daemon::metrics::system);
 }
 
@@ -63,6 +73,7 @@ pub fn figures(snapshot: &Snapshot, out: &mut Figures) {
     set("frameworks_inactive", frameworks(|f| !f.active()));
     tasks(cluster, out);
     resources(cluster, out);
+    operations(cluster, out);
     #[allow(clippy::cast_precision_loss)]
     out.insert("allocator/mesos/allocation_runs".into(), cluster.counters.allocation_runs as f64);
     out.insert("allocator/mesos/event_queue_dispatches".into(), 0.0);
@@ -109,5 +120,151 @@ fn resources(cluster: &Cluster, out: &mut Figures) {
             out.insert(format!("master/{name}{suffix}_used"), used);
             out.insert(format!("master/{name}{suffix}_percent"), percent);
         }
+    }
+}
+
+#[allow(clippy::cast_precision_loss)] // JSON numbers are doubles
+fn sum<'a>(counts: impl IntoIterator<Item = &'a u64>) -> f64 {
+    counts.into_iter().sum::<u64>() as f64
+}
+
+/// Every value of an enumeration that has a name, but the first, which is the
+/// one for "unknown".
+fn all<T: TryFrom<i32>>() -> impl Iterator<Item = T> {
+    (1..32).filter_map(|number| T::try_from(number).ok())
+}
+
+const OPERATION_STATES: [OperationState; 8] = [
+    OperationState::OperationDropped,
+    OperationState::OperationError,
+    OperationState::OperationFailed,
+    OperationState::OperationFinished,
+    OperationState::OperationGoneByOperator,
+    OperationState::OperationPending,
+    OperationState::OperationRecovering,
+    OperationState::OperationUnreachable,
+];
+
+/// Operations by type and state, launches excepted: the ended ones were counted,
+/// the others are looked up.
+fn operations(cluster: &Cluster, out: &mut Figures) {
+    let mut counts = cluster.counters.operations.clone();
+    let open = cluster.agents.values().flat_map(|a| a.operations.iter());
+    for operation in open {
+        let key = (operation.info.r#type(), operation.latest_status.state());
+        // Ended and not yet acknowledged ones are counted already.
+        if matches!(
+            key.1,
+            OperationState::OperationPending
+                | OperationState::OperationRecovering
+                | OperationState::OperationUnreachable
+        ) {
+            *counts.entry(key).or_default() += 1;
+        }
+    }
+    let launches = |kind: &operation::Type| {
+        matches!(kind, operation::Type::Launch | operation::Type::LaunchGroup)
+    };
+    let kinds = all::<operation::Type>().filter(|k| !launches(k)).map(Some);
+    for kind in kinds.chain([None]) {
+        let prefix = kind.map_or_else(String::new, |k| k.as_str_name().to_lowercase() + "/");
+        let prefix = format!("master/operations/{prefix}");
+        let of_kind = |k: &operation::Type| kind.map_or(!launches(k), |kind| kind == *k);
+        let mine = || counts.iter().filter(|((k, _), _)| of_kind(k));
+        out.insert(format!("{prefix}total"), sum(mine().map(|(_, n)| n)));
+        for state in OPERATION_STATES {
+            let name = state.as_str_name().trim_start_matches("OPERATION_").to_lowercase();
+            let n = sum(mine().filter(|((_, s), _)| *s == state).map(|(_, n)| n));
+            out.insert(format!("{prefix}{name}"), n);
+        }
+    }
+}
+
+const ACTIVE: [TaskState; 6] = [
+    TaskState::TaskKilling,
+    TaskState::TaskRunning,
+    TaskState::TaskStaging,
+    TaskState::TaskStarting,
+    TaskState::TaskUnknown,
+    TaskState::TaskUnreachable,
+];
+
+const ENDS: [TaskState; 8] = [
+    TaskState::TaskDropped,
+    TaskState::TaskError,
+    TaskState::TaskFailed,
+    TaskState::TaskFinished,
+    TaskState::TaskGone,
+    TaskState::TaskGoneByOperator,
+    TaskState::TaskKilled,
+    TaskState::TaskLost,
+];
+
+/// The figures of one framework, below its encoded name and its id.
+pub fn framework(framework: &Framework, out: &mut Figures) {
+    let prefix = format!("master/frameworks/{}/{}", encode(&framework.info.name), framework.id);
+    let mut set = |name: &str, value: f64| out.insert(format!("{prefix}/{name}"), value);
+    let tally = &*framework.tally;
+    set("subscribed", f64::from(u8::from(framework.connected())));
+    set("calls", sum(tally.calls.values()));
+    for kind in all::<call::Type>() {
+        let name = kind.as_str_name().to_lowercase();
+        set(&format!("calls/{name}"), sum(tally.calls.get(&kind)));
+    }
+    set("events", sum(tally.events.values()));
+    for kind in all::<event::Type>() {
+        let name = kind.as_str_name().to_lowercase();
+        set(&format!("events/{name}"), sum(tally.events.get(&kind)));
+    }
+    set("operations", sum(tally.operations.values()));
+    for kind in all::<operation::Type>() {
+        let name = kind.as_str_name().to_lowercase();
+        set(&format!("operations/{name}"), sum(tally.operations.get(&kind)));
+    }
+    set("offers/sent", sum([&tally.offers_sent]));
+    set("offers/accepted", sum([&tally.offers_accepted]));
+    set("offers/declined", sum([&tally.offers_declined]));
+    set("offers/rescinded", sum([&tally.offers_rescinded]));
+    for role in framework.roles.iter() {
+        let suppressed = framework.suppressed.contains(role);
+        set(&format!("roles/{role}/suppressed"), f64::from(u8::from(suppressed)));
+    }
+    let states = framework.tasks.values().map(|t| t.state());
+    let states: Vec<TaskState> = states.collect();
+    for state in ACTIVE {
+        let now = states.iter().filter(|s| **s == state).count();
+        let lost =
+            if state == TaskState::TaskUnreachable { framework.unreachable_tasks.len() } else { 0 };
+        set(&format!("tasks/active/{}", state.as_str_name().to_lowercase()), count(now + lost));
+    }
+    for state in ENDS {
+        let n = sum(tally.ends.get(&state));
+        set(&format!("tasks/terminal/{}", state.as_str_name().to_lowercase()), n);
+    }
+}
+
+/// A name as a part of a metric's name, as Mesos' URL encoding makes it.
+fn encode(name: &str) -> String {
+    use std::fmt::Write as _;
+    let mut out = String::with_capacity(name.len());
+    for byte in name.bytes() {
+        if byte.is_ascii_graphic() && !b"$&+,/:;=?@\"<>#%{}|\\^~[]`".contains(&byte) {
+            out.push(char::from(byte));
+        } else {
+            let _ = write!(out, "%{byte:02X}");
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_encoded() {
+        assert_eq!(encode("Test Framework (C++)"), "Test%20Framework%20(C%2B%2B)");
+        assert_eq!(encode("a-b_c.d"), "a-b_c.d");
+        assert_eq!(encode("\u{e9}/"), "%C3%A9%2F");
     }
 }

@@ -2,8 +2,15 @@
 //!
 //! * `meta`: checkpoints of the real Mesos are read, and written the same.
 //! * `master`: the scripted master, speaking real bytes on the loopback.
+//! * `conversation`: a recorded V0 executor and its tasks.
 //! * `flow`: registration, command tasks and restarts over the wire.
 
+#[path = "../support/conversation.rs"]
+mod conversation;
+#[path = "../support/names.rs"]
+mod names;
+#[path = "../support/shape.rs"]
+mod shape;
 #[path = "../support/mod.rs"]
 mod support;
 
@@ -13,3 +20,5 @@ mod flow;
 mod master;
 #[path = "agent/meta.rs"]
 mod meta;
+#[path = "agent/conversation.rs"]
+mod played;

@@ -14,6 +14,8 @@ mod cluster;
 mod door;
 #[path = "../support/framework.rs"]
 mod framework;
+#[path = "../support/shape.rs"]
+mod shape;
 #[path = "../support/mod.rs"]
 mod support;
 
@@ -27,5 +29,3 @@ mod golden;
 mod group;
 #[path = "agent_api/group_checks.rs"]
 mod group_checks;
-#[path = "agent_api/shape.rs"]
-mod shape;

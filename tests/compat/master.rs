@@ -1,15 +1,23 @@
 //! The master against recordings of the real one: refused requests word by word,
-//! refused launches, a whole scheduler session in JSON and in protobuf.
+//! refused launches, a whole scheduler session in JSON and in protobuf, and the
+//! libprocess conversation of an agent and a driver.
 //!
 //! In process, over loopback, with simulated agents that speak the real wire.
 
 #[path = "../support/agents.rs"]
 mod agents;
+#[path = "../support/conversation.rs"]
+mod conversation;
+#[path = "../support/names.rs"]
+mod names;
+#[path = "../support/shape.rs"]
+mod shape;
 #[path = "../support/mod.rs"]
 mod support;
 
 mod master {
     //! One file per recording.
+    pub mod conversation;
     pub mod errors;
     pub mod session;
 }

@@ -241,6 +241,7 @@ fn framework(f: &get_frameworks::Framework, times: &Value) -> Framework {
         used: SharedMap::new(),
         total_used: Resources::from_valid(&f.allocated_resources),
         total_offered: Resources::from_valid(&f.offered_resources),
+        tally: Arc::default(),
     }
 }
 

@@ -17,7 +17,7 @@ use crate::support::TempDir;
 /// How a cluster is started.
 #[derive(Debug, Clone, Default)]
 pub struct Options {
-    /// More flags of the master.
+    /// More flags of the master; later ones win.
     pub master: Vec<String>,
     /// More flags of the agent; later ones win.
     pub agent: Vec<String>,
@@ -109,7 +109,7 @@ impl Cluster {
         if !self.options.durable {
             flags.push("--registry=in_memory".to_owned());
         }
-        flags.extend(self.options.master.iter().cloned());
+        replace(&mut flags, &self.options.master);
         self.master_child = Some(self.spawn("bulkhead-master", &flags));
         self.wait("the master", |c| get(&c.master, "/health").is_some());
     }
@@ -143,11 +143,7 @@ impl Cluster {
             format!("--cgroups_root={}", self.cgroups_root),
             "--resources=cpus:64;mem:16384;disk:16384;ports:[31000-32000]".to_owned(),
         ];
-        for flag in &self.options.agent {
-            let name = flag.split('=').next().unwrap_or(flag);
-            flags.retain(|f| f.split('=').next() != Some(name));
-            flags.push(flag.clone());
-        }
+        replace(&mut flags, &self.options.agent);
         self.agent_child = Some(self.spawn("bulkhead-agent", &flags));
     }
 
@@ -282,6 +278,15 @@ impl Drop for Cluster {
                 let _ = Command::new("umount").args(["-l", point]).status();
             }
         }
+    }
+}
+
+/// Adds flags; one of the same name makes room.
+fn replace(flags: &mut Vec<String>, more: &[String]) {
+    for flag in more {
+        let name = flag.split('=').next().unwrap_or(flag);
+        flags.retain(|f| f.split('=').next() != Some(name));
+        flags.push(flag.clone());
     }
 }
 

@@ -1,6 +1,8 @@
 //! The conformance suite over the socket, against real processes: the Rust and
 //! the Python example, in both encodings, and with every call cut off once.
 
+#![allow(clippy::unwrap_used, reason = "tests and their helpers")]
+
 use std::io::{Read, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};

@@ -271,7 +271,7 @@ impl Probe for Latest {
         statistics: &mut ResourceStatistics,
     ) -> Result<(), IsolatorError> {
         let latest = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        statistics.perf = Some(latest.clone());
+        statistics.perf = Some(*latest);
         Ok(())
     }
 }

@@ -37,7 +37,7 @@ impl Core {
                 executor,
                 "shutting down an executor that is not expected"
             );
-            return self.shut_down_pid(from, &framework, &executor);
+            return self.shut_down_pid(from);
         }
         self.adopt(&framework, &executor, ExecutorSink::Pid(from.to_owned()));
         self.out.push(Effect::Link { to: from.to_owned() });
@@ -74,7 +74,7 @@ impl Core {
             Some(ExecutorState::Running) if self.config.executor_reregistration_retry.is_some() => {
                 return; // An answer to a repeated question.
             }
-            _ => return self.shut_down_pid(from, &framework, &executor),
+            _ => return self.shut_down_pid(from),
         }
         self.adopt(&framework, &executor, ExecutorSink::Pid(from.to_owned()));
         self.out.push(Effect::Link { to: from.to_owned() });

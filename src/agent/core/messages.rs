@@ -90,18 +90,15 @@ impl Core {
             Some(ExecutorSink::Http(stream)) => {
                 self.stream(stream, bare(executor::event::Type::Shutdown));
             }
-            Some(ExecutorSink::Pid(to)) => self.shut_down_pid(&to, framework, executor),
+            Some(ExecutorSink::Pid(to)) => self.shut_down_pid(&to),
             None => {}
         }
     }
 
     /// Tells an executor that should not be there to go away.
-    pub(super) fn shut_down_pid(&mut self, to: &str, framework: &str, executor: &str) {
-        let message = ShutdownExecutorMessage {
-            executor_id: Some(ExecutorId { value: executor.to_owned() }),
-            framework_id: Some(FrameworkId { value: framework.to_owned() }),
-        };
-        self.send(to, WireMessage::of(&message));
+    pub(super) fn shut_down_pid(&mut self, to: &str) {
+        // compat: agents send it empty; the ids are for masters, which name one.
+        self.send(to, WireMessage::of(&ShutdownExecutorMessage::default()));
     }
 
     /// Tells an executor that its update is safe with the agent.

@@ -214,7 +214,9 @@ impl Core {
             known.executor_pid = known.executor_pid.or(e.pid);
             merge(given, known)
         };
-        if status.network_infos.is_empty() && !nested {
+        // A nested container that ended has no network of which to speak.
+        let gone = nested && is_terminal(update.status.state());
+        if status.network_infos.is_empty() && !gone {
             status.network_infos.push(self.own_network());
         }
         update.status.container_status = Some(status);

@@ -144,6 +144,12 @@ impl Core {
         }
         let open: Vec<OpenOffer> = ids.iter().filter_map(|id| self.close_offer(id)).collect();
         let Some(first) = open.first() else { return };
+        self.tally(framework, |t| {
+            t.offers_accepted += open.len() as u64;
+            for operation in &call.operations {
+                *t.operations.entry(operation.r#type()).or_default() += 1;
+            }
+        });
         let mut offered = Resources::new();
         for offer in &open {
             offered += &offer.resources;

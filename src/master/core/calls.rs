@@ -39,6 +39,7 @@ impl Core {
                  currently associated with framework ID {id}"
             )));
         }
+        self.tally_call(&id, call.r#type());
         if call.r#type() == call::Type::UpdateFramework {
             return match call.update_framework {
                 Some(update) => self.update_framework_call(&id, update),
@@ -70,6 +71,7 @@ impl Core {
         if !framework.connected() {
             return self.tell_disconnected(from);
         }
+        self.tally_call(&id, call.r#type());
         match call.r#type() {
             call::Type::UpdateFramework => {
                 let update = call.update_framework.map(|u| self.update_framework_call(&id, u));
@@ -122,6 +124,7 @@ impl Core {
         for offer in call.offer_ids.iter().map(OfferId::from) {
             if self.offers.get(&offer).is_some_and(|o| o.framework == *id) {
                 self.discard(&offer, Some(call.filters.as_ref()));
+                self.tally(id, |t| t.offers_declined += 1);
             }
         }
     }

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::counters::Counters;
+use super::tally::Tally;
 use crate::master::Resources;
 use crate::master::ids::{AgentId, ExecutorId, FrameworkId, OfferId, Pid, TaskId};
 use crate::master::shared::SharedMap;
@@ -141,6 +142,8 @@ pub struct Framework {
     pub total_used: Resources,
     /// Sum of its offers.
     pub total_offered: Resources,
+    /// What was counted of it, for the metrics.
+    pub tally: Arc<Tally>,
 }
 
 impl Framework {

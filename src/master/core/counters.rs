@@ -5,6 +5,9 @@
 
 use std::collections::BTreeMap;
 
+use mesos::OperationState;
+use mesos::offer::operation;
+
 /// Counters that are printed even while they are zero.
 const ALWAYS: &[&str] = &[
     "dropped_messages",
@@ -72,6 +75,8 @@ const ALWAYS: &[&str] = &[
 pub struct Counters {
     fixed: BTreeMap<&'static str, u64>,
     named: BTreeMap<String, u64>,
+    /// Operations that ended, by type and how.
+    pub operations: BTreeMap<(operation::Type, OperationState), u64>,
     /// Allocation cycles run.
     pub allocation_runs: u64,
 }
@@ -81,6 +86,7 @@ impl Default for Counters {
         Counters {
             fixed: ALWAYS.iter().map(|name| (*name, 0)).collect(),
             named: BTreeMap::new(),
+            operations: BTreeMap::new(),
             allocation_runs: 0,
         }
     }
@@ -95,6 +101,11 @@ impl Counters {
     /// Counts one more under a name that is made up as needed.
     pub fn add_named(&mut self, name: String) {
         *self.named.entry(name).or_default() += 1;
+    }
+
+    /// Counts one more operation that ended.
+    pub fn add_operation(&mut self, kind: operation::Type, end: OperationState) {
+        *self.operations.entry((kind, end)).or_default() += 1;
     }
 
     /// How many of `name` there were.

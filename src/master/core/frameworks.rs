@@ -111,6 +111,7 @@ impl Core {
         wanted.info.id = Some(id.message());
         self.install_framework(&id, wanted, FrameworkState::Active);
         self.open(&id, door);
+        self.tally_call(&id, call::Type::Subscribe);
         self.tell_subscribed(&id);
         self.announce_framework(&id, true);
     }
@@ -133,6 +134,7 @@ impl Core {
             return self.refuse(door, "Framework failed over");
         }
         self.change_framework(id, wanted);
+        self.tally_call(id, call::Type::Subscribe);
         if known.recovered() {
             let wall = self.now.wall;
             if let Some(framework) = self.framework_mut(id) {
@@ -161,6 +163,7 @@ impl Core {
             master_info: self.master.clone(),
         };
         if let Door::Driver(pid) = door {
+            self.tally_event(id, event::Type::Subscribed);
             self.send(pid, &message);
         }
     }
@@ -210,6 +213,7 @@ impl Core {
             used: SharedMap::new(),
             total_used: crate::master::Resources::new(),
             total_offered: crate::master::Resources::new(),
+            tally: Arc::default(),
         };
         self.cluster.frameworks.insert(id.clone(), Arc::new(framework));
         let active = state == FrameworkState::Active;
@@ -323,6 +327,7 @@ impl Core {
         if self.frameworks.streams.get(id) != Some(stream) {
             return;
         }
+        self.tally_event(id, event::Type::Heartbeat);
         self.out.push(Effect::Event(stream.clone(), Arc::new(event_of(event::Type::Heartbeat))));
         let timer = Timer::Heartbeat(id.clone(), stream.clone());
         let timer = self.set_timer(HEARTBEAT_INTERVAL, timer);

@@ -39,6 +39,7 @@ mod reconcile;
 mod registry;
 mod reregister;
 mod send;
+pub mod tally;
 mod tasks;
 mod timers;
 pub mod validate;

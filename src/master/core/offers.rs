@@ -113,6 +113,7 @@ impl Core {
             }
         }
         for (framework, offers) in by_framework {
+            self.tally(&framework, |t| t.offers_sent += offers.len() as u64);
             let mut event = event_of(event::Type::Offers);
             event.offers = Some(event::Offers { offers });
             self.notify(&framework, event);
@@ -191,6 +192,7 @@ impl Core {
     pub(super) fn rescind(&mut self, id: &OfferId) {
         let Some(framework) = self.offers.get(id).map(|o| o.framework.clone()) else { return };
         self.discard(id, None);
+        self.tally(&framework, |t| t.offers_rescinded += 1);
         let mut event = event_of(event::Type::Rescind);
         event.rescind = Some(event::Rescind { offer_id: id.message() });
         self.notify(&framework, event);

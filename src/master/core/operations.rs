@@ -62,6 +62,7 @@ impl Core {
     ) {
         let kind = operation.r#type().as_str_name();
         tracing::warn!(framework = %framework, "dropping {kind} operation: {message}");
+        self.counters().add_operation(operation.r#type(), OperationState::OperationError);
         let Some(id) = operation.id.clone() else { return };
         let mut event = event_of(event::Type::UpdateOperationStatus);
         event.update_operation_status = Some(event::UpdateOperationStatus {
@@ -225,13 +226,18 @@ impl Core {
         }
         let known = self.change_operation(&agent, &uuid, |operation| {
             let latest = message.latest_status.as_ref().unwrap_or(&message.status);
+            let ends = !is_terminal(operation.latest_status.state()) && is_terminal(latest.state());
             operation.latest_status = latest.clone();
             operation.statuses.push(message.status.clone());
-            (operation.info.id.is_some(), operation.framework_id.clone())
+            let end = ends.then(|| (operation.info.r#type(), latest.state()));
+            (operation.info.id.is_some(), operation.framework_id.clone(), end)
         });
+        if let Some((_, _, Some((kind, state)))) = known {
+            self.counters().add_operation(kind, state);
+        }
         self.count("valid_operation_status_updates");
-        let framework = known.as_ref().and_then(|(_, f)| f.as_ref()).map(FrameworkId::from);
-        let wanted = known.as_ref().is_some_and(|(has_id, _)| *has_id);
+        let framework = known.as_ref().and_then(|(_, f, _)| f.as_ref()).map(FrameworkId::from);
+        let wanted = known.as_ref().is_some_and(|(has_id, ..)| *has_id);
         match framework.filter(|f| wanted && self.framework(f).is_some()) {
             Some(framework) => {
                 let mut event = event_of(event::Type::UpdateOperationStatus);

@@ -110,6 +110,7 @@ impl Core {
 
     /// Sends an event to a connected framework, in the form its connection has.
     pub(super) fn notify(&mut self, framework: &FrameworkId, event: SchedulerEvent) {
+        self.tally_event(framework, event.r#type());
         if let Some(stream) = self.frameworks.streams.get(framework) {
             self.out.push(Effect::Event(stream.clone(), Arc::new(event)));
         } else if let Some(pid) = self.framework(framework).and_then(|f| f.pid.clone()) {
@@ -213,6 +214,7 @@ impl Core {
             self.notify(&framework, event);
         } else if let Some(pid) = self.framework(&framework).and_then(|f| f.pid.clone()) {
             let acknowledgee = acknowledgee.map_or(Pid::NONE, Pid::as_str).to_owned();
+            self.tally_event(&framework, event::Type::Update);
             self.send(&pid, &internal::StatusUpdateMessage { update, pid: Some(acknowledgee) });
         }
     }

@@ -106,6 +106,7 @@ impl Core {
         if let Some(framework) = self.framework_mut(&framework) {
             framework.tasks.insert(id, task.clone());
         }
+        self.tally_end(&framework, task.state());
         if holds {
             self.charge(agent, &framework, &resources);
         }
@@ -221,6 +222,14 @@ impl Core {
             let source = status.source.and_then(|s| Source::try_from(s).ok());
             let reason = status.reason.and_then(|r| Reason::try_from(r).ok());
             self.count_state(status.state(), source, reason);
+            self.tally_end(framework, newest);
+        }
+    }
+
+    /// Counts the end of a framework's task, if this is an end.
+    fn tally_end(&mut self, framework: &FrameworkId, state: TaskState) {
+        if is_terminal(state) {
+            self.tally(framework, |t| *t.ends.entry(state).or_default() += 1);
         }
     }
 

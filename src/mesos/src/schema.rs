@@ -265,6 +265,9 @@ fn check_into(
             continue;
         };
         let field = &schema.fields[i];
+        if !fits(field, value) {
+            return Err(reader.malformed("the wire type of its definition"));
+        }
         if let Kind::Enum(e) = field.kind
             && let WireValue::Varint(v) = value
             && e.name_of(v as i32).is_none()
@@ -283,6 +286,9 @@ fn check_into(
             }
             path.push('.');
             check_into(inner, inner_bytes, path, missing, depth + 1)?;
+            if let Kind::Map(entry) = field.kind {
+                check_absent_value(entry, inner_bytes, path, missing, depth + 1)?;
+            }
             path.truncate(len);
         }
     }
@@ -291,6 +297,49 @@ fn check_into(
             missing.push(format!("{path}{}", field.name));
         }
     }
+    Ok(())
+}
+
+/// Whether a value has the wire type of its field; a packed run must be whole.
+fn fits(field: &FieldSchema, value: WireValue<'_>) -> bool {
+    match (field.kind, value) {
+        (Kind::String | Kind::Bytes | Kind::Message(_) | Kind::Map(_), WireValue::Bytes(_))
+        | (Kind::Double, WireValue::Fixed64(_))
+        | (Kind::Float, WireValue::Fixed32(_)) => true,
+        (Kind::String | Kind::Bytes | Kind::Message(_) | Kind::Map(_), _) => false,
+        (kind, WireValue::Bytes(packed)) if field.label == Label::Repeated => {
+            let mut reader = WireReader::new(field.name, packed);
+            while reader.position() < packed.len() {
+                if reader.packed_value(kind).is_err() {
+                    return false;
+                }
+            }
+            true
+        }
+        (Kind::Double | Kind::Float, _) => false,
+        (_, value) => matches!(value, WireValue::Varint(_)),
+    }
+}
+
+/// A map entry without its value has an empty one, which may miss fields.
+fn check_absent_value(
+    entry: &'static MessageSchema,
+    bytes: &[u8],
+    path: &mut String,
+    missing: &mut Vec<String>,
+    depth: usize,
+) -> Result<(), WireError> {
+    let Kind::Message(value) = entry.fields[1].kind else { return Ok(()) };
+    let mut reader = WireReader::new(entry.name, bytes);
+    while let Some((number, _)) = reader.next_field()? {
+        if number == entry.fields[1].number {
+            return Ok(());
+        }
+    }
+    let len = path.len();
+    path.push_str("value.");
+    check_into(value, b"", path, missing, depth + 1)?;
+    path.truncate(len);
     Ok(())
 }
 
@@ -336,6 +385,39 @@ mod tests {
             Err(WireError::Missing(
                 "subscribe.framework_info.user, subscribe.framework_info.name".into()
             ))
+        );
+    }
+
+    #[test]
+    fn known_fields_have_the_wire_type_of_their_definition() {
+        let wrong = |schema: &'static MessageSchema, bytes: &[u8]| {
+            matches!(check(schema, bytes), Err(WireError::Malformed { .. }))
+        };
+        // Text(value: string = 1) as a varint, Scalar(value: double = 1) as a
+        // string, and a number that is not repeated as a packed run.
+        assert!(wrong(of::<mesos::value::Text>(), &[0x08, 0x01]));
+        assert!(wrong(of::<mesos::value::Scalar>(), &[0x0a, 0x01, b'x']));
+        assert!(wrong(of::<mesos::value::Range>(), &[0x0a, 0x01, 0x01, 0x10, 0x02]));
+    }
+
+    #[test]
+    fn map_entries_without_value_miss_its_required_fields() {
+        // A task's limits(18) { key(1): "cpus" }: the Scalar lacks `value`.
+        let task = mesos::TaskInfo {
+            limits: [("cpus".to_owned(), mesos::value::Scalar { value: 1.0 })].into(),
+            ..mesos::TaskInfo::default()
+        };
+        let whole = task.encode_to_vec();
+        assert_eq!(check(of::<mesos::TaskInfo>(), &whole), Ok(()));
+        let mut without = task;
+        without.limits.clear();
+        let mut bytes = without.encode_to_vec();
+        let limits = of::<mesos::TaskInfo>().field_named("limits").expect("a field").number;
+        prost::encoding::encode_key(limits, prost::encoding::WireType::LengthDelimited, &mut bytes);
+        bytes.extend_from_slice(&[6, 0x0a, 4, b'c', b'p', b'u', b's']);
+        assert_eq!(
+            check(of::<mesos::TaskInfo>(), &bytes),
+            Err(WireError::Missing("limits[0].value.value".into()))
         );
     }
 

@@ -118,6 +118,8 @@ impl Service for Door {
 
 /// An agent in a runtime of its own.
 pub struct Agent {
+    /// Where it listens.
+    pub address: SocketAddr,
     runtime: Option<Runtime>,
     _handle: Handle,
 }
@@ -173,13 +175,13 @@ impl Agent {
             });
             let door = Arc::new(Door(handle.clone()));
             tokio::spawn(serve(listener, door, Limits::default(), std::future::pending()));
-            handle
+            (handle, address)
         };
         // A thread of its own, since the test runs on a runtime already.
         let handle = runtime.handle().clone();
-        let handle =
-            std::thread::spawn(move || handle.block_on(start)).join().expect("the agent starts");
-        Agent { runtime: Some(runtime), _handle: handle }
+        let started = std::thread::spawn(move || handle.block_on(start)).join();
+        let (handle, address) = started.expect("the agent starts");
+        Agent { address, runtime: Some(runtime), _handle: handle }
     }
 }
 

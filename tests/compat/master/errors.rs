@@ -5,7 +5,7 @@ use bulkhead::wire::http::Method;
 use serde_json::{Value, json};
 
 use crate::agents::{Fleet, Play};
-use crate::{Scheduler, start, support};
+use crate::{Scheduler, require, start, support};
 
 const MASTER: &str = "348ee1d6-2b1d-4a14-b423-5ac595023eb1";
 const STREAM: &str = "f5a13015-dfd9-4153-8d17-a8252c917a41";
@@ -56,7 +56,8 @@ impl Scene {
 
 #[tokio::test]
 async fn refused_requests() {
-    let Some(golden) = support::golden() else { return };
+    require!(golden);
+    let golden = support::golden().expect("required");
     let all = std::fs::read(golden.join("errors/errors.json")).expect("the recording");
     let all: Value = serde_json::from_slice(&all).expect("JSON");
     let (scene, _fleet) = Scene::new().await;
@@ -114,7 +115,8 @@ async fn refused_requests() {
 
 #[tokio::test]
 async fn refused_launches() {
-    let Some(golden) = support::golden() else { return };
+    require!(golden);
+    let golden = support::golden().expect("required");
     let all = std::fs::read(golden.join("errors/errors.json")).expect("the recording");
     let all: Value = serde_json::from_slice(&all).expect("JSON");
     let (mut scene, _fleet) = Scene::new().await;

@@ -9,7 +9,7 @@ use prost::Message as _;
 use serde_json::{Value, json};
 
 use crate::agents::{Fleet, Play};
-use crate::{Scheduler, start, support};
+use crate::{Scheduler, require, start, support};
 
 fn framework() -> Value {
     json!({"user": "root", "name": "session-json", "roles": ["web"], "checkpoint": true,
@@ -59,7 +59,8 @@ fn find<'a>(events: &'a [Value], kind: &str, has: &str) -> &'a Value {
 
 #[tokio::test]
 async fn events_have_the_recorded_fields() {
-    let Some(old) = recorded("01-subscribe.decoded.json") else { return };
+    require!(golden);
+    let old = recorded("01-subscribe.decoded.json").expect("required");
     let address = start(&[]).await;
     let fleet = Fleet::start(address, 1, Play::Run, true).await;
     fleet.wait_for("SlaveRegisteredMessage").await;

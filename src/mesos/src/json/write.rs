@@ -95,10 +95,7 @@ fn write_field(
     let from = entries.partition_point(|(n, _)| *n < field.number);
     let to = entries.partition_point(|(n, _)| *n <= field.number);
     let values = &entries[from..to];
-    let known = |v: &&(u32, WireValue<'_>)| match (field.kind, v.1) {
-        (Kind::Enum(e), WireValue::Varint(n)) => e.name_of(n as i32).is_some(),
-        _ => true,
-    };
+    let known = |v: &&(u32, WireValue<'_>)| is_known(field.kind, v.1);
     if field.label == Label::Repeated {
         if values.is_empty() {
             return Ok(());
@@ -126,6 +123,14 @@ fn write_field(
         }
     }
     Ok(())
+}
+
+/// Values of enumerations that have no name count as not there.
+fn is_known(kind: Kind, value: WireValue<'_>) -> bool {
+    match (kind, value) {
+        (Kind::Enum(e), WireValue::Varint(n)) => e.name_of(n as i32).is_some(),
+        _ => true,
+    }
 }
 
 fn key(name: &str, first: &mut bool, out: &mut Vec<u8>) {
@@ -157,7 +162,10 @@ fn write_element(
         WireValue::Bytes(packed) if scalar => {
             let mut reader = WireReader::new(field.name, packed);
             while reader.position() < packed.len() {
-                one(reader.packed_value(field.kind)?)?;
+                let value = reader.packed_value(field.kind)?;
+                if is_known(field.kind, value) {
+                    one(value)?;
+                }
             }
             Ok(())
         }

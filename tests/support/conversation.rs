@@ -1,0 +1,293 @@
+//! Recorded libprocess conversations, played against one of our daemons.
+//!
+//! One recorded process is the daemon under test; all others are played: what
+//! they said is said again, in our names, as soon as the daemon has said what
+//! was recorded before. What the daemon says must have the recorded heads and
+//! bodies. Each peer listens on a bare socket, so heads are seen as they are.
+
+#![allow(dead_code, reason = "every test program uses its own part")]
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use bulkhead::wire::libprocess::{Post, Upid};
+use serde_json::Value;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpListener;
+use tokio::sync::mpsc;
+
+use crate::names::Names;
+use crate::shape::{self, Rules};
+use crate::support;
+
+/// Long enough for a loaded machine.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// One message as it stands on the wire.
+#[derive(Debug, Clone)]
+pub struct Said {
+    /// Seconds since the capture began.
+    pub at: f64,
+    /// Request line and headers.
+    pub head: String,
+    /// The message.
+    pub body: Vec<u8>,
+}
+
+impl Said {
+    /// Name of the message.
+    pub fn name(&self) -> &str {
+        self.path().rsplit('/').next().unwrap_or("")
+    }
+
+    fn path(&self) -> &str {
+        self.head.split(' ').nth(1).unwrap_or("")
+    }
+
+    fn header(&self, name: &str) -> &str {
+        let line = self.head.split("\r\n").find_map(|l| l.strip_prefix(name));
+        line.and_then(|l| l.strip_prefix(": ")).unwrap_or("")
+    }
+
+    /// `(process, address)` of the sender.
+    fn from(&self) -> (&str, &str) {
+        self.header("Libprocess-From").split_once('@').unwrap_or_default()
+    }
+
+    /// `(process, address)` of the receiver.
+    fn to(&self) -> (&str, &str) {
+        (self.path().split('/').nth(1).unwrap_or(""), self.header("Host"))
+    }
+
+    /// The body as text.
+    pub fn text(&self) -> String {
+        let schema = mesos::schema::find(self.name()).expect("a known message");
+        let mut text = Vec::new();
+        mesos::json::write(schema, &self.body, &mut text).expect("a whole message");
+        String::from_utf8(text).expect("UTF-8")
+    }
+}
+
+/// Takes the first whole message from `bytes`.
+fn take(bytes: &mut &[u8]) -> Option<Said> {
+    let end = bytes.windows(4).position(|w| w == b"\r\n\r\n")?;
+    let head = String::from_utf8_lossy(&bytes[..end]).into_owned();
+    let mut rest = &bytes[end + 4..];
+    let mut body = Vec::new();
+    if head.contains("\r\nTransfer-Encoding: chunked") {
+        loop {
+            let line = rest.windows(2).position(|w| w == b"\r\n")?;
+            let size = usize::from_str_radix(std::str::from_utf8(&rest[..line]).ok()?, 16).ok()?;
+            body.extend_from_slice(rest.get(line + 2..line + 2 + size)?);
+            rest = rest.get(line + 4 + size..)?;
+            if size == 0 {
+                break;
+            }
+        }
+    }
+    *bytes = rest;
+    Some(Said { at: 0.0, head, body })
+}
+
+/// All libprocess messages of a capture, as they were sent.
+pub fn conversation(capture: &str) -> Vec<Said> {
+    let dir = support::golden().expect("required").join("libprocess").join(capture);
+    let list = std::fs::read(dir.join("connections.json")).expect("the list of connections");
+    let list: Value = serde_json::from_slice(&list).expect("JSON");
+    let mut all = Vec::new();
+    for connection in list.as_array().expect("a list") {
+        let name = connection["file"].as_str().expect("a name");
+        let bytes = std::fs::read(dir.join(format!("{name}.c2s.bin"))).expect("a recording");
+        let index = connection["c2s_index"].as_array().expect("an index");
+        let mut rest = bytes.as_slice();
+        loop {
+            let offset = (bytes.len() - rest.len()) as u64;
+            let Some(said) = take(&mut rest) else { break };
+            let seen = index.iter().rfind(|i| i[0].as_u64().is_some_and(|o| o <= offset));
+            let at = seen.and_then(|i| i[1].as_f64()).unwrap_or(0.0);
+            all.push(Said { at, ..said });
+        }
+    }
+    all.retain(|s| !s.header("Libprocess-From").is_empty());
+    all.sort_by(|a, b| a.at.total_cmp(&b.at));
+    all
+}
+
+/// A process played by the test.
+struct Peer {
+    post: Post,
+    inbox: mpsc::UnboundedReceiver<Said>,
+    kept: Vec<Said>,
+}
+
+impl Peer {
+    async fn new() -> Peer {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let own = listener.local_addr().expect("bound");
+        let (exits, mut exited) = mpsc::unbounded_channel();
+        tokio::spawn(async move { while exited.recv().await.is_some() {} });
+        let (sender, inbox) = mpsc::unbounded_channel();
+        tokio::spawn(async move {
+            while let Ok((mut stream, _)) = listener.accept().await {
+                let sender = sender.clone();
+                tokio::spawn(async move {
+                    let (mut bytes, mut part) = (Vec::new(), [0; 4096]);
+                    while let Ok(n @ 1..) = stream.read(&mut part).await {
+                        bytes.extend_from_slice(&part[..n]);
+                        let mut rest = bytes.as_slice();
+                        while let Some(said) = take(&mut rest) {
+                            let _ = sender.send(said);
+                            let answer = b"HTTP/1.1 202 Accepted\r\nContent-Length: 0\r\n\r\n";
+                            let _ = stream.write_all(answer).await;
+                        }
+                        bytes = rest.to_vec();
+                    }
+                });
+            }
+        });
+        Peer { post: Post::new(own, exits), inbox, kept: Vec::new() }
+    }
+}
+
+/// A conversation with one of our daemons.
+pub struct Stage {
+    /// Recorded address of the daemon under test.
+    tested: &'static str,
+    ours: Option<SocketAddr>,
+    peers: BTreeMap<String, Peer>,
+    /// What is called differently here.
+    pub names: Names,
+    /// What was said and differs.
+    pub differences: Vec<String>,
+    rules: Rules<'static>,
+    heard: usize,
+}
+
+impl Stage {
+    /// Peers at the recorded addresses, for a daemon recorded at `tested`.
+    pub async fn new(tested: &'static str, peers: &[&str], rules: Rules<'static>) -> Stage {
+        let mut stage = Stage {
+            tested,
+            ours: None,
+            peers: BTreeMap::new(),
+            names: Names::default(),
+            differences: Vec::new(),
+            rules,
+            heard: 0,
+        };
+        for peer in peers {
+            let live = Peer::new().await;
+            stage.call(peer, live.post.own());
+            stage.peers.insert((*peer).to_owned(), live);
+        }
+        stage
+    }
+
+    fn call(&mut self, recorded: &str, ours: SocketAddr) {
+        self.names.learn(recorded, &ours.to_string());
+        let (_, port) = recorded.rsplit_once(':').expect("an address");
+        self.names.learn(&format!("\"port\":{port}"), &format!("\"port\":{}", ours.port()));
+    }
+
+    /// Where the peer of that recorded address listens.
+    pub fn address(&self, recorded: &str) -> SocketAddr {
+        self.peers[recorded].post.own()
+    }
+
+    /// Where the daemon under test listens.
+    pub fn tested_at(&mut self, ours: SocketAddr) {
+        self.call(self.tested, ours);
+        self.ours = Some(ours);
+    }
+
+    /// How many messages of the daemon were compared.
+    pub fn heard(&self) -> usize {
+        self.heard
+    }
+
+    /// Plays the beginning of a conversation; returns the first thing said by the
+    /// daemon, as text.
+    pub async fn play_first(&mut self, conversation: &[Said]) -> String {
+        let first = conversation.iter().find(|s| s.from().1 == self.tested).expect("recorded");
+        let address = first.to().1.to_owned();
+        let got = self.wait(&address, first).await.expect("the daemon speaks first");
+        let text = got.text();
+        self.peers.get_mut(&address).expect("a peer").kept.insert(0, got);
+        self.play(conversation).await;
+        text
+    }
+
+    /// Plays a conversation to its end.
+    pub async fn play(&mut self, conversation: &[Said]) {
+        let mut wanted = Vec::new();
+        for said in conversation {
+            if said.from().1 == self.tested {
+                wanted.push(said);
+            } else if said.to().1 == self.tested {
+                for wanted in wanted.drain(..) {
+                    self.hear(wanted).await;
+                }
+                self.say(said);
+            }
+        }
+        for wanted in wanted {
+            self.hear(wanted).await;
+        }
+    }
+
+    fn say(&self, said: &Said) {
+        let schema = mesos::schema::find(said.name()).expect("a known message");
+        let text = self.names.ours(&said.text());
+        let body = mesos::json::parse(schema, text.as_bytes()).expect("our names fit");
+        let (process, address) = said.from();
+        let to = Upid::new(said.to().0, self.ours.expect("the daemon is known"));
+        self.peers[address].post.send(process, &to, said.name(), body.into());
+    }
+
+    /// Waits for what was recorded and compares it.
+    async fn hear(&mut self, recorded: &Said) {
+        let (_, address) = recorded.to();
+        let Some(got) = self.wait(address, recorded).await else {
+            panic!(
+                "no {} came, only {:?}\n{}",
+                recorded.name(),
+                self.peers[address].kept.iter().map(Said::name).collect::<Vec<_>>(),
+                self.differences.join("\n")
+            );
+        };
+        self.heard += 1;
+        let (theirs, ours) = (recorded.text(), got.text());
+        self.names.learn_ids(&theirs, &ours);
+        let head = self.names.recorded(&got.head);
+        if head != recorded.head {
+            let note = format!("{}: head\n{head}\nrecorded\n{}", recorded.name(), recorded.head);
+            self.differences.push(note);
+        }
+        let json = |text: &str| serde_json::from_str::<Value>(text).expect("JSON");
+        let (ours, theirs) = (json(&self.names.recorded(&ours)), json(&theirs));
+        for difference in shape::compare(&ours, &theirs, &self.rules) {
+            self.differences.push(format!("{} at {}: {difference}", recorded.name(), recorded.at));
+        }
+    }
+
+    /// The oldest message of that name about the same task.
+    async fn wait(&mut self, address: &str, recorded: &Said) -> Option<Said> {
+        let key = |said: &Said| (said.name().to_owned(), task(&said.text()));
+        let wanted = key(recorded);
+        let peer = self.peers.get_mut(address)?;
+        loop {
+            if let Some(at) = peer.kept.iter().position(|s| key(s) == wanted) {
+                return Some(peer.kept.remove(at));
+            }
+            let next = tokio::time::timeout(PATIENCE, peer.inbox.recv()).await;
+            peer.kept.push(next.ok()??);
+        }
+    }
+}
+
+/// The task a message is about, if any.
+fn task(text: &str) -> Option<String> {
+    let at = text.find("\"task_id\":{\"value\":\"")?;
+    text[at..].split('"').nth(5).map(str::to_owned)
+}
