@@ -26,6 +26,7 @@ pub mod posix;
 pub mod probe;
 pub mod quantity;
 pub mod registry;
+pub mod secret;
 mod simple;
 #[cfg(any(test, feature = "suite"))]
 pub mod suite;

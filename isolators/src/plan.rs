@@ -30,6 +30,9 @@ pub struct LaunchPlan {
     pub overlay: Option<Overlay>,
     /// Cgroups the container joins before it executes; they exist already.
     pub cgroups: Vec<CgroupJoin>,
+    /// Directories of the host that tasks can change while we mount: what is below
+    /// them is opened without ever leaving them. The outermost first.
+    pub wild: Vec<PathBuf>,
     /// Steps on the container's file system, after the mounts and devices, in order.
     pub file_operations: Vec<FileOperation>,
     /// Which system calls its processes may make; `linux.seccomp` stays empty.

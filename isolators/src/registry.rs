@@ -17,7 +17,7 @@ use crate::{disk, filesystem, linux, namespaces, posix, volume};
 pub const DEFAULT: &str = "posix/cpu,posix/mem";
 
 /// Every name `--isolation` may hold, in order, and whether this version has it.
-pub const TABLE: [(&str, bool); 37] = [
+pub const TABLE: [(&str, bool); 39] = [
     ("filesystem/posix", true),
     ("filesystem/linux", true),
     ("filesystem/shared", false),
@@ -42,6 +42,8 @@ pub const TABLE: [(&str, bool); 37] = [
     ("linux/nnp", true),
     ("namespaces/ipc", true),
     ("namespaces/pid", true),
+    ("namespaces/cgroup", true),
+    ("namespaces/uts", true),
     ("volume/sandbox_path", true),
     ("docker/volume", false),
     ("volume/host_path", true),
@@ -273,6 +275,8 @@ pub fn create_with(
             "linux/nnp" => linux::nnp(&config),
             "linux/seccomp" => linux::seccomp(config, &enabled),
             "namespaces/ipc" => namespaces::ipc(config, linux_fs),
+            "namespaces/cgroup" => namespaces::cgroup(&config, linux_fs),
+            "namespaces/uts" => namespaces::uts(&config, linux_fs),
             "namespaces/pid" => namespaces::pid(config, linux_fs),
             "volume/sandbox_path" => Ok(volume::sandbox_path(config, binds)),
             "volume/host_path" => volume::host_path(config, linux_fs),

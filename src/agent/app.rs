@@ -31,13 +31,13 @@ use crate::wire::libprocess::{Post, Upid};
 #[derive(Debug, Error)]
 #[allow(missing_docs)]
 pub enum AppError {
-    #[error("{0}")]
+    #[error(transparent)]
     Start(#[from] StartError),
-    #[error("{0}")]
+    #[error(transparent)]
     Info(#[from] InfoError),
-    #[error("{0}")]
+    #[error(transparent)]
     Containers(#[from] ContainerizerError),
-    #[error("{0}")]
+    #[error(transparent)]
     Agent(#[from] AgentError),
     #[error("failed to listen on {address}: {message}")]
     Listen { address: std::net::SocketAddr, message: String },
@@ -116,7 +116,7 @@ async fn obey(signal: Signal, handle: &Handle, logging: &Logging) {
         Signal::Leave => handle.leave().await,
         Signal::Reopen => {
             if let Err(error) = logging.reopen() {
-                tracing::error!("{error}");
+                tracing::error!("{}", kernel::chain(&error));
             }
         }
     }

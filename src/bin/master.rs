@@ -57,7 +57,7 @@ fn start(flags: Flags) -> anyhow::Result<()> {
                     Signal::Stop => return,
                     Signal::Reopen => {
                         if let Err(error) = logging.reopen() {
-                            tracing::error!("reopen the log: {error}");
+                            tracing::error!("reopen the log: {}", kernel::chain(&error));
                         }
                     }
                     Signal::Leave => {}

@@ -24,21 +24,21 @@ const MAX_RECORD: usize = 64 * 1024 * 1024;
 #[derive(Debug, Error)]
 #[allow(missing_docs)] // fields: the path and the cause
 pub enum StorageError {
-    #[error("failed to create directory '{path}': {source}")]
+    #[error("failed to create directory '{path}'")]
     CreateDir { path: PathBuf, source: io::Error },
-    #[error("failed to write '{path}': {source}")]
+    #[error("failed to write '{path}'")]
     Write { path: PathBuf, source: io::Error },
-    #[error("failed to rename to '{path}': {source}")]
+    #[error("failed to rename to '{path}'")]
     Rename { path: PathBuf, source: io::Error },
-    #[error("failed to link '{path}': {source}")]
+    #[error("failed to link '{path}'")]
     Link { path: PathBuf, source: io::Error },
-    #[error("failed to append to '{path}': {source}")]
+    #[error("failed to append to '{path}'")]
     Append { path: PathBuf, source: io::Error },
-    #[error("failed to read '{path}': {source}")]
+    #[error("failed to read '{path}'")]
     Read { path: PathBuf, source: io::Error },
-    #[error("failed to truncate '{path}': {source}")]
+    #[error("failed to truncate '{path}'")]
     Truncate { path: PathBuf, source: io::Error },
-    #[error("failed to remove '{path}': {source}")]
+    #[error("failed to remove '{path}'")]
     Remove { path: PathBuf, source: io::Error },
     #[error("'{path}' is damaged: {message}")]
     Damaged { path: PathBuf, message: String },

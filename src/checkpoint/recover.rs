@@ -24,9 +24,7 @@ use super::{
 #[derive(Debug, Error)]
 pub enum RecoverError {
     /// Under `--strict`: the first problem found.
-    #[error(
-        "failed to recover from '{meta}': {source} (start with --no-strict to skip what is damaged)"
-    )]
+    #[error("failed to recover from '{meta}' (--no-strict skips what is damaged)")]
     Damaged {
         /// The directory.
         meta: PathBuf,
@@ -71,8 +69,9 @@ impl Reader<'_> {
     ) -> Result<Option<T>, StorageError> {
         match result {
             Err(error) if !self.strict => {
-                tracing::warn!(%error, "skipping a damaged checkpoint");
-                self.errors.push(error.to_string());
+                let error = kernel::chain(&error);
+                tracing::warn!(error, "skipping a damaged checkpoint");
+                self.errors.push(error);
                 Ok(None)
             }
             other => other,

@@ -1,8 +1,9 @@
 //! `bulkhead kill`: stops one task by ending its container.
 //!
 //! The agent's `KILL_CONTAINER` call does it: first `SIGTERM`, then after a
-//! grace period `SIGKILL`. The framework sees its task end; only a framework
-//! itself can ask for TASK_KILLED.
+//! grace period `SIGKILL`. No operator call of Mesos kills a task as such: only its
+//! framework can ask for TASK_KILLED. Its framework sees the task end by itself,
+//! mostly as TASK_FAILED, and may start it again; help and output say so.
 
 use std::process::ExitCode;
 use std::time::Duration;
@@ -17,6 +18,7 @@ use super::task;
 
 /// Arguments of `bulkhead kill`.
 #[derive(Debug, Args)]
+#[command(after_help = AFTER)]
 pub struct KillArgs {
     #[command(flatten)]
     master: MasterArg,
@@ -27,6 +29,10 @@ pub struct KillArgs {
     #[arg(required = true)]
     tasks: Vec<String>,
 }
+
+const AFTER: &str = "The agent ends the task's process: SIGTERM, then SIGKILL. To its framework the \
+task has ended by itself, as TASK_FAILED or, if it exits with 0, as TASK_FINISHED; the framework may \
+start it again. Mesos lets only the framework itself kill a task as TASK_KILLED.";
 
 const SIGTERM: i32 = 15;
 const SIGKILL: i32 = 9;
@@ -58,7 +64,12 @@ pub async fn kill(args: &KillArgs, output: Output) -> Result<ExitCode, CliError>
             task = task::find(&master, id).await?;
         }
         let state = task.text("state");
-        output.result(&json!({ "task": id, "state": state }), &format!("{id}: {state}"));
+        let note = if state == "TASK_FAILED" {
+            " (its process was ended; only its framework could make it TASK_KILLED)"
+        } else {
+            ""
+        };
+        output.result(&json!({ "task": id, "state": state }), &format!("{id}: {state}{note}"));
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -2,7 +2,8 @@
 //!
 //! Starts the two programs as children with flags an operator could have typed,
 //! waits until the agent is registered, and on Ctrl-C (or SIGTERM) stops them:
-//! the agent with SIGUSR1, so that it ends its tasks, then the master. Whatever
+//! the agent with SIGUSR1, so that it ends its tasks, then the master. When this command
+//! is itself killed, the kernel sends them the same signals. Whatever
 //! is left of its own cgroup root, mounts and directories is removed.
 
 use std::fs::File;
@@ -50,6 +51,10 @@ pub struct LocalArgs {
 /// What a root user's agent uses; others get the posix launcher.
 const ISOLATION: &str =
     "cgroups/cpu,cgroups/mem,cgroups/pids,namespaces/pid,namespaces/ipc,filesystem/linux";
+
+/// Tells the agent to end its tasks and itself.
+const SIGUSR1: i32 = 10;
+const SIGTERM: i32 = 15;
 
 /// How long a daemon may take to answer.
 const START: u64 = 30;
@@ -146,7 +151,7 @@ impl Cluster {
             flags.push("--registry=in_memory".to_owned());
         }
         flags.extend(args.master_flag.iter().cloned());
-        self.master = Some(spawn("bulkhead-master", &flags, &self.dir)?);
+        self.master = Some(spawn("bulkhead-master", &flags, &self.dir, SIGTERM)?);
         let master = Api::new("master", &self.master_address());
         ready(self.master.as_mut(), async || master.get("/health").await.is_ok()).await?;
 
@@ -169,7 +174,7 @@ impl Cluster {
         }
         flags.extend(args.resources.iter().map(|r| format!("--resources={r}")));
         flags.extend(args.agent_flag.iter().cloned());
-        self.agent = Some(spawn("bulkhead-agent", &flags, &self.dir)?);
+        self.agent = Some(spawn("bulkhead-agent", &flags, &self.dir, SIGUSR1)?);
         let registered = async || task::agents(&master).await.is_ok_and(|a| !a.is_empty());
         ready(self.agent.as_mut(), registered).await?;
         Ok(true)
@@ -215,8 +220,6 @@ impl Cluster {
 
     /// Stops both and removes what is ours; `keep_dir` keeps the logs.
     async fn stop(mut self, keep_dir: bool) -> Result<(), CliError> {
-        const SIGUSR1: i32 = 10;
-        const SIGTERM: i32 = 15;
         let mut problems = Vec::new();
         if let Some(agent) = self.agent.take() {
             end(agent, SIGUSR1).await;
@@ -260,7 +263,12 @@ fn is_root() -> bool {
 }
 
 /// Starts a program that stands beside this one, else in PATH; its log is a file.
-fn spawn(program: &'static str, flags: &[String], dir: &Path) -> Result<Daemon, CliError> {
+fn spawn(
+    program: &'static str,
+    flags: &[String],
+    dir: &Path,
+    orphaned: i32,
+) -> Result<Daemon, CliError> {
     let beside = std::env::current_exe()
         .ok()
         .and_then(|exe| Some(exe.parent()?.join(program)))
@@ -269,7 +277,10 @@ fn spawn(program: &'static str, flags: &[String], dir: &Path) -> Result<Daemon, 
     let log = dir.join(format!("{program}.log"));
     let file = File::create(&log).map_err(|e| io("create", &log, e))?;
     let copy = file.try_clone().map_err(|e| io("create", &log, e))?;
-    let child = Command::new(&path)
+    let mut command = std::process::Command::new(&path);
+    // If we are killed, too: the agent ends its tasks then, the master just ends.
+    kernel::spawn::die_with_parent(&mut command, orphaned);
+    let child = Command::from(command)
         .args(flags)
         .stdin(Stdio::null())
         .stdout(file)

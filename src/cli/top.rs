@@ -54,7 +54,8 @@ impl Sample {
             cpu_limit: figures["cpus_limit"].as_f64().or(figures["cpus_soft_limit"].as_f64()),
             memory: figures["mem_total_bytes"].as_u64().or(figures["mem_rss_bytes"].as_u64()),
             memory_limit: figures["mem_limit_bytes"].as_u64(),
-            processes: figures["processes"].as_u64(),
+            // What the pid limit counts, unless the agent counts processes apart.
+            processes: figures["processes"].as_u64().or(figures["threads"].as_u64()),
         }
     }
 

@@ -34,7 +34,7 @@ pub enum LoggingError {
     )]
     Level(String),
     /// The file in `--log_dir`.
-    #[error("failed to open log file {path}: {source}")]
+    #[error("failed to open log file {path}")]
     File {
         /// The file.
         path: PathBuf,

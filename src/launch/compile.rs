@@ -216,7 +216,10 @@ fn file_system(
     }
     let root = plan.spec.root().as_ref().map(|root| root.path().as_path());
     let root = root.or(plan.overlay.as_ref().map(|overlay| overlay.upper.as_path()));
-    let mounts = with_sources(program, mounts, root.is_some())?;
+    let wild = open_wild(program, plan)?;
+    let mounts = with_sources(program, mounts, root.is_some(), &wild)?;
+    // A root of its own is where its links lead; only the host's needs the care.
+    let wild = if root.is_some() { Vec::new() } else { wild };
     if let Some(root) = root {
         match &plan.overlay {
             Some(overlay) => mount_overlay(program, overlay, root)?,
@@ -228,7 +231,7 @@ fn file_system(
         program.push(Step::Root, root.display().to_string(), Op { code, a, ..Op::default() });
     }
     for (entry, options, slot) in &mounts {
-        add_mount(program, entry, options, *slot)?;
+        add_mount(program, entry, options, *slot, &wild)?;
     }
     for device in linux.and_then(|linux| linux.devices().as_ref()).into_iter().flatten() {
         add_device(program, device)?;
@@ -253,18 +256,49 @@ fn file_system(
 
 type Prepared<'a> = (&'a Mount, Options, Option<u32>);
 
+/// Directories of the plan that are not to be left, with their slots.
+type Wild<'a> = Vec<(&'a Path, u32)>;
+
+/// Opens the directories that tasks can change, if mounts have to do with them.
+fn open_wild<'a>(program: &mut Builder, plan: &'a LaunchPlan) -> Result<Wild<'a>, LaunchError> {
+    let mounts = plan.spec.mounts().as_deref().unwrap_or_default();
+    let mut wild = Wild::new();
+    for dir in &plan.wild {
+        let concerns = |entry: &Mount| {
+            let source = entry.source().as_deref().is_some_and(|path| path.starts_with(dir));
+            source || entry.destination().starts_with(dir)
+        };
+        if mounts.iter().any(concerns) {
+            wild.push((dir, open(program, dir, O_PATH_DIRECTORY)?));
+        }
+    }
+    Ok(wild)
+}
+
+/// The path's place below such a directory: slot plus 1, and the rest of the path;
+/// 0 and the path itself if it is nowhere below.
+fn below<'a>(wild: &Wild<'_>, path: &'a Path) -> (u32, &'a Path) {
+    let found = wild.iter().find_map(|(dir, slot)| Some((slot + 1, path.strip_prefix(dir).ok()?)));
+    match found {
+        None => (0, path),
+        Some((slot, rest)) if rest.as_os_str().is_empty() => (slot, Path::new(".")),
+        Some(found) => found,
+    }
+}
+
 /// Picks up the sources of bind mounts, in one go if the root will change.
 fn with_sources<'a>(
     program: &mut Builder,
     mounts: &'a [Mount],
     early: bool,
+    wild: &Wild<'_>,
 ) -> Result<Vec<Prepared<'a>>, LaunchError> {
     let mut out = Vec::with_capacity(mounts.len());
     for entry in mounts {
         let options =
             mounts::parse(entry.typ().as_deref(), entry.options().as_deref().unwrap_or_default());
         let slot = match options.bind {
-            Some(recursive) if early => Some(pick_up(program, entry, recursive)?),
+            Some(recursive) if early => Some(pick_up(program, entry, recursive, wild)?),
             _ => None,
         };
         out.push((entry, options, slot));
@@ -272,12 +306,18 @@ fn with_sources<'a>(
     Ok(out)
 }
 
-fn pick_up(program: &mut Builder, entry: &Mount, recursive: bool) -> Result<u32, LaunchError> {
+fn pick_up(
+    program: &mut Builder,
+    entry: &Mount,
+    recursive: bool,
+    wild: &Wild<'_>,
+) -> Result<u32, LaunchError> {
     let source = entry.source().as_deref().ok_or_else(|| {
         LaunchError::Plan(format!("no source for {}", entry.destination().display()))
     })?;
-    let (a, b) = (program.path(source)?, program.slot()?);
-    let op = Op { code: code::TREE, a, b, c: recursive.into(), ..Op::default() };
+    let (dir, path) = below(wild, source);
+    let (a, b) = (program.path(path)?, program.slot()?);
+    let op = Op { code: code::TREE, a, b, c: recursive.into(), d: dir.into(), e: 0 };
     program.push(Step::Mount, source.display().to_string(), op);
     Ok(b)
 }
@@ -287,14 +327,23 @@ fn add_mount(
     entry: &Mount,
     options: &Options,
     slot: Option<u32>,
+    wild: &Wild<'_>,
 ) -> Result<(), LaunchError> {
     let target = entry.destination().as_path();
     if let Some(recursive) = options.bind {
-        let slot = slot.map_or_else(|| pick_up(program, entry, recursive), Ok)?;
-        let b = program.path(target)?;
-        let op = Op { code: code::ATTACH, a: slot, b, ..Op::default() };
+        let slot = slot.map_or_else(|| pick_up(program, entry, recursive, wild), Ok)?;
+        let (c, path) = below(wild, target);
+        let restricted = mounts::attributes(options.flags);
+        if c != 0 && restricted != 0 {
+            // Before it has a name that could be made to mean something else.
+            let (b, c) = (recursive.into(), slot + 1);
+            let op = Op { code: code::RESTRICT, b, c, d: restricted, ..Op::default() };
+            program.push(Step::Mount, target.display().to_string(), op);
+        }
+        let b = program.path(path)?;
+        let op = Op { code: code::ATTACH, a: slot, b, c, ..Op::default() };
         program.push(Step::Mount, target.display().to_string(), op);
-        if mounts::attributes(options.flags) != 0 {
+        if c == 0 && restricted != 0 {
             restrict(program, target, options.flags, recursive)?;
         }
     } else {

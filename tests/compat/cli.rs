@@ -96,6 +96,7 @@ fn tasks_are_listed_read_measured_and_killed() {
     let rows = lines(&out);
     assert_eq!((code, rows.len()), (0, 1), "{err}");
     assert_eq!(rows[0]["executor_id"], id.as_str());
+    assert!(rows[0]["processes"].as_u64().is_some_and(|n| n >= 1), "{out}");
     assert!(rows[0]["mem_limit_bytes"].as_u64().is_some_and(|b| b >= 32 << 20), "{out}");
 
     std::thread::sleep(Duration::from_secs(2));
@@ -163,5 +164,55 @@ fn local_cleans_up_after_itself() {
     for daemon in ["master_pid", "agent_pid"] {
         let pid = told[daemon].as_u64().expect("a pid");
         assert!(!std::path::Path::new(&format!("/proc/{pid}")).exists(), "{daemon}");
+    }
+}
+
+#[test]
+fn local_killed_leaves_no_process() {
+    require!(root, cgroup);
+    let dir = TempDir::new("cli-local-killed");
+    let mut local = Command::new(binary("bulkhead"))
+        .args(["local", "--json"])
+        .arg(format!("--port={}", free_port()))
+        .arg(format!("--agent-port={}", free_port()))
+        .env("TMPDIR", dir.path())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("run bulkhead local");
+    let mut line = String::new();
+    let stdout = local.stdout.take().expect("a pipe");
+    BufReader::new(stdout).read_line(&mut line).expect("a line");
+    let told: Value = serde_json::from_str(&line).expect("JSON");
+    let master = told["master"].as_str().expect("an address").to_owned();
+    let mut run = command(&["run", "--no-follow", "--command", "exec sleep 31536000"])
+        .env("BULKHEAD_MASTER", &master)
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("run bulkhead");
+    std::thread::sleep(Duration::from_secs(3));
+    local.kill().expect("SIGKILL");
+    local.wait().expect("it ends");
+    let _ = run.kill();
+    let _ = run.wait();
+    let pids = ["master_pid", "agent_pid"].map(|daemon| told[daemon].as_u64().expect("a pid"));
+    let by = Instant::now() + Duration::from_secs(20);
+    let alive = |pid: &u64| {
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        !stat.is_empty() && !stat.contains(") Z ")
+    };
+    while pids.iter().any(alive) {
+        assert!(Instant::now() < by, "the daemons outlive their parent");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    // The agent's cgroups are what would hold a task.
+    let root = told["cgroups_root"].as_str().expect("a name");
+    let hierarchies = kernel::cgroup::Hierarchies::detect().expect("hierarchies");
+    for hierarchy in hierarchies.all() {
+        let group = kernel::cgroup::Cgroup::new(hierarchy.version, hierarchy.mount.join(root));
+        assert!(!group.exists() || group.all_processes().is_empty(), "{}", group.path().display());
+        let _ =
+            group.kill(Duration::from_secs(5)).and_then(|()| group.remove(Duration::from_secs(5)));
     }
 }

@@ -11,6 +11,8 @@ mod conformance;
 mod controllers;
 #[path = "isolation/devices.rs"]
 mod devices;
+#[path = "isolation/escape.rs"]
+mod escape;
 #[path = "isolation/life.rs"]
 mod life;
 #[path = "isolation/limits.rs"]

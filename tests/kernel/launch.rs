@@ -65,6 +65,7 @@ impl Fixture {
             overlay: None,
             cgroups: Vec::new(),
             file_operations: Vec::new(),
+            wild: Vec::new(),
             system_calls: None,
             oom_score_adj: None,
             stdio: Stdio {

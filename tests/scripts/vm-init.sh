@@ -12,7 +12,6 @@ mount -t devtmpfs dev /dev
 mkdir -p /dev/pts /dev/shm
 mount -t devpts devpts /dev/pts
 mount -t tmpfs -o mode=1777 tmpfs /dev/shm
-mount -t tmpfs -o mode=1777,size=2g tmpfs /tmp
 mount -t tmpfs -o mode=755 tmpfs /run
 for module in $modules; do
   [ ! -e /lib.modules/$module.ko ] || insmod /lib.modules/$module.ko || echo "vm: no module $module"
@@ -23,6 +22,7 @@ ln -s /proc/self/fd /dev/fd
 ulimit -n 65536
 hostname vm
 
+mount -t ext4 /dev/vdc /tmp && chmod 1777 /tmp || mount -t tmpfs -o mode=1777 tmpfs /tmp
 mount -t xfs -o prjquota /dev/vda /mnt/xfs && export BULKHEAD_XFS=/mnt/xfs
 mount -t ext4 -o prjquota /dev/vdb /mnt/ext4 && export BULKHEAD_EXT4=/mnt/ext4
 

@@ -16,6 +16,7 @@ set -euo pipefail
 cd "$(dirname "$0")/../.."
 suite=${1:-cgroup2}
 case "$suite" in cgroup2 | hybrid | v1) ;; *) echo "vm: unknown suite '$suite' (cgroup2, hybrid, v1)" >&2; exit 2 ;; esac
+PATH=$PATH:/usr/sbin:/sbin
 CARGO=${CARGO:-cargo}
 TARGET=${TARGET:-${CARGO_TARGET_DIR:-$PWD/target}}
 VM_TESTS=${VM_TESTS:-}
@@ -50,8 +51,7 @@ kernel() {
 kernel
 
 # Which test programs: lines "NAME PROGRAM FILTER".
-"$CARGO" build -q --workspace --bins ${VM_FEATURES:+--features "$VM_FEATURES"}
-"$CARGO" test -q --workspace ${VM_FEATURES:+--features "$VM_FEATURES"} --no-run --message-format=json >"$dir/build.json"
+"$CARGO" build -q --workspace ${VM_FEATURES:+--features "$VM_FEATURES"} --bins --tests --message-format=json >"$dir/build.json"
 python3 - "$dir/build.json" "$VM_TESTS" "$VM_FILTER" >"$dir/tests" <<'PY'
 import json, sys
 wanted, given = sys.argv[2].split(), sys.argv[3]
@@ -97,8 +97,8 @@ cp -L "$(command -v busybox)" "$root/usr/bin/busybox"
 for name in $("$root/usr/bin/busybox" --list); do
   [ "$name" = busybox ] || ln -sf busybox "$root/usr/bin/$name"
 done
-for program in sh bash cat chmod chown cp cut dd df du echo env expr false grep head id kill ln ls mkdir mkfifo \
-  mknod mktemp mount mv nproc nsenter prlimit ps readlink rm rmdir sed seq setpriv setsid sleep sort stat stty sync \
+for program in sh bash cat chmod chown cp cut dd df du echo env expr fallocate false findmnt grep head id kill ln ls mkdir mkfifo \
+  losetup mknod mktemp mount mv nproc nsenter prlimit ps readlink rm rmdir sed seq setpriv setsid sleep sort stat stty sync \
   tail taskset tee test timeout touch tr true truncate umount uname unshare wc whoami yes ip perl; do
   path=$(command -v "$program" 2>/dev/null) || path=$(type -P "$program") || continue
   case "$path" in /*) ;; *) path=$(type -P "$program") ;; esac
@@ -126,18 +126,19 @@ cp "$dir/tests" "$root/etc/vm-tests"
 (cd "$root" && find . | cpio -o -H newc --quiet) >"$dir/initramfs-$suite"
 rm -rf "$root"
 
-# Disks with project quotas; the guest's writes are thrown away (snapshot=on).
-disk() { # disk NAME MKFS...
-  local image=$dir/$1.img
-  shift
+# Two disks with project quotas, and one for /tmp: file cache can be reclaimed
+# there, a tmpfs cannot. The guest's writes are thrown away (snapshot=on).
+disk() { # disk NAME SIZE MKFS...
+  local image=$dir/$1.img size=$2
+  shift 2
   [ -s "$image" ] && return 0
-  truncate -s 512M "$image.new"
+  truncate -s "$size" "$image.new"
   "$@" "$image.new" >"$dir/mkfs.log" 2>&1 || { cat "$dir/mkfs.log" >&2; return 1; }
   mv "$image.new" "$image"
 }
-PATH=$PATH:/usr/sbin:/sbin
-disk xfs mkfs.xfs -q -f
-disk ext4 mkfs.ext4 -q -F -O quota,project -E quotatype=prjquota
+disk xfs 512M mkfs.xfs -q -f
+disk ext4 512M mkfs.ext4 -q -F -O quota,project -E quotatype=prjquota
+disk tmp 4G mkfs.ext4 -q -F -O ^has_journal
 
 # Always emulated: a /dev/kvm inside a virtual machine may exist and not work.
 log=$dir/serial-$suite.log
@@ -145,6 +146,7 @@ began=$SECONDS
 timeout --kill-after=10 "$limit" qemu-system-x86_64 -accel tcg,thread=multi -cpu max -smp 2 -m 4G \
   -nodefaults -no-user-config -display none -serial stdio -no-reboot \
   -drive file="$dir/xfs.img",format=raw,if=virtio,snapshot=on -drive file="$dir/ext4.img",format=raw,if=virtio,snapshot=on \
+  -drive file="$dir/tmp.img",format=raw,if=virtio,snapshot=on \
   -kernel "$(ls "$dir"/boot/vmlinuz-* | tail -1)" -initrd "$dir/initramfs-$suite" \
   -append "console=ttyS0 panic=-1 quiet mitigations=off random.trust_cpu=on" </dev/null 2>&1 | sed -u 's|\r||g' | tee "$log" || true
 rm -f "$dir/initramfs-$suite"

@@ -5,10 +5,12 @@
 //! or the flag is not set.
 
 use kernel::cgroup::Cgroup;
+use mesos::ResourceStatistics;
 
 use super::control::Control;
 use super::failed;
-use crate::api::{ContainerContext, IsolatorError};
+use crate::api::{ContainerContext, IsolatorError, Probe};
+use crate::probe::FileProbe;
 
 pub(super) const NAME: &str = "cgroups/pids";
 
@@ -63,11 +65,31 @@ impl Control for Pids {
                 .map_err(|e| failed(NAME, "set", &self.group, "pids.max", e)),
         }
     }
+
+    fn probes(&self) -> Vec<Box<dyn Probe>> {
+        let file = self.group.file("pids.current");
+        vec![FileProbe::boxed(NAME, "pids.current", file, fill_current)]
+    }
+}
+
+/// The kernel counts threads, so do we; `cgroups/cpu` may count them too.
+fn fill_current(bytes: &[u8], statistics: &mut ResourceStatistics) {
+    let number = std::str::from_utf8(bytes).ok().and_then(|text| text.trim().parse().ok());
+    statistics.threads = statistics.threads.or(number);
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_the_kernel_counts_is_told_as_threads() {
+        for (bytes, threads) in [("7\n", Some(7)), ("", None), ("max\n", None)] {
+            let mut statistics = ResourceStatistics::default();
+            fill_current(bytes.as_bytes(), &mut statistics);
+            assert_eq!(statistics.threads, threads, "{bytes:?}");
+        }
+    }
 
     #[test]
     fn the_flag_is_default_and_ceiling() {

@@ -12,6 +12,7 @@ use oci_spec::runtime::{
 use super::check_volumes;
 use crate::api::{ContainerContext, Contribution, Isolator, IsolatorError};
 use crate::config::{Config, Launcher};
+use crate::linux::capabilities::{self, Set};
 use crate::mounts::{bind, file_system, new_namespace};
 use crate::plan::FileOperation;
 use crate::simple::Preparing;
@@ -89,6 +90,11 @@ fn prepare(settings: &Settings, context: &ContainerContext) -> Result<Contributi
         ..Contribution::default()
     };
     if context.rootfs.is_none() {
+        if is_confined(settings, context)? {
+            protect(&mut part, context);
+            // The host's own, with every cgroup in it.
+            part.readonly_paths.push("/sys".to_owned());
+        }
         return Ok(part);
     }
     let own_shm = settings.enabled.contains("namespaces/ipc");
@@ -99,11 +105,29 @@ fn prepare(settings: &Settings, context: &ContainerContext) -> Result<Contributi
         .iter()
         .map(|(link, to)| FileOperation::Symlink { target: to.into(), link: link.into() })
         .collect();
-    part.readonly_paths = READ_ONLY.iter().map(|path| (*path).to_owned()).collect();
-    if !is_privileged(context) {
-        part.masked_paths = MASKED.iter().map(|path| (*path).to_owned()).collect();
-    }
+    protect(&mut part, context);
     Ok(part)
+}
+
+fn protect(part: &mut Contribution, context: &ContainerContext) {
+    let owned = |paths: &[&str]| paths.iter().map(|path| (*path).to_owned()).collect();
+    part.readonly_paths = owned(&READ_ONLY);
+    if !is_privileged(context) {
+        part.masked_paths = owned(&MASKED);
+    }
+}
+
+/// Whether the container sees the host's files but may not administer the host:
+/// then what the kernel lets user 0 write to without any capability, the files
+/// below `/proc/sys` and the cgroups, must not be writable.
+fn is_confined(settings: &Settings, context: &ContainerContext) -> Result<bool, IsolatorError> {
+    if !settings.enabled.contains("linux/capabilities") {
+        return Ok(false);
+    }
+    let admin = Set::of_name("SYS_ADMIN").unwrap_or_default();
+    let grant = capabilities::grant(&settings.config, context);
+    let grant = grant.map_err(|text| IsolatorError::plain(NAME, "use", text))?;
+    Ok(grant.is_some_and(|grant| !grant.bounding.contains(admin)))
 }
 
 /// Sharing the host's pid namespace all the way up.
@@ -193,6 +217,19 @@ mod tests {
         assert_eq!((part.devices.len(), part.masked_paths.len()), (6, 11));
         let ipc = prepare(&settings(&["namespaces/ipc"]), &image).unwrap();
         assert_eq!(ipc.mounts.len(), 6);
+    }
+
+    #[test]
+    fn a_container_that_may_not_administer_the_host_cannot_write_its_settings() {
+        let mut settings = settings(&["linux/capabilities"]);
+        let plain = prepare(&settings, &context("a")).unwrap();
+        assert!(plain.readonly_paths.is_empty(), "nothing is bounded");
+        let config = Arc::make_mut(&mut settings.config);
+        config.bounding_capabilities = Set::of_name("CHOWN");
+        let bounded = prepare(&settings, &context("a")).unwrap();
+        assert!(bounded.readonly_paths.contains(&"/sys".to_owned()));
+        assert!(bounded.readonly_paths.contains(&"/proc/sys".to_owned()));
+        assert_eq!(bounded.masked_paths.len(), 11);
     }
 
     #[test]

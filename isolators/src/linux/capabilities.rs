@@ -164,7 +164,7 @@ impl fmt::Display for Set {
 
 /// What a container gets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Grant {
+pub(crate) struct Grant {
     /// Held by the command itself; `None`: what its user has within `bounding`.
     pub effective: Option<Set>,
     /// Never exceeded by any process of the container.
@@ -215,7 +215,7 @@ fn known_to_the_kernel() -> Result<Set, IsolatorError> {
 ///
 /// # Errors
 /// A request that is contradictory or beyond what the operator allows.
-pub(super) fn grant(config: &Config, context: &ContainerContext) -> Result<Option<Grant>, String> {
+pub(crate) fn grant(config: &Config, context: &ContainerContext) -> Result<Option<Grant>, String> {
     let linux = context.info.as_ref().and_then(|info| info.linux_info.as_ref());
     let of = |info: Option<&CapabilityInfo>| info.map(Set::of_info).transpose();
     let old = of(linux.and_then(|l| l.capability_info.as_ref()))?;

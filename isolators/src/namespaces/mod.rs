@@ -1,9 +1,11 @@
 //! `namespaces/*`: what a container does not see of the host.
 
 mod ipc;
+mod own;
 mod pid;
 
 pub use self::ipc::ipc;
+pub use self::own::{cgroup, uts};
 pub use self::pid::pid;
 use crate::api::IsolatorError;
 use crate::config::{Config, Launcher};

@@ -6,10 +6,9 @@
 mod host_path;
 mod sandbox_path;
 
-use std::fs;
-use std::io;
 use std::path::{Component, Path, PathBuf};
 
+use kernel::beneath;
 use mesos::volume::source::Type;
 use mesos::volume::source::sandbox_path::Type as SandboxType;
 use mesos::{Volume, volume};
@@ -140,32 +139,16 @@ pub(crate) fn target(
         }
         return Ok(path.to_path_buf());
     }
+    // Whoever runs in the sandbox may put links in our way.
+    let make = if source_is_dir { beneath::make_directory } else { beneath::make_file };
     let point = context.sandbox.join(path);
-    make_mount_point(&point, source_is_dir, context.ids).map_err(|error| {
+    make(&context.sandbox, path, context.ids).map_err(|error| {
         IsolatorError::new(name, "make the mount point", point.display().to_string(), error)
     })?;
     Ok(match context.rootfs {
         Some(_) => sandbox_directory.join(path),
         None => point,
     })
-}
-
-fn make_mount_point(point: &Path, dir: bool, ids: Option<(u32, u32)>) -> io::Result<()> {
-    if point.symlink_metadata().is_ok() {
-        return Ok(());
-    }
-    if dir {
-        fs::create_dir_all(point)?;
-    } else {
-        if let Some(parent) = point.parent() {
-            fs::create_dir_all(parent)?;
-        }
-        fs::File::create_new(point)?;
-    }
-    if let Some((uid, gid)) = ids {
-        std::os::unix::fs::lchown(point, Some(uid), Some(gid))?;
-    }
-    Ok(())
 }
 
 #[cfg(test)]

@@ -3,11 +3,11 @@
 //! `filesystem/linux`, else a symbolic link in the sandbox.
 
 use std::fs;
-use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use kernel::beneath::{self, BeneathError};
 use mesos::Volume;
 use mesos::volume::Mode;
 
@@ -37,10 +37,9 @@ fn prepare(settings: &Settings, context: &ContainerContext) -> Result<Contributi
     let all = volumes(context).map_err(|text| IsolatorError::plain(NAME, "use", text))?;
     for (volume, source) in all {
         let Source::Sandbox { path, parent } = source else { continue };
-        let source = source_path(context, volume, path, parent)?;
+        let (source, is_dir) = source_path(context, volume, path, parent)?;
         if settings.bind {
             let directory = &settings.config.sandbox_directory;
-            let is_dir = source.is_dir();
             let target = target(NAME, context, directory, volume, is_dir)?;
             part.mounts.push(bind(&source, &target, volume.mode == Mode::Ro as i32));
         } else {
@@ -50,17 +49,21 @@ fn prepare(settings: &Settings, context: &ContainerContext) -> Result<Contributi
     Ok(part)
 }
 
-fn refuse<T>(volume: &Volume, why: &str) -> Result<T, IsolatorError> {
-    Err(IsolatorError::plain(NAME, "use", format!("volume '{}': {why}", volume.container_path)))
+fn refused(volume: &Volume, why: &str) -> IsolatorError {
+    IsolatorError::plain(NAME, "use", format!("volume '{}': {why}", volume.container_path))
 }
 
-/// The source on the host, made if it is missing.
+fn refuse<T>(volume: &Volume, why: &str) -> Result<T, IsolatorError> {
+    Err(refused(volume, why))
+}
+
+/// The source on the host, made if it is missing, and whether it is a directory.
 fn source_path(
     context: &ContainerContext,
     volume: &Volume,
     path: &Path,
     parent: bool,
-) -> Result<PathBuf, IsolatorError> {
+) -> Result<(PathBuf, bool), IsolatorError> {
     if !is_tame(path) {
         return refuse(volume, "'..' is not allowed in its sandbox path");
     }
@@ -81,27 +84,26 @@ fn source_path(
         (_, false) => &context.sandbox,
     };
     let source = root.join(path);
-    let failed = |error| IsolatorError::new(NAME, "create", source.display().to_string(), error);
-    make_like_root(root, &source).map_err(failed)?;
     // A link planted in the sandbox must not lead out of it.
-    let inside = source
-        .canonicalize()
-        .and_then(|real| Ok(real.starts_with(root.canonicalize()?)))
-        .map_err(failed)?;
-    if !inside {
-        return refuse(volume, "its sandbox path leads out of the sandbox");
-    }
-    Ok(source)
-}
-
-/// Makes a missing directory and gives it to the owner of `root`.
-fn make_like_root(root: &Path, dir: &Path) -> io::Result<()> {
-    if dir.symlink_metadata().is_ok() {
-        return Ok(());
-    }
-    fs::create_dir_all(dir)?;
-    let owner = fs::metadata(root)?;
-    std::os::unix::fs::lchown(dir, Some(owner.uid()), Some(owner.gid()))
+    let failed = |error: BeneathError| match error {
+        BeneathError::Escapes { .. } => {
+            refused(volume, "its sandbox path leads out of the sandbox")
+        }
+        error => IsolatorError::new(NAME, "create", source.display().to_string(), error),
+    };
+    let found = match beneath::find(root, path) {
+        Err(BeneathError::NotFound { .. }) => {
+            let owner = fs::metadata(root).map_err(|error| {
+                IsolatorError::new(NAME, "find", root.display().to_string(), error)
+            })?;
+            beneath::make_directory(root, path, Some((owner.uid(), owner.gid())))
+                .map_err(failed)?;
+            beneath::find(root, path)
+        }
+        found => found,
+    };
+    let is_dir = found.map_err(failed)?.is_dir();
+    Ok((source, is_dir))
 }
 
 fn link(context: &ContainerContext, volume: &Volume, source: &Path) -> Result<(), IsolatorError> {
@@ -116,14 +118,10 @@ fn link(context: &ContainerContext, volume: &Volume, source: &Path) -> Result<()
     if !is_tame(path) {
         return refuse(volume, "'..' is not allowed in its container path");
     }
-    let place = context.sandbox.join(path);
-    let linked = match place.parent() {
-        Some(dir) => fs::create_dir_all(dir),
-        None => Ok(()),
-    };
-    linked
-        .and_then(|()| std::os::unix::fs::symlink(source, &place))
-        .map_err(|e| IsolatorError::new(NAME, "link", place.display().to_string(), e))
+    beneath::make_link(&context.sandbox, path, source).map_err(|error| {
+        let place = context.sandbox.join(path);
+        IsolatorError::new(NAME, "link", place.display().to_string(), error)
+    })
 }
 
 #[cfg(test)]

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use mesos::internal::StatusUpdate;
-use mesos::{ContainerId, SlaveInfo, TaskState, task_status};
+use mesos::{ContainerId, SlaveInfo, TaskState, task_status, value};
 use thiserror::Error;
 
 use super::event::{Effect, Timer};
@@ -427,21 +427,69 @@ fn additive(old: &SlaveInfo, new: &SlaveInfo) -> Result<(), String> {
         }
     }
     for attribute in &old.attributes {
-        if !new.attributes.contains(attribute) {
-            return Err(format!("attribute '{}' changed", attribute.name));
+        let Some(now) = new.attributes.iter().find(|a| a.name == attribute.name) else {
+            return Err(format!("attribute '{}' is gone", attribute.name));
+        };
+        let grown = now.r#type == attribute.r#type
+            && now.scalar == attribute.scalar
+            && now.text == attribute.text
+            && includes(now.ranges.as_ref(), attribute.ranges.as_ref())
+            && holds(now.set.as_ref(), attribute.set.as_ref());
+        if !grown {
+            return Err(format!("attribute '{}' does not include what it had", attribute.name));
         }
     }
     Ok(())
 }
 
 fn covers(new: &mesos::Resource, old: &mesos::Resource) -> bool {
-    let ranges = old.ranges.iter().flat_map(|r| &r.range).all(|o| {
-        new.ranges.iter().flat_map(|r| &r.range).any(|n| n.begin <= o.begin && o.end <= n.end)
-    });
-    let items = old
-        .set
-        .iter()
-        .flat_map(|s| &s.item)
-        .all(|item| new.set.iter().flat_map(|s| &s.item).any(|i| i == item));
-    ranges && items
+    includes(new.ranges.as_ref(), old.ranges.as_ref()) && holds(new.set.as_ref(), old.set.as_ref())
+}
+
+/// Whether every old range lies in a new one, ranges that touch being one.
+fn includes(new: Option<&value::Ranges>, old: Option<&value::Ranges>) -> bool {
+    let mut joined: Vec<(u64, u64)> = Vec::new();
+    let mut ranges: Vec<_> = new.iter().flat_map(|r| &r.range).map(|r| (r.begin, r.end)).collect();
+    ranges.sort_unstable();
+    for (begin, end) in ranges {
+        match joined.last_mut() {
+            Some(last) if begin <= last.1.saturating_add(1) => last.1 = last.1.max(end),
+            _ => joined.push((begin, end)),
+        }
+    }
+    let inside = |o: &value::Range| joined.iter().any(|n| n.0 <= o.begin && o.end <= n.1);
+    old.iter().flat_map(|r| &r.range).all(inside)
+}
+
+fn holds(new: Option<&value::Set>, old: Option<&value::Set>) -> bool {
+    let inside = |item| new.is_some_and(|set| set.item.contains(item));
+    old.iter().flat_map(|set| &set.item).all(inside)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn additive_lets_attributes_grow_and_never_shrink() {
+        let info = |text: &str| SlaveInfo {
+            attributes: mesos::attributes::parse(text).unwrap(),
+            ..SlaveInfo::default()
+        };
+        for (old, new, fine) in [
+            ("rack:abc", "rack:abc;zone:west", true),
+            ("rack:abc", "zone:west", false),
+            ("rack:abc", "rack:abd", false),
+            ("level:10", "level:11", false),
+            ("rack:abc", "rack:10", false),
+            ("keys:[1000-1500]", "keys:[900-1200,1201-1500]", true),
+            ("keys:[1000-1500]", "keys:[1000-1400]", false),
+            ("keys:[1-2,5-6]", "keys:[1-10]", true),
+        ] {
+            assert_eq!(additive(&info(old), &info(new)).is_ok(), fine, "{old} -> {new}");
+        }
+        let set = |items: &[&str]| value::Set { item: items.iter().map(|i| (*i).into()).collect() };
+        assert!(holds(Some(&set(&["a", "b"])), Some(&set(&["b"]))));
+        assert!(!holds(Some(&set(&["a"])), Some(&set(&["b"]))));
+    }
 }

@@ -86,7 +86,7 @@ impl Containers {
                     .await;
             let result = match made {
                 Ok(Ok(())) => start(&*containerizer, request).await,
-                Ok(Err(error)) => Err(error.to_string()),
+                Ok(Err(error)) => Err(kernel::chain(&error)),
                 Err(error) => Err(format!("failed to create the sandbox: {error}")),
             };
             let launched = result.is_ok();

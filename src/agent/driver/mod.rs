@@ -44,11 +44,11 @@ pub use self::start::start;
 #[derive(Debug, Error)]
 #[allow(missing_docs)]
 pub enum AgentError {
-    #[error("failed to read the checkpoints: {0}")]
+    #[error("failed to read the checkpoints")]
     Checkpoints(#[from] RecoverError),
-    #[error("failed to recover: {0}")]
+    #[error("failed to recover")]
     Recovery(#[from] RecoveryError),
-    #[error("failed to recover the containers: {0}")]
+    #[error("failed to recover the containers")]
     Containers(#[from] ContainerizerError),
     #[error("{0}")]
     Fatal(String),

@@ -13,9 +13,9 @@ use crate::checkpoint::{RunKey, WorkDir};
 #[derive(Debug, Error)]
 #[allow(missing_docs)]
 pub enum SandboxError {
-    #[error("failed to create directory '{path}': {source}")]
+    #[error("failed to create directory '{path}'")]
     Create { path: PathBuf, source: io::Error },
-    #[error("failed to link '{path}': {source}")]
+    #[error("failed to link '{path}'")]
     Link { path: PathBuf, source: io::Error },
     #[error("failed to chown '{path}' to '{user}': {message}")]
     Owner { path: PathBuf, user: String, message: String },

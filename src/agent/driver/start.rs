@@ -92,7 +92,7 @@ impl Parts {
         let read = tokio::task::spawn_blocking(move || {
             let recovered = checkpoint::recover(&work, strict)?;
             if let Err(error) = checkpoint::write_boot_id(&work) {
-                tracing::warn!(%error, "failed to remember the boot id");
+                tracing::warn!(error = %kernel::chain(&error), "failed to remember the boot id");
             }
             Ok(recovered)
         });

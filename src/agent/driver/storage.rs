@@ -37,11 +37,11 @@ impl Storage {
                         // A driver that is leaving does not wait for room.
                         Err(error) if error.is_full() && !records.is_closed() => {
                             if !std::mem::replace(&mut waiting, true) {
-                                tracing::error!(%error, "no space left for checkpoints: waiting");
+                                tracing::error!(error = %kernel::chain(&error), "no space left for checkpoints: waiting");
                             }
                             thread::sleep(RETRY);
                         }
-                        Err(error) => break Event::PersistFailed { seq, error: error.to_string() },
+                        Err(error) => break Event::PersistFailed { seq, error: kernel::chain(&error) },
                     }
                 };
                 if waiting {

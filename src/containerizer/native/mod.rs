@@ -29,6 +29,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use async_trait::async_trait;
 use isolators::api::{ContainerContext, Isolator, Parent};
 use isolators::registry::Isolators;
+use kernel::chain;
 use mesos::{ContainerId, ContainerStatus, Resource};
 use tokio::sync::{mpsc, oneshot, watch};
 use tracing::warn;
@@ -46,18 +47,6 @@ use crate::launch::Launcher;
 
 /// Commands that may wait for one container.
 const MAILBOX: usize = 16;
-
-/// An error and all its causes in one line.
-fn chain(error: &(dyn std::error::Error + 'static)) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(error) = next {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        next = error.source();
-    }
-    text
-}
 
 /// The containerizer.
 pub struct Native {

@@ -80,11 +80,20 @@ pub(super) fn command_environment(command: &CommandInfo) -> Result<Environment, 
     let mut environment = Environment::new();
     for variable in variables {
         if variable.r#type == Some(variable::Type::Secret as i32) {
-            return Err(format!("variable '{}': secrets are not supported yet", variable.name));
+            environment.insert(variable.name.clone(), secret(variable)?);
+            continue;
         }
         environment.insert(variable.name.clone(), variable.value.clone().unwrap_or_default());
     }
     Ok(environment)
+}
+
+/// The value of a variable that is a secret.
+fn secret(variable: &mesos::environment::Variable) -> Result<String, String> {
+    let named = |text: &str| format!("variable '{}': {text}", variable.name);
+    let secret = variable.secret.as_ref().ok_or_else(|| named("is SECRET without 'secret'"))?;
+    let bytes = isolators::secret::resolve(secret).map_err(|text| named(&text))?;
+    String::from_utf8(bytes.to_vec()).map_err(|_| named("its secret is not text"))
 }
 
 /// The agent's variables, and those every container has.
@@ -246,8 +255,16 @@ pub(super) mod tests {
             ..Default::default()
         };
         let mut command = shell("true");
-        command.environment = Some(MesosEnvironment { variables: vec![secret] });
+        command.environment = Some(MesosEnvironment { variables: vec![secret.clone()] });
         assert!(command_environment(&command).is_err());
+        let value = mesos::Secret {
+            r#type: Some(mesos::secret::Type::Value as i32),
+            value: Some(mesos::secret::Value { data: b"hush".to_vec() }),
+            ..Default::default()
+        };
+        let secret = mesos::environment::Variable { secret: Some(value), ..secret };
+        command.environment = Some(MesosEnvironment { variables: vec![secret] });
+        assert_eq!(command_environment(&command).unwrap()["S"], "hush");
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use isolators::merge::{Base, Merged, merge};
 use isolators::plan::{LaunchPlan, Stdio};
@@ -99,12 +99,20 @@ impl Container {
             executable,
             overlay: None,
             cgroups: merged.cgroups,
+            wild: self.wild(),
             file_operations: merged.file_operations,
             system_calls: merged.system_calls,
             oom_score_adj: merged.oom_score_adj,
             stdio,
             wait_for: merged.wait_for,
         })
+    }
+
+    /// The sandboxes that this container's volumes have to do with. A nested one
+    /// is usually below its parent's.
+    fn wild(&self) -> Vec<PathBuf> {
+        let parent = self.context.parent.as_ref().map(|parent| parent.sandbox.clone());
+        parent.into_iter().chain([self.request.sandbox.clone()]).collect()
     }
 
     fn is_guest(&self) -> bool {

@@ -42,6 +42,107 @@ pub enum BeneathError {
     },
 }
 
+/// Makes the directory `relative` below `root`, with the missing ones above it, and
+/// gives what it makes to `owner`. An existing one is left alone.
+///
+/// # Errors
+/// [`BeneathError`]
+pub fn make_directory(
+    root: &Path,
+    relative: &Path,
+    owner: Option<(u32, u32)>,
+) -> Result<(), BeneathError> {
+    made(root, relative, owner).map(|_| ()).map_err(|source| failed_at(root, relative, source))
+}
+
+/// Makes an empty file `relative` below `root`, with the missing directories above
+/// it, and gives what it makes to `owner`. An existing file is left alone.
+///
+/// # Errors
+/// [`BeneathError`]
+pub fn make_file(
+    root: &Path,
+    relative: &Path,
+    owner: Option<(u32, u32)>,
+) -> Result<(), BeneathError> {
+    let failed = |source| failed_at(root, relative, source);
+    let (dir, name) = split(relative).ok_or_else(|| failed(Errno::EINVAL))?;
+    let dir = made(root, dir, owner).map_err(failed)?;
+    let flags = OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+    match openat(&dir, name, flags | OFlag::O_WRONLY, Mode::from_bits_truncate(0o644)) {
+        Err(Errno::EEXIST) => Ok(()),
+        Err(source) => Err(failed(source)),
+        Ok(file) => give(&file, owner).map_err(failed),
+    }
+}
+
+/// Makes a symbolic link `relative` below `root` to `target`, with the missing
+/// directories above it.
+///
+/// # Errors
+/// [`BeneathError`], also if the name is taken.
+pub fn make_link(root: &Path, relative: &Path, target: &Path) -> Result<(), BeneathError> {
+    let failed = |source| failed_at(root, relative, source);
+    let (dir, name) = split(relative).ok_or_else(|| failed(Errno::EINVAL))?;
+    let dir = made(root, dir, None).map_err(failed)?;
+    nix::unistd::symlinkat(target, &dir, name).map_err(failed)
+}
+
+fn failed_at(root: &Path, relative: &Path, source: Errno) -> BeneathError {
+    match source {
+        Errno::EXDEV | Errno::ELOOP => BeneathError::Escapes { root: root.to_owned() },
+        source => BeneathError::Open { path: root.join(relative), source: source.into() },
+    }
+}
+
+fn split(relative: &Path) -> Option<(&Path, &std::ffi::OsStr)> {
+    Some((relative.parent()?, relative.file_name()?))
+}
+
+/// Goes down, making what is missing. What it made is entered by its own
+/// descriptor, so nobody can put something else in its place.
+fn made(root: &Path, relative: &Path, owner: Option<(u32, u32)>) -> Result<OwnedFd, Errno> {
+    let directory = path_only() | OFlag::O_DIRECTORY;
+    let base = nix::fcntl::open(root, directory, Mode::empty())?;
+    let mut at = base.try_clone().map_err(|_| Errno::EMFILE)?;
+    let (mut walked, mut fresh) = (PathBuf::new(), false);
+    for component in relative.components() {
+        let name = match component {
+            Component::CurDir => continue,
+            Component::Normal(name) => name,
+            _ => return Err(Errno::EXDEV),
+        };
+        walked.push(name);
+        if !fresh {
+            match resolve(&base, &walked, ResolveFlag::RESOLVE_BENEATH) {
+                Ok(next) => {
+                    at = next;
+                    continue;
+                }
+                Err(Errno::ENOENT) => {}
+                Err(other) => return Err(other),
+            }
+        }
+        match nix::sys::stat::mkdirat(&at, name, Mode::from_bits_truncate(0o755)) {
+            // Somebody else was here since, or a link leads nowhere.
+            Err(Errno::EEXIST) if fresh => return Err(Errno::ELOOP),
+            Err(Errno::EEXIST) | Ok(()) => {}
+            Err(other) => return Err(other),
+        }
+        at = openat(&at, name, directory | OFlag::O_NOFOLLOW, Mode::empty())
+            .map_err(|error| if error == Errno::ENOTDIR { Errno::ELOOP } else { error })?;
+        give(&at, owner)?;
+        fresh = true;
+    }
+    Ok(at)
+}
+
+fn give(file: &OwnedFd, owner: Option<(u32, u32)>) -> Result<(), Errno> {
+    let Some((uid, gid)) = owner else { return Ok(()) };
+    let (uid, gid) = (nix::unistd::Uid::from_raw(uid), nix::unistd::Gid::from_raw(gid));
+    nix::unistd::fchownat(file, "", Some(uid), Some(gid), nix::fcntl::AtFlags::AT_EMPTY_PATH)
+}
+
 /// Something that exists below a root, not yet opened for reading.
 #[derive(Debug)]
 pub struct Node {
@@ -282,6 +383,61 @@ mod tests {
         assert!(walk(base(), Path::new("sub/file")).is_ok());
         assert_eq!(walk(base(), Path::new("link/file")).err(), Some(Errno::ELOOP));
         assert_eq!(walk(base(), Path::new("../secret")).err(), Some(Errno::EXDEV));
+    }
+
+    #[test]
+    fn what_is_made_stays_below() {
+        let temp = Temp::new("make");
+        let root = temp.root();
+        symlink("sub", root.join("inside")).expect("link");
+        symlink("..", root.join("out")).expect("link");
+        symlink("/nowhere", root.join("dangling")).expect("link");
+        let dir = |path: &str| make_directory(&root, Path::new(path), None);
+        for path in ["a/b/c", "inside/d", "sub", "."] {
+            dir(path).expect(path);
+        }
+        assert!(root.join("a/b/c").is_dir() && root.join("sub/d").is_dir());
+        for path in ["out/x", "dangling", "dangling/x", "../x", "/etc/x"] {
+            dir(path).expect_err(path);
+        }
+        make_file(&root, Path::new("a/file"), None).expect("made");
+        make_file(&root, Path::new("sub/file"), None).expect("there");
+        assert_eq!(std::fs::read(root.join("sub/file")).expect("kept"), b"inside");
+        make_file(&root, Path::new("out/file"), None).expect_err("out");
+        make_link(&root, Path::new("a/link"), Path::new("/x")).expect("made");
+        make_link(&root, Path::new("a/link"), Path::new("/x")).expect_err("taken");
+        assert!(!temp.0.join("x").exists() && !temp.0.join("file").exists());
+    }
+
+    /// A directory and a link out of the root take turns under one name while
+    /// another thread makes things below that name.
+    #[test]
+    fn a_racing_link_leads_nowhere() {
+        let temp = Temp::new("race");
+        let root = temp.root();
+        std::fs::create_dir(root.join("x")).expect("mkdir");
+        std::fs::create_dir(temp.0.join("out")).expect("mkdir");
+        symlink(temp.0.join("out"), root.join("y")).expect("link");
+        let done = std::sync::atomic::AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                let (x, y) = (root.join("x"), root.join("y"));
+                while !done.load(std::sync::atomic::Ordering::Relaxed) {
+                    let flags = nix::fcntl::RenameFlags::RENAME_EXCHANGE;
+                    let at = nix::fcntl::AT_FDCWD;
+                    nix::fcntl::renameat2(at, &x, at, &y, flags).expect("exchange");
+                }
+            });
+            let mut inside = 0;
+            for i in 0..3000 {
+                let path = PathBuf::from(format!("x/{i}"));
+                inside += u32::from(make_directory(&root, &path, None).is_ok());
+                let _ = make_file(&root, &PathBuf::from(format!("x/{i}/file")), None);
+            }
+            done.store(true, std::sync::atomic::Ordering::Relaxed);
+            assert!(inside > 0, "some hit the directory");
+        });
+        assert_eq!(std::fs::read_dir(temp.0.join("out")).expect("a directory").count(), 0);
     }
 
     #[test]

@@ -4,6 +4,20 @@ use std::io;
 
 use thiserror::Error;
 
+/// An error and all its causes in one line: what boundaries print. Displays never
+/// print their own source.
+#[must_use]
+pub fn chain(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(error) = next {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        next = error.source();
+    }
+    text
+}
+
 /// A kernel operation that failed.
 #[derive(Debug, Error)]
 #[error("failed to {verb} {object}")]

@@ -28,4 +28,4 @@ pub mod spawn;
 pub mod users;
 pub mod walk;
 
-pub use error::Error;
+pub use error::{Error, chain};

@@ -13,6 +13,23 @@ use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use crate::arch::{self, CloneArgs};
 use crate::pidfd::Pidfd;
 
+/// Lets the kernel send `signal` to the child when the thread that starts it ends:
+/// for children of a command that may be killed. A child whose parent is gone
+/// already does not start.
+pub fn die_with_parent(command: &mut std::process::Command, signal: i32) {
+    use std::os::unix::process::CommandExt;
+    let parent = std::process::id();
+    let arrange = move || {
+        // SAFETY: integers only; both calls are async-signal-safe.
+        let gone = unsafe {
+            libc::prctl(libc::PR_SET_PDEATHSIG, signal) != 0 || libc::getppid() as u32 != parent
+        };
+        if gone { Err(io::Error::from_raw_os_error(libc::ESRCH)) } else { Ok(()) }
+    };
+    // SAFETY: the closure allocates nothing and takes no lock.
+    unsafe { command.pre_exec(arrange) };
+}
+
 /// Most descriptors that [`spawn`] passes on.
 pub const MAX_FDS: usize = 8;
 const STACK: usize = 16 * 1024;

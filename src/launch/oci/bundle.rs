@@ -18,8 +18,9 @@ use crate::launch::compile::{self, Compiled, Spaces};
 use crate::launch::error::{LaunchError, Step};
 use crate::launch::program::{Builder, Op, code};
 
-/// Parent of the cgroups of containers whose plan names none.
-const PARENT: &str = "bulkhead.oci";
+/// Start of the cgroup's name of containers whose plan names none: libcontainer
+/// needs one. It has no parent of ours, so nothing stays.
+const UNNAMED: &str = "bulkhead.oci";
 /// Times to try removing a cgroup whose last process is still being torn down.
 const TRIES: u32 = 50;
 /// v1 controllers whose hierarchies libcontainer joins, by the mount point's name.
@@ -143,7 +144,7 @@ impl Oci {
         let inner = inner.unwrap_or_else(|| {
             let mut hasher = DefaultHasher::new();
             record.hash(&mut hasher);
-            Path::new(PARENT).join(format!("{:016x}", hasher.finish()))
+            PathBuf::from(format!("{UNNAMED}.{:016x}", hasher.finish()))
         });
         let extra = self
             .hierarchies

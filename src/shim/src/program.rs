@@ -38,7 +38,8 @@ pub mod code {
     pub const SUBREAPER: u32 = 1;
     /// Open path `a` with flags `d` (close-on-exec is added) into slot `b`.
     pub const OPEN: u32 = 2;
-    /// Clone the mount tree at path `a` into slot `b`, recursively if `c` is 1.
+    /// Clone the mount tree at path `a` into slot `b`, recursively if `c` is 1. If
+    /// `d` is not 0 the path is below the directory in slot `d - 1` and stays there.
     pub const TREE: u32 = 3;
     /// Enter the namespace at path `a`; `b` is its `CLONE_NEW*` kind.
     pub const JOIN: u32 = 4;
@@ -46,10 +47,12 @@ pub mod code {
     pub const HOSTNAME: u32 = 5;
     /// `mount(a, b, c, flags d, data e)`; 0 is a null pointer.
     pub const MOUNT: u32 = 6;
-    /// Attach the mount tree of slot `a` at path `b`, which is made if missing.
+    /// Attach the mount tree of slot `a` at path `b`, which is made if missing. If `c`
+    /// is not 0 the path exists, is below the directory in slot `c - 1` and stays there.
     pub const ATTACH: u32 = 7;
     /// Set mount attributes `d` at path `a`, recursively if `b` is 1; `e` has the
-    /// same as `MS_*` flags for kernels without mount_setattr (before 5.12).
+    /// same as `MS_*` flags for kernels without mount_setattr (before 5.12). If `c` is
+    /// not 0: of the tree in slot `c - 1`, not yet attached.
     pub const RESTRICT: u32 = 8;
     /// Make directory `a` with mode `b`, with parents if `c` is 1; it may exist.
     pub const MKDIR: u32 = 9;

@@ -17,8 +17,15 @@ pub fn run(shim: &mut Shim, op: &Op) -> Result<(), i32> {
         code::TREE => {
             let depth = if op.c == 1 { sys::AT_RECURSIVE } else { 0 };
             let flags = sys::OPEN_TREE_CLONE | sys::O_CLOEXEC | depth;
-            let fd = call!(OPEN_TREE, sys::AT_FDCWD, shim.string(op.a)?, flags)?;
-            shim.keep(op.b, fd)
+            let path = shim.string(op.a)?;
+            if op.d == 0 {
+                let fd = call!(OPEN_TREE, sys::AT_FDCWD, path, flags)?;
+                return shim.keep(op.b, fd);
+            }
+            let found = beneath(shim.slot(op.d as u32 - 1)?, path)?;
+            let fd = call!(OPEN_TREE, found, c"".as_ptr(), flags | sys::AT_EMPTY_PATH);
+            let _ = call!(CLOSE_RANGE, found, found, 0);
+            shim.keep(op.b, fd?)
         }
         code::JOIN => {
             let fd = call!(OPENAT, sys::AT_FDCWD, shim.string(op.a)?, sys::O_CLOEXEC, 0)?;
@@ -36,7 +43,20 @@ pub fn run(shim: &mut Shim, op: &Op) -> Result<(), i32> {
             let (kind, data) = (shim.optional(op.c)?, shim.optional(op.e)?);
             done(call!(MOUNT, source, target, kind, op.d, data))
         }
+        code::ATTACH if op.c != 0 => {
+            let found = beneath(shim.slot(op.c - 1)?, shim.string(op.b)?)?;
+            let (fd, empty) = (shim.slot(op.a)?, c"".as_ptr());
+            let flags = sys::MOVE_MOUNT_F_EMPTY_PATH | sys::MOVE_MOUNT_T_EMPTY_PATH;
+            let moved = call!(MOVE_MOUNT, fd, empty, found, empty, flags);
+            let _ = call!(CLOSE_RANGE, found, found, 0);
+            done(moved)
+        }
         code::ATTACH => attach(shim.slot(op.a)?, shim.string(op.b)?),
+        code::RESTRICT if op.c != 0 => {
+            let depth = if op.b == 1 { sys::AT_RECURSIVE } else { 0 };
+            let fd = shim.slot(op.c - 1)?;
+            done(set_attributes(fd, c"".as_ptr().cast(), op.d, depth | sys::AT_EMPTY_PATH))
+        }
         code::RESTRICT => restrict(shim.string(op.a)?, op.d, op.e as usize, op.b == 1),
         code::MKDIR => make_directory(shim.string(op.a)?, op.b, op.c == 1),
         code::SYMLINK => {
@@ -140,13 +160,34 @@ fn attach(fd: usize, target: *mut u8) -> Result<(), i32> {
     done(call!(MOVE_MOUNT, fd, c"".as_ptr(), sys::AT_FDCWD, target, flags))
 }
 
-/// Adds mount attributes, keeping those that are there.
-fn restrict(path: *const u8, attributes: u64, flags: usize, recursive: bool) -> Result<(), i32> {
+/// Opens `path` below the directory `root` without touching it. Links that lead
+/// out, and `/proc`'s magic ones, are refused; whoever owns the directory may swap
+/// what is in it while we look.
+fn beneath(root: usize, path: *const u8) -> Result<usize, i32> {
+    // struct open_how: flags, mode, RESOLVE_BENEATH | RESOLVE_NO_MAGICLINKS.
+    let how = [(sys::O_PATH | sys::O_CLOEXEC) as u64, 0, 0x0a];
+    let mut answer = Err(errno::EAGAIN);
+    // EAGAIN: something was renamed while the kernel looked at a `..`.
+    for _ in 0..16 {
+        answer = call!(OPENAT2, root, path, how.as_ptr(), 24);
+        if answer != Err(errno::EAGAIN) {
+            break;
+        }
+    }
+    answer
+}
+
+fn set_attributes(fd: usize, path: *const u8, attributes: u64, flags: usize) -> sys::Answer {
     const ATIME: u64 = 0x70;
     let clear = if attributes & ATIME != 0 { ATIME } else { 0 };
     let request = [attributes, clear, 0, 0];
+    call!(MOUNT_SETATTR, fd, path, flags, request.as_ptr(), 32)
+}
+
+/// Adds mount attributes, keeping those that are there.
+fn restrict(path: *const u8, attributes: u64, flags: usize, recursive: bool) -> Result<(), i32> {
     let depth = if recursive { sys::AT_RECURSIVE } else { 0 };
-    match call!(MOUNT_SETATTR, sys::AT_FDCWD, path, depth, request.as_ptr(), 32) {
+    match set_attributes(sys::AT_FDCWD, path, attributes, depth) {
         Err(errno::ENOSYS) => {}
         other => return done(other),
     }

@@ -65,6 +65,7 @@ numbers! {
     OPEN_TREE 428 428
     MOVE_MOUNT 429 429
     CLOSE_RANGE 436 436
+    OPENAT2 437 437
     MOUNT_SETATTR 442 442
 }
 
@@ -72,6 +73,7 @@ numbers! {
 pub mod errno {
     pub const ENOENT: i32 = 2;
     pub const EINTR: i32 = 4;
+    pub const EAGAIN: i32 = 11;
     pub const ENOEXEC: i32 = 8;
     pub const EACCES: i32 = 13;
     pub const EEXIST: i32 = 17;
@@ -83,12 +85,14 @@ pub mod errno {
 
 pub const O_WRONLY: usize = 0o1;
 pub const O_CLOEXEC: usize = 0o2000000;
+pub const O_PATH: usize = 0o10000000;
 pub const AT_FDCWD: usize = -100isize as usize;
 pub const AT_EMPTY_PATH: usize = 0x1000;
 pub const AT_RECURSIVE: usize = 0x8000;
 pub const OPEN_TREE_CLONE: usize = 1;
 pub const MOVE_MOUNT_F_EMPTY_PATH: usize = 4;
 pub const MOVE_MOUNT_T_SYMLINKS: usize = 16;
+pub const MOVE_MOUNT_T_EMPTY_PATH: usize = 64;
 pub const MNT_DETACH: usize = 2;
 pub const MS_RDONLY: usize = 1;
 pub const MS_REMOUNT: usize = 32;

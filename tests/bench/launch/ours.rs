@@ -81,6 +81,7 @@ fn plan(instance: &Instance) -> LaunchPlan {
         }),
         cgroups: instance.cgroups.iter().cloned().map(CgroupJoin::V1).collect(),
         file_operations: Vec::new(),
+        wild: Vec::new(),
         system_calls: None,
         oom_score_adj: None,
         stdio: Stdio { stdin: null(), stdout: null(), stderr: null() },

@@ -58,6 +58,27 @@ async fn pids_and_ipc_are_its_own() {
     assert!(!std::path::Path::new("/dev/shm/bulkhead-test").exists());
 }
 
+#[tokio::test]
+async fn cgroup_root_and_host_name_are_its_own() {
+    require!(root, cgroup);
+    let place = Place::new("uts", &format!("{ALL},namespaces/cgroup,namespaces/uts"));
+    let native = place.start();
+    let mut request = place.shell(
+        "a",
+        "hostname; hostname inside && hostname; readlink /proc/self/ns/cgroup; cat /proc/self/cgroup",
+    );
+    let mut container = mesos_container(None);
+    container.hostname = Some("box".into());
+    request.container = Some(container);
+    let (_, output) = run(&place, &native, request).await;
+    let lines: Vec<&str> = output.lines().collect();
+    assert_eq!(lines[..2], ["box", "inside"]);
+    assert_ne!(lines[2], own_namespace("cgroup"));
+    assert!(!output.contains(&place.config.cgroups_root), "the path is hidden: {output}");
+    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").expect("a name");
+    assert!(host.trim() != "box" && host.trim() != "inside");
+}
+
 fn volume(container_path: &str, source: Source, mode: Mode) -> Volume {
     Volume {
         mode: mode as i32,

@@ -25,6 +25,7 @@ const USAGE: &str = "usage: probe VERB [ARG]
   zombies N          leave N dead children of dead parents, then sleep for ever
   write PATH MB      write MB megabytes, print `wrote N` bytes
   fds                print the open file descriptors
+  trace PID          try to trace a process, print `traced` or `errno N`
   ids                print pid, ppid, uid, gid, groups
   report [PATH...]   print all that a container is: see report.rs";
 
@@ -47,6 +48,7 @@ fn main() {
         (Some("zombies"), Some(n)) => zombies(n),
         (Some("write"), _) if args.len() == 3 => write(&args[1], number(2).unwrap_or(0)),
         (Some("fds"), _) => fds(),
+        (Some("trace"), Some(pid)) => trace(pid),
         (Some("ids"), _) => ids(),
         (Some("report"), _) => report::report(&args[1..]),
         _ => fail(USAGE),
@@ -134,6 +136,17 @@ fn cat(path: &str) {
             let _ = std::io::stdout().write_all(&bytes);
         }
         Err(e) => fail(format_args!("{path}: {e}")),
+    }
+}
+
+fn trace(pid: u64) {
+    // SAFETY: PTRACE_SEIZE takes no pointers.
+    match unsafe { libc::ptrace(libc::PTRACE_SEIZE, pid as libc::pid_t, 0, 0) } {
+        -1 => say(format_args!(
+            "errno {}",
+            std::io::Error::last_os_error().raw_os_error().unwrap_or(0)
+        )),
+        _ => say("traced"),
     }
 }
 

@@ -56,6 +56,10 @@ const V1_CONTROLLERS: [&str; 14] = [
     "misc",
 ];
 
+/// How often and how far apart mounting is tried while the kernel is busy: 2 s.
+const BUSY_TRIES: u32 = 40;
+const BUSY_PAUSE: std::time::Duration = std::time::Duration::from_millis(50);
+
 /// Controllers that v2 has without listing them: eBPF decides on devices, and
 /// `perf_event` follows every process. They are not enabled by anybody.
 const V2_IMPLICIT: [&str; 2] = ["devices", "perf_event"];
@@ -132,8 +136,18 @@ impl Hierarchies {
         let flags = nix::mount::MsFlags::MS_NOSUID
             | nix::mount::MsFlags::MS_NODEV
             | nix::mount::MsFlags::MS_NOEXEC;
-        nix::mount::mount(Some("cgroup"), &mount, Some("cgroup"), flags, Some(controller))
-            .map_err(|e| Error::io("mount a cgroup hierarchy at", &mount, e.into()))?;
+        let try_it =
+            || nix::mount::mount(Some("cgroup"), &mount, Some("cgroup"), flags, Some(controller));
+        let mut result = try_it();
+        // Busy while the kernel takes an unmounted hierarchy of it apart.
+        for _ in 0..BUSY_TRIES {
+            if result != Err(nix::errno::Errno::EBUSY) {
+                break;
+            }
+            std::thread::sleep(BUSY_PAUSE);
+            result = try_it();
+        }
+        result.map_err(|e| Error::io("mount a cgroup hierarchy at", &mount, e.into()))?;
         let controllers = BTreeSet::from([controller.to_owned()]);
         self.all.push(Hierarchy { version: Version::V1, mount, controllers, name: None });
         Ok(true)
