@@ -51,7 +51,7 @@ pub const TABLE: [(&str, bool); 39] = [
     ("volume/secret", false),
     ("volume/csi", false),
     ("disk/du", true),
-    ("disk/xfs", false),
+    ("disk/xfs", true),
     ("linux/seccomp", true),
     ("gpu/nvidia", false),
     ("network/cni", false),
@@ -281,6 +281,7 @@ pub fn create_with(
             "volume/sandbox_path" => Ok(volume::sandbox_path(config, binds)),
             "volume/host_path" => volume::host_path(config, linux_fs),
             "disk/du" => disk::du(&config.disk),
+            "disk/xfs" => disk::xfs(&config.disk, config.root),
             // The cgroups are made above; the rest `parse` has refused.
             _ => continue,
         };

@@ -167,6 +167,9 @@ pub fn config(
     if let Some(most) = flags.number("max_completed_executors_per_framework") {
         config.max_completed_executors = usize::try_from(most).unwrap_or(usize::MAX);
     }
+    if flags.text("metrics_per_container").is_some() {
+        one_of(flags, "metrics_per_container", &[("none", ()), ("executors", ()), ("all", ())])?;
+    }
     config.executor_environment = executor_environment(flags)?;
     Ok(config)
 }
@@ -327,6 +330,11 @@ fn disk(flags: &Flags) -> isolators::disk::Config {
         watch_interval: flags
             .duration("container_disk_watch_interval")
             .unwrap_or(default.watch_interval),
+        xfs_project_range: flags
+            .text("xfs_project_range")
+            .map_or(default.xfs_project_range, str::to_owned),
+        xfs_kill_containers: flags.bool("xfs_kill_containers"),
+        xfs_quota_headroom: flags.bytes("xfs_quota_headroom").unwrap_or(default.xfs_quota_headroom),
         work_dir: flags.text("work_dir").unwrap_or_default().into(),
         volume: |work_dir, resource| WorkDir::new(work_dir).volume(resource),
     }
@@ -404,6 +412,10 @@ mod tests {
     #[test]
     fn wrong_values_are_refused_by_name() {
         for (flag, words) in [
+            (
+                "--metrics_per_container=some",
+                "--metrics_per_container: one of none, executors, all",
+            ),
             ("--recover=later", "--recover: one of reconnect, cleanup"),
             ("--registration_backoff_factor=2mins", "--registration_backoff_factor: at most"),
             ("--executor_reregistration_timeout=16secs", "at most 15s"),

@@ -1,4 +1,4 @@
-//! The registry behind `/metrics/snapshot`: counters, gauges and timers.
+//! The registry behind `/metrics/snapshot` and `/metrics`: counters, gauges and timers.
 //!
 //! Whoever counts holds a [`Counter`], [`Gauge`] or [`Timer`], cheap to clone and
 //! to change from any thread; figures that follow from a snapshot come from a
@@ -9,6 +9,8 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
+
+use super::prometheus::{Exposition, Kind};
 
 /// Most samples of a timer's window, as in Mesos.
 const SAMPLES: usize = 1000;
@@ -137,10 +139,14 @@ enum Entry {
     Timer(Timer),
 }
 
+type IsCounter = Box<dyn Fn(&str) -> bool + Send + Sync>;
+
 #[derive(Default)]
 struct Registry {
     entries: BTreeMap<String, Entry>,
     sources: Vec<Source>,
+    /// Which figures of the sources are counters.
+    counters: Vec<IsCounter>,
 }
 
 /// All metrics of a process; clones share them.
@@ -195,6 +201,28 @@ impl Metrics {
     /// Adds figures that are worked out when somebody asks. Must be quick.
     pub fn source(&self, source: impl Fn(&mut Figures) + Send + Sync + 'static) {
         lock(&self.0).sources.push(Box::new(source));
+    }
+
+    /// Says which of the sources' figures, by name, only grow; all others are
+    /// gauges.
+    pub fn counting(&self, is_counter: impl Fn(&str) -> bool + Send + Sync + 'static) {
+        lock(&self.0).counters.push(Box::new(is_counter));
+    }
+
+    /// Everything in Prometheus' words.
+    #[must_use]
+    pub fn exposition(&self, now: Instant) -> Exposition {
+        let all = self.snapshot(now);
+        let registry = lock(&self.0);
+        let mut out = Exposition::default();
+        for (name, value) in all {
+            let counts = match registry.entries.get(&name) {
+                Some(entry) => matches!(entry, Entry::Counter(_)),
+                None => registry.counters.iter().any(|is_counter| is_counter(&name)),
+            };
+            out.add_mesos(&name, if counts { Kind::Counter } else { Kind::Gauge }, value);
+        }
+        out
     }
 
     /// Forgets everything whose name begins with `prefix`, for example the

@@ -8,6 +8,7 @@ pub mod files;
 pub mod flags;
 pub mod logging;
 pub mod metrics;
+pub mod prometheus;
 pub mod signals;
 pub mod units;
 pub mod version;

@@ -16,6 +16,14 @@ use crate::daemon::metrics::{Figures, Metrics};
 
 /// Adds the master's figures to `metrics`; those of each framework if `each`.
 pub fn attach(metrics: &Metrics, handle: Handle, each: bool) {
+    let counters = handle.clone();
+    metrics.counting(move |name| {
+        let name = match name.strip_prefix("master/") {
+            Some(name) => name,
+            None => return name == "allocator/mesos/allocation_runs",
+        };
+        counters.snapshot().cluster.counters.contains(name)
+    });
     metrics.source(move |out| {
         let snapshot = handle.snapshot();
         figures(&snapshot, out);

@@ -7,6 +7,8 @@ mod support;
 
 #[path = "disk/du.rs"]
 mod du;
+#[path = "disk/quota.rs"]
+mod quota;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

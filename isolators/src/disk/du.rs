@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, TryRecvError, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use async_trait::async_trait;
 use kernel::sched;
@@ -321,6 +321,7 @@ fn run(inbox: &Receiver<Message>, mut scheduler: Scheduler) {
     sched::background();
     let mut jobs: HashMap<Key, Job> = HashMap::new();
     let mut event = Event::Tick;
+    let mut spent = sched::thread_time();
     loop {
         let action = scheduler.handle(Instant::now(), event);
         let message = match action {
@@ -343,7 +344,11 @@ fn run(inbox: &Receiver<Message>, mut scheduler: Scheduler) {
             }
             (Err(RecvTimeoutError::Timeout), Action::Work(key)) => match jobs.get_mut(&key) {
                 Some(job) => {
-                    let (took, over) = work(key, job);
+                    let over = work(key, job);
+                    // All that this thread did since the last slice counts.
+                    let total = sched::thread_time();
+                    let took = total.saturating_sub(spent);
+                    spent = total;
                     Event::Worked { key, took, over }
                 }
                 None => Event::Forget(key),
@@ -353,10 +358,9 @@ fn run(inbox: &Receiver<Message>, mut scheduler: Scheduler) {
     }
 }
 
-/// Walks a slice: what it cost, and whether the walk is over.
-fn work(key: Key, job: &mut Job) -> (Duration, bool) {
-    let before = sched::thread_time();
-    let over = match step(key, job) {
+/// Walks a slice; whether the walk is over.
+fn work(key: Key, job: &mut Job) -> bool {
+    match step(key, job) {
         Ok(over) => {
             job.complained &= !over;
             over
@@ -370,8 +374,7 @@ fn work(key: Key, job: &mut Job) -> (Duration, bool) {
             (job.complained, job.walk) = (true, None);
             true
         }
-    };
-    (sched::thread_time().saturating_sub(before), over)
+    }
 }
 
 fn step(key: Key, job: &mut Job) -> Result<bool, kernel::Error> {
@@ -392,6 +395,7 @@ fn step(key: Key, job: &mut Job) -> Result<bool, kernel::Error> {
 #[cfg(test)]
 mod tests {
     use std::fs;
+    use std::time::Duration;
 
     use mesos::resource::disk_info::source;
     use mesos::task_status::Reason;

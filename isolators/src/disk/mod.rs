@@ -1,6 +1,8 @@
 //! `disk/*`: how much a container writes to its sandbox and to its volumes.
 //!
 //! * [`du`]: counts, by walking the directories; works on every file system.
+//! * [`xfs`]: asks the kernel, where the file system has project quotas.
+//! * [`projects`]: which project ids are in use (pure).
 //! * [`core`](mod@core): when which directory is walked (pure).
 //!
 //! This module says what the resources of a container mean: which accounts there
@@ -9,6 +11,8 @@
 
 pub mod core;
 pub mod du;
+pub mod projects;
+pub mod xfs;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -20,6 +24,7 @@ use mesos::task_status::Reason;
 use mesos::{DiskStatistics, Resource};
 
 pub use self::du::DiskDu;
+pub use self::xfs::DiskXfs;
 use crate::api::{Isolator, IsolatorError, Limitation};
 use crate::quantity::{bytes_text, megabytes, total};
 
@@ -30,6 +35,12 @@ pub struct Config {
     pub enforce: bool,
     /// `--container_disk_watch_interval`: rest between two looks at a directory.
     pub watch_interval: Duration,
+    /// `--xfs_project_range`.
+    pub xfs_project_range: String,
+    /// `--xfs_kill_containers`.
+    pub xfs_kill_containers: bool,
+    /// `--xfs_quota_headroom` in bytes.
+    pub xfs_quota_headroom: u64,
     /// The directory below which all sandboxes lie.
     pub work_dir: PathBuf,
     /// Host path of a persistent volume, given [`Config::work_dir`].
@@ -41,6 +52,9 @@ impl Default for Config {
         Config {
             enforce: false,
             watch_interval: Duration::from_secs(15),
+            xfs_project_range: "[5000-10000]".into(),
+            xfs_kill_containers: false,
+            xfs_quota_headroom: 10 << 20,
             work_dir: PathBuf::new(),
             volume: |_, _| None,
         }
@@ -53,6 +67,14 @@ impl Default for Config {
 /// There is no room for its thread.
 pub fn du(config: &Config) -> Result<Arc<dyn Isolator>, IsolatorError> {
     Ok(Arc::new(DiskDu::new(config.clone())?))
+}
+
+/// `disk/xfs`.
+///
+/// # Errors
+/// The work directory's file system has no project quotas; says what to do.
+pub fn xfs(config: &Config, root: bool) -> Result<Arc<dyn Isolator>, IsolatorError> {
+    Ok(Arc::new(DiskXfs::new(config.clone(), root)?))
 }
 
 /// What one quota is for.

@@ -65,6 +65,31 @@ pub fn of(snapshot: &Snapshot, around: &Surroundings) -> Vec<(String, f64)> {
     all
 }
 
+/// Whether a metric of the agent only grows.
+#[must_use]
+pub fn is_counter(name: &str) -> bool {
+    const COUNTERS: [&str; 14] = [
+        "slave/recovery_errors",
+        "slave/tasks_finished",
+        "slave/tasks_failed",
+        "slave/tasks_killed",
+        "slave/tasks_lost",
+        "slave/tasks_gone",
+        "slave/executors_terminated",
+        "slave/executors_preempted",
+        "slave/container_launch_errors",
+        "containerizer/mesos/container_destroy_errors",
+        "containerizer/fetcher/task_fetches_failed",
+        "containerizer/fetcher/task_fetches_succeeded",
+        "gc/path_removals_succeeded",
+        "gc/path_removals_failed",
+    ];
+    let prefixes = ["slave/valid_", "slave/invalid_", "resource_provider_manager/events/"];
+    COUNTERS.contains(&name)
+        || name.ends_with("_errors")
+        || prefixes.iter().any(|prefix| name.starts_with(prefix))
+}
+
 /// Parts of Mesos that are not here yet or have nothing to count.
 const RESTING: [&str; 9] = [
     "containerizer/fetcher/cache_size_used_bytes",

@@ -12,6 +12,7 @@ pub mod executor;
 mod files;
 pub mod metrics;
 pub mod nested;
+pub mod prometheus;
 pub mod reads;
 mod sandbox;
 mod session;
@@ -20,6 +21,7 @@ pub mod v1;
 pub mod validate;
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use async_trait::async_trait;
 use mesos::slave_info::capability;
@@ -95,6 +97,7 @@ impl Api {
         around: impl Fn() -> metrics::Surroundings + Send + Sync + 'static,
     ) -> Api {
         let handle = context.handle.clone();
+        context.common.metrics.counting(metrics::is_counter);
         context.common.metrics.source(move |out| {
             out.extend(metrics::of(&handle.snapshot(), &around()));
         });
@@ -117,6 +120,9 @@ impl Api {
         let response = match route {
             Route::Operator => return v1::serve(context, &self.attachments, request).await,
             Route::Executor => return executor::serve(&context.handle, request).await,
+            Route::Common(Endpoint::Prometheus) => {
+                return self.prometheus(&snapshot, &request).await;
+            }
             Route::Common(endpoint) => {
                 if matches!(
                     endpoint,
@@ -136,6 +142,22 @@ impl Api {
             Route::Debug => Response::json(context.containerizer.debug().to_string()),
         };
         response.jsonp(jsonp.as_deref())
+    }
+
+    /// The agent's metrics, and its containers as far as they are wanted.
+    async fn prometheus(&self, snapshot: &Snapshot, request: &Request) -> Response {
+        let context = &self.context;
+        let mut out = context.common.metrics.exposition(Instant::now());
+        let wanted = match context.common.flags.text("metrics_per_container") {
+            Some("executors") => Some(Selection::default()),
+            Some("all") => Some(Selection { nested: true, standalone: true, ..Default::default() }),
+            _ => None,
+        };
+        if let Some(selection) = wanted {
+            let all = containers::collect(snapshot, &*context.containerizer, &selection).await;
+            prometheus::containers(&all, &mut out);
+        }
+        crate::daemon::api::prometheus(request, &out)
     }
 
     async fn containers(&self, snapshot: &Snapshot, request: &Request) -> Response {

@@ -300,8 +300,9 @@ impl Container {
 
     /// It runs: statistics may be taken.
     pub(super) fn observe(&mut self, pid: u32) {
-        if self.request.id.parent.is_none() {
-            let probes = self.handles.iter_mut().flat_map(|h| h.isolation.probes()).collect();
+        let probes: Vec<_> = self.handles.iter_mut().flat_map(|h| h.isolation.probes()).collect();
+        // A nested container without figures of its own is part of its parent.
+        if self.request.id.parent.is_none() || !probes.is_empty() {
             self.shared.sampler.add(self.slot, self.request.id.clone(), self.allotted(), probes);
         }
         self.view.send_modify(|view| (view.phase, view.pid) = (Phase::Running, Some(pid)));

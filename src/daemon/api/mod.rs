@@ -14,6 +14,7 @@ use super::files::Files;
 use super::flags::Flags;
 use super::logging::Logging;
 use super::metrics::Metrics;
+use super::prometheus::{Exposition, MEDIA_TYPE};
 use super::{units, version};
 use crate::wire::http::routes::Routes;
 use crate::wire::http::{Request, Response, StatusCode};
@@ -31,6 +32,8 @@ pub enum Endpoint {
     Debug,
     /// `/metrics/snapshot`
     Metrics,
+    /// `/metrics`, for Prometheus
+    Prometheus,
     /// `/system/stats.json`
     System,
     /// `/logging/toggle`
@@ -69,6 +72,7 @@ impl Common {
             .add("files", "download", wrap(Endpoint::Download))
             .add("files", "debug", wrap(Endpoint::Debug))
             .add("metrics", "snapshot", wrap(Endpoint::Metrics))
+            .add("metrics", "", wrap(Endpoint::Prometheus))
             .add("system", "stats.json", wrap(Endpoint::System))
             .add("logging", "toggle", wrap(Endpoint::Logging))
             .add("version", "", wrap(Endpoint::Version))
@@ -84,6 +88,7 @@ impl Common {
                 files::answer(&self.files, endpoint, request).await
             }
             Endpoint::Metrics => self.metrics(request),
+            Endpoint::Prometheus => prometheus(request, &self.metrics.exposition(Instant::now())),
             Endpoint::System => Response::json(system()),
             Endpoint::Logging => self.toggle(request),
             Endpoint::Version => Response::json(version_json()),
@@ -132,6 +137,15 @@ impl Common {
             }
             Err(error) => bad_request(format!("{error}.\n")),
         }
+    }
+}
+
+/// The answer of `/metrics`; a longer path is none of ours.
+#[must_use]
+pub fn prometheus(request: &Request, exposition: &Exposition) -> Response {
+    match request.raw_path().trim_matches('/') {
+        "metrics" => Response::bytes(MEDIA_TYPE, exposition.render()),
+        _ => Response::not_found(),
     }
 }
 

@@ -22,6 +22,7 @@ pub mod owners;
 pub mod perf;
 pub mod pidfd;
 pub mod proctree;
+pub mod quota;
 pub mod sched;
 pub mod spawn;
 pub mod users;

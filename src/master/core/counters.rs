@@ -114,6 +114,12 @@ impl Counters {
         self.fixed.get(name).or_else(|| self.named.get(name)).copied().unwrap_or(0)
     }
 
+    /// Whether something is counted under `name`.
+    #[must_use]
+    pub fn contains(&self, name: &str) -> bool {
+        self.fixed.contains_key(name) || self.named.contains_key(name)
+    }
+
     /// All counters; names are relative to `master/`.
     pub fn iter(&self) -> impl Iterator<Item = (&str, u64)> {
         self.fixed

@@ -50,8 +50,13 @@ async fn pressure_is_counted() {
     require!(root, cgroup);
     let place = Place::new("pressure", MEM);
     let native = place.start();
-    let fill = "dd if=/dev/zero of=cache bs=1048576 count=192 2>/dev/null; \
-        cat cache cache >/dev/null; rm cache; echo filled; sleep 1000";
+    // On a disk: the VM's directories are memory, which nobody can take back.
+    let disk = std::env::var("BULKHEAD_EXT4").unwrap_or_else(|_| ".".into());
+    let cache = format!("{disk}/bulkhead-pressure-{}", std::process::id());
+    let fill = format!(
+        "dd if=/dev/zero of={cache} bs=1048576 count=192 2>/dev/null; \
+         cat {cache} {cache} >/dev/null; rm {cache}; echo filled; sleep 1000"
+    );
     native
         .launch(place.shell("a", "echo begun; while [ ! -e go ]; do sleep 0.02; done; . ./fill"))
         .await

@@ -91,7 +91,7 @@ async fn capabilities_are_what_the_operator_and_the_task_say() {
     // And it works: root without the power to override permissions.
     let file = place.path("secret");
     std::fs::write(&file, "secret").expect("write");
-    std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0)).expect("chmod");
+    std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o000)).expect("chmod");
     let (status, _) =
         run(&place, &native, place.shell("d", &format!("cat {}", file.display()))).await;
     assert_eq!(status, Some(1 << 8));
