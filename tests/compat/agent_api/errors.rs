@@ -271,9 +271,9 @@ async fn calls_that_are_not_there_yet_say_so() {
     for (call, words) in [
         (r#"{"type":"PRUNE_IMAGES"}"#, "PRUNE_IMAGES is not supported yet"),
         (
-            r#"{"type":"LAUNCH_NESTED_CONTAINER_SESSION","launch_nested_container_session":
-               {"container_id":{"value":"c","parent":{"value":"p"}}}}"#,
-            "LAUNCH_NESTED_CONTAINER_SESSION is not supported yet",
+            r#"{"type":"REMOVE_RESOURCE_PROVIDER_CONFIG",
+               "remove_resource_provider_config":{"type":"t","name":"n"}}"#,
+            "REMOVE_RESOURCE_PROVIDER_CONFIG is not supported yet",
         ),
     ] {
         let reply = agent.send("POST", "/api/v1", &json, call.as_bytes().to_vec()).await;

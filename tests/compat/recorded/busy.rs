@@ -36,6 +36,7 @@ const NOT_DONE: &[(&str, &str)] = &[
     ("container_status.executor_pid", "not known of nested containers"),
     ("drain_info", "nothing is drained"),
     ("statistics.blkio_statistics", "cgroups/blkio is not isolated with here"),
+    ("statistics.threads", "told with cgroups/pids; a COMPAT row says why"),
     ("statistics.perf", "cgroups/perf_event is not isolated with here"),
     ("statistics.disk_statistics", "disk/du is not isolated with here"),
     ("statistics.disk_limit_bytes", "disk/du is not isolated with here"),
