@@ -3,7 +3,7 @@
 //! Every sandbox, and every persistent volume, is a project of its file system:
 //! XFS, or ext4 with project quotas. The kernel knows at once what is used, so
 //! nothing is walked. Without `--enforce_container_disk_quota` it only counts;
-//! with it writes fail with `EDQUOT`, or, with `--xfs_kill_containers`, the
+//! with it writes fail (`EDQUOT`; XFS says `ENOSPC`), or, with `--xfs_kill_containers`, the
 //! container is ended. Only top-level containers have a handle: what is made in
 //! the sandbox of a nested one inherits the project.
 
