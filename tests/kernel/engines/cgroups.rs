@@ -163,23 +163,24 @@ async fn extra_directories_on_v1_are_known_and_removed() {
     let mut made = others(&groups.inner, &groups.joins);
     assert!(!made.is_empty(), "libcontainer joins every v1 hierarchy");
     let mut said = known(&fixture);
-    (made.sort(), said.sort());
+    made.sort();
+    said.sort();
     assert_eq!(made, said);
     running.signal(libc::SIGKILL).expect("signal");
     end_of(&running).await;
-    assert_eq!(others(&groups.inner, &groups.joins), [PathBuf::new(); 0]);
+    assert_eq!(others(&groups.inner, &groups.joins), Vec::<PathBuf>::new());
     assert!(paths(&groups.joins).all(Path::exists), "ours are the isolators' to remove");
 
     // An agent that was away sweeps when it recovers.
     let running = fixture.launch("oci", &plan).await.expect("launch");
     let pid = running.shim_pid();
     drop(running);
-    assert_ne!(others(&groups.inner, &groups.joins), [PathBuf::new(); 0]);
+    assert_ne!(others(&groups.inner, &groups.joins), Vec::<PathBuf>::new());
     let shim = kernel::pidfd::Pidfd::open(pid).expect("the shim");
     shim.signal(libc::SIGKILL).expect("signal");
     crate::until("the shim ends", || shim.ended().expect("poll")).await;
     bulkhead::launch::recover(&fixture.record()).await.expect("a record");
-    assert_eq!(others(&groups.inner, &groups.joins), [PathBuf::new(); 0]);
+    assert_eq!(others(&groups.inner, &groups.joins), Vec::<PathBuf>::new());
     let _ = shim.reap();
 
     // Without cgroups in the plan all that libcontainer makes is extra.
