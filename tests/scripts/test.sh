@@ -62,7 +62,8 @@ suite() {
 # vm SUITE SECONDS: kernel tests in a virtual machine; its tests are counted.
 # Two minutes of the time are for building and packing.
 vm() {
-  local name=vm-$1 log=$out/vm-$1.log start=$SECONDS rc sums p f
+  local name=vm-$1${VM_FEATURES:+-$VM_TESTS} start=$SECONDS rc sums p f
+  local log=$out/$name.log
   printf '\n== %s\n' "$name"
   VM_SECONDS=$(($2 - 120)) timeout --kill-after=10 "$2" tests/scripts/vm.sh "$1" >"$log" 2>&1
   rc=$?
