@@ -124,7 +124,6 @@ if [ "$mode" = full ]; then
     vm cgroup2 700
     VM_TESTS="kernel_hierarchy kernel_isolation e2e" vm v1 500
     VM_TESTS="kernel_isolation e2e" vm hybrid 500
-    vms=1
   elif [ "${REQUIRE_ALL:-0}" = 1 ]; then
     failed=$((failed + 1)) failures+=("vm: qemu is missing")
   else
@@ -138,7 +137,6 @@ if [ "$mode" = full ]; then
   step oci-clippy 900 "$CARGO" clippy -p bulkhead --features oci \
     --lib --bin bulkhead-helper --test kernel_engines -- -D warnings
   suite kernel_engines 1200 -p bulkhead --features oci --test kernel_engines -- --test-threads=1
-  [ "${vms:-0}" = 1 ] && VM_FEATURES=bulkhead/oci VM_TESTS=kernel_engines VM_FILTER="cgroups::joining life::" vm cgroup2 500
 fi
 
 sort -u -o "$BULKHEAD_SKIPPED" "$BULKHEAD_SKIPPED"
