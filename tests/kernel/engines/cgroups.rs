@@ -145,18 +145,20 @@ fn others(inner: &Path, known: &[CgroupJoin]) -> Vec<PathBuf> {
     all.filter(|path| path.exists() && !paths(known).any(|known| known == path)).collect()
 }
 
+/// The directories that the bundle of the last launch names.
+pub(crate) fn known(fixture: &Fixture) -> Vec<PathBuf> {
+    let bundle = fixture.record().with_extension("bundle");
+    let text = std::fs::read(bundle.join("launch.json")).expect("a message");
+    let message: serde_json::Value = serde_json::from_slice(&text).expect("JSON");
+    let list = message["extra_cgroups"].as_array().expect("a list").clone();
+    list.iter().filter_map(|path| path.as_str().map(PathBuf::from)).collect()
+}
+
 #[tokio::test]
 async fn extra_directories_on_v1_are_known_and_removed() {
     require!(root, cgroup1);
     let fixture = Fixture::new("extra");
     let groups = Groups::new("extra", &["memory"]);
-    let known = |fixture: &Fixture| -> Vec<PathBuf> {
-        let bundle = fixture.record().with_extension("bundle");
-        let text = std::fs::read(bundle.join("launch.json")).expect("a message");
-        let message: serde_json::Value = serde_json::from_slice(&text).expect("JSON");
-        let list = message["extra_cgroups"].as_array().expect("a list").clone();
-        list.iter().filter_map(|path| path.as_str().map(PathBuf::from)).collect()
-    };
     let mut plan = fixture.plan(&[Kind::Mount, Kind::Pid], &["sleep", "1000"]);
     plan.cgroups.clone_from(&groups.joins);
     let running = fixture.launch("oci", &plan).await.expect("launch");

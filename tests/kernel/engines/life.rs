@@ -73,6 +73,8 @@ async fn a_waiting_container_starts_when_released_and_ends_when_dropped() {
     let path = format!("/proc/{}", launching.pid());
     drop(launching);
     until("it is killed", || !std::path::Path::new(&path).exists()).await;
+    let made = crate::cgroups::known(&fixture);
+    until("its cgroups are gone", || !made.iter().any(|path| path.exists())).await;
 }
 
 #[tokio::test]
