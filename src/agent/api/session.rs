@@ -96,17 +96,25 @@ async fn forward(
     let ended = guest.context.containerizer.wait(&guest.id);
     let mut ended = std::pin::pin!(ended);
     let (mut a, mut b) = (vec![0; PIECE], vec![0; PIECE]);
+    // A pipe whose writers are all gone reads as empty for ever, maybe before the
+    // end of the container is known: it is not asked again.
+    let (mut out, mut err) = (true, true);
     loop {
-        let record = tokio::select! {
+        let (kind, read) = tokio::select! {
             biased;
             () = sender.closed() => return,
-            read = stdout.read(&mut a) => read.map(|n| record(Stdout, &a[..n], media)),
-            read = stderr.read(&mut b) => read.map(|n| record(Stderr, &b[..n], media)),
+            read = stdout.read(&mut a), if out => (Stdout, read),
+            read = stderr.read(&mut b), if err => (Stderr, read),
             _ = &mut ended => break,
         };
-        let Ok(record) = record else { break };
-        if sender.send(record).await.is_err() {
-            return;
+        let (open, buffer) = if kind == Stdout { (&mut out, &a) } else { (&mut err, &b) };
+        match read {
+            Ok(n @ 1..) => {
+                if sender.send(record(kind, &buffer[..n], media)).await.is_err() {
+                    return;
+                }
+            }
+            Ok(0) | Err(_) => *open = false,
         }
     }
     for (kind, pipe) in [(Stdout, &stdout), (Stderr, &stderr)] {
