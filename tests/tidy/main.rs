@@ -19,6 +19,7 @@ const FLOORS: &[(&str, u32)] = &[
     ("executor", 30),
     ("cli", 30),
     ("daemon", 25),
+    ("gc", 25),
     ("provisioner", 20),
     ("checkpoint", 20),
     ("checks", 20),

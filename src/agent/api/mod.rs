@@ -10,6 +10,7 @@ mod attachments;
 pub mod containers;
 pub mod executor;
 mod files;
+mod garbage;
 pub mod metrics;
 pub mod nested;
 pub mod prometheus;
@@ -33,6 +34,7 @@ use super::snapshot::{AgentState, Snapshot};
 use crate::checkpoint::WorkDir;
 use crate::containerizer::Containerizer;
 use crate::daemon::api::{Common, Endpoint};
+use crate::gc::Policy;
 use crate::wire::http::routes::Routes;
 use crate::wire::http::{Request, Response, Service, StatusCode};
 use crate::wire::libprocess::Message;
@@ -67,6 +69,8 @@ pub struct Context {
     pub work_dir: WorkDir,
     /// `--switch_user`.
     pub switch_user: bool,
+    /// What is collected when.
+    pub collection: Policy,
     /// What master and agent serve alike: files, metrics, flags, logging.
     pub common: Common,
 }
@@ -80,6 +84,7 @@ enum Route {
     Debug,
     Operator,
     Executor,
+    Garbage,
 }
 
 /// The agent's HTTP service.
@@ -106,6 +111,7 @@ impl Api {
             .add(PROCESS, "containers", Route::Containers)
             .add(PROCESS, "monitor/statistics", Route::Statistics)
             .add(PROCESS, "containerizer/debug", Route::Debug)
+            .add(PROCESS, "gc", Route::Garbage)
             .add(PROCESS, "api/v1", Route::Operator)
             .add(PROCESS, "api/v1/executor", Route::Executor);
         let attachments = Arc::new(Attachments::new(context.common.files.clone()));
@@ -139,6 +145,7 @@ impl Api {
             Route::Statistics => {
                 Response::json(containers::statistics(&snapshot, &*context.containerizer).await)
             }
+            Route::Garbage => garbage::plan(context, &snapshot).await,
             Route::Debug => Response::json(context.containerizer.debug().to_string()),
         };
         response.jsonp(jsonp.as_deref())

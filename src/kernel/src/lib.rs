@@ -23,6 +23,7 @@ pub mod perf;
 pub mod pidfd;
 pub mod proctree;
 pub mod quota;
+pub mod remove;
 pub mod sched;
 pub mod spawn;
 pub mod users;

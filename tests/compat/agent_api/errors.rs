@@ -19,6 +19,7 @@ use bulkhead::daemon::files::Files;
 use bulkhead::daemon::flags::{Flags, agent::FLAGS};
 use bulkhead::daemon::logging::Logging;
 use bulkhead::daemon::metrics::Metrics;
+use bulkhead::gc::Policy;
 use bulkhead::wire::client::{Call, Client, Reply};
 use bulkhead::wire::http::{Limits, Method, serve};
 use mesos::{ContainerId, ContainerStatus, Resource, SlaveInfo};
@@ -134,6 +135,7 @@ impl Agent {
             about,
             work_dir,
             switch_user: true,
+            collection: Policy { delay: Duration::from_secs(60), headroom: 0.1 },
             common,
         };
         let api = Arc::new(Api::new(context, metrics::Surroundings::default));
