@@ -118,6 +118,27 @@ impl Record {
         }
     }
 
+    /// The run that it is about, if it is about one.
+    #[must_use]
+    pub fn run(&self) -> Option<&RunKey> {
+        match self {
+            Record::Executor { run, .. }
+            | Record::ForkedPid { run, .. }
+            | Record::LibprocessPid { run, .. }
+            | Record::HttpMarker { run }
+            | Record::Task { run, .. }
+            | Record::Kill { run, .. }
+            | Record::Update { run, .. }
+            | Record::Sentinel { run } => Some(run),
+            Record::Agent(_)
+            | Record::Framework { .. }
+            | Record::ForgetAgent
+            | Record::Scheduled { .. }
+            | Record::Unscheduled(_)
+            | Record::Schedule(_) => None,
+        }
+    }
+
     /// Whether the agent can do without: it finds out again by looking.
     #[must_use]
     pub fn is_advice(&self) -> bool {

@@ -203,6 +203,35 @@ impl Cluster {
         runs(&mut self.master_child) && runs(&mut self.agent_child)
     }
 
+    /// Daemons that are started from now on get these options.
+    pub fn change(&mut self, options: Options) {
+        self.options = options;
+    }
+
+    /// Starts the agent again, waits until it has ended by itself and returns the
+    /// end of the logs.
+    ///
+    /// # Panics
+    /// When it does not end.
+    pub fn failing_agent(&mut self) -> String {
+        self.spawn_agent();
+        self.agent_ends()
+    }
+
+    /// Waits until the agent has ended by itself; returns the end of the logs.
+    ///
+    /// # Panics
+    /// When it does not end.
+    pub fn agent_ends(&mut self) -> String {
+        let by = Instant::now() + READY;
+        while self.agent_child.as_mut().is_some_and(|c| c.try_wait().is_ok_and(|s| s.is_none())) {
+            assert!(Instant::now() < by, "the agent goes on\n{}", self.logs());
+            std::thread::sleep(Duration::from_millis(30));
+        }
+        self.agent_child = None;
+        self.logs()
+    }
+
     /// Pid of the agent.
     #[must_use]
     pub fn agent_pid(&self) -> u32 {
