@@ -448,7 +448,10 @@ impl Core {
             self.framework(id).into_iter().flat_map(|f| f.tasks.keys().cloned()).collect();
         for task in tasks {
             let agent = self.task(id, &task).map(|t| (&t.slave_id).into());
-            let update = self.own_update(id, agent.as_ref(), &task, &verdict);
+            let mut update = self.own_update(id, agent.as_ref(), &task, &verdict);
+            // compat: only operators see this one, and Mesos names no executor in it.
+            update.executor_id = None;
+            update.status.executor_id = None;
             self.update_task(id, &task, &update);
             self.remove_task(id, &task, false);
         }
