@@ -435,6 +435,13 @@ impl Core {
         framework.unregistered = Some(self.now.wall);
         let info = framework.info.clone();
         self.keep_completed(framework);
+        if let Some(principal) = &info.principal {
+            let mut left = self.cluster.frameworks.values();
+            if !left.any(|f| f.info.principal.as_ref() == Some(principal)) {
+                drop(left);
+                self.counters().forget_messages(principal);
+            }
+        }
         self.tell_operators(OperatorEvent::FrameworkRemoved(info));
     }
 
