@@ -6,6 +6,7 @@
 //! its [`Handle`]; container calls go to the containerizer. Status codes and
 //! wordings of the agent live here and nowhere else.
 
+mod attach;
 mod attachments;
 pub mod containers;
 pub mod executor;
@@ -16,7 +17,7 @@ pub mod nested;
 pub mod prometheus;
 pub mod reads;
 mod sandbox;
-mod session;
+pub mod session;
 pub mod state;
 pub mod v1;
 pub mod validate;
@@ -71,6 +72,8 @@ pub struct Context {
     pub switch_user: bool,
     /// What master and agent serve alike: files, metrics, flags, logging.
     pub common: Common,
+    /// Sessions in containers that run.
+    pub sessions: session::Sessions,
 }
 
 #[derive(Debug, Clone, Copy)]
