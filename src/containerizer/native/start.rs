@@ -155,19 +155,20 @@ fn stdio(sandbox: &Path, ids: Option<(u32, u32)>) -> Result<Stdio, (String, io::
 
 /// The streams of a guest.
 fn guests_stdio(output: &Output, sandbox: &Path) -> Result<Stdio, (String, io::Error)> {
-    let null = File::open("/dev/null").map_err(|error| ("/dev/null".to_owned(), error))?;
-    let (stdout, stderr) = match output {
+    match output {
         Output::ParentsStderr => {
+            let null = File::open("/dev/null").map_err(|e| ("/dev/null".to_owned(), e))?;
             let path = sandbox.join("stderr");
             let opened = append(&path, None).and_then(|file| Ok((file.try_clone()?, file)));
-            opened.map_err(|error| (path.display().to_string(), error))?
+            let (stdout, stderr) = opened.map_err(|e| (path.display().to_string(), e))?;
+            Ok(Stdio { stdin: null.into(), stdout, stderr })
         }
         Output::Pipes(pipes) => {
             let copy = |fd: &OwnedFd| fd.try_clone().map_err(|e| ("a pipe".to_owned(), e));
-            (copy(&pipes[0])?, copy(&pipes[1])?)
+            let [stdin, stdout, stderr] = &**pipes;
+            Ok(Stdio { stdin: copy(stdin)?, stdout: copy(stdout)?, stderr: copy(stderr)? })
         }
-    };
-    Ok(Stdio { stdin: null.into(), stdout, stderr })
+    }
 }
 
 fn append(path: &Path, ids: Option<(u32, u32)>) -> io::Result<OwnedFd> {
