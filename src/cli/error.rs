@@ -22,6 +22,8 @@ pub enum CliError {
     Disconnected { address: String },
     #[error("no task `{0}`")]
     NoTask(String),
+    #[error("no file `{file}` in the sandbox of task `{task}`")]
+    NoFile { file: String, task: String },
     #[error("the agent of task `{0}` is not registered with the master")]
     NoAgent(String),
     #[error("`{option}` cannot be read: {message}")]

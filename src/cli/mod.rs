@@ -6,6 +6,7 @@
 
 mod api;
 mod error;
+mod follow;
 mod kill;
 mod local;
 mod logs;

@@ -164,7 +164,8 @@ impl Settings {
             ],
         };
         let all = common.iter().chain(known).copied();
-        let hint = match nearest(name, all.clone()) {
+        let longer = all.clone().find(|known| known.ends_with(name));
+        let hint = match longer.or_else(|| nearest(name, all.clone())) {
             Some(near) => format!("did you mean '{near}'?"),
             None => format!("known are {}", all.collect::<Vec<_>>().join(", ")),
         };

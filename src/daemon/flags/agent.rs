@@ -146,7 +146,7 @@ pub const FLAGS: &[Flag] = &[
     Flag::new("metrics_per_container", Text, None, "Containers in /metrics: none, executors (those of executors and command tasks), or all (nested and standalone ones too); no flag of Mesos."),
     Flag::new("minimum_egress_rate_limit", Bytes, None, "Smallest automatic egress limit (port mapping).").not_yet(),
     Flag::new("minimum_ingress_rate_limit", Bytes, None, "Smallest automatic ingress limit (port mapping).").not_yet(),
-    Flag::new("modules", Json, None, "Modules to load, as JSON. Native modules of Mesos cannot be loaded.").not_yet(),
+    Flag::new("modules", Json, None, "Modules of Mesos as JSON: parameters of the container loggers, which are built in; others are refused."),
     Flag::new("modules_dir", Path, None, "Directory of module manifests; excludes --modules.").not_yet(),
     Flag::new("network_cni_config_dir", Path, None, "Directory of CNI network configurations.").not_yet(),
     Flag::new("network_cni_metrics", Bool, Some("true"), "Count attach and detach errors of CNI networks.").not_yet(),

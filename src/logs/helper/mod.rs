@@ -128,6 +128,7 @@ async fn serve(runtime: &Path) -> io::Result<()> {
         tokio::select! {
             accepted = listener.accept() => {
                 let (connection, _) = accepted?;
+                idle_since = Instant::now() + LOOK;
                 tokio::spawn(Arc::clone(&logger).answer(connection));
             }
             () = sleep(LOOK) => {

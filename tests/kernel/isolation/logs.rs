@@ -151,7 +151,12 @@ fn same(found: &[u8], expected: &[u8]) {
         String::from_utf8_lossy(&bytes[at.saturating_sub(40)..end]).into_owned()
     };
     let lengths = (found.len(), expected.len());
-    assert!(found == expected, "at {at} of {lengths:?}: {:?}, {:?}", around(found), around(expected));
+    assert!(
+        found == expected,
+        "at {at} of {lengths:?}: {:?}, {:?}",
+        around(found),
+        around(expected)
+    );
 }
 
 fn small(name: &str) -> Place {
