@@ -10,5 +10,6 @@ pub mod containerizer;
 pub mod daemon;
 pub mod executor;
 pub mod launch;
+pub mod logs;
 pub mod master;
 pub mod wire;

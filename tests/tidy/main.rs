@@ -18,6 +18,7 @@ const FLOORS: &[(&str, u32)] = &[
     ("master", 30),
     ("executor", 30),
     ("cli", 30),
+    ("logs", 28),
     ("daemon", 25),
     ("provisioner", 20),
     ("checkpoint", 20),

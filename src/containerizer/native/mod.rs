@@ -8,6 +8,7 @@
 //! * `config`: flags. `request`: what is asked, in the isolators' words (pure).
 //! * `container`, `start`, `finish`: a container's life. `debug`: guests in another.
 //! * `recover`: after a restart of the agent. `runtime`: what is kept on tmpfs.
+//! * `logs`: a container's side of the logger.
 //! * `plugins`: hooks and reports of plugins. `sampler`: statistics. `fetch`: URIs.
 
 mod config;
@@ -15,6 +16,7 @@ mod container;
 mod debug;
 mod fetch;
 mod finish;
+mod logs;
 mod plugins;
 mod recover;
 mod request;
@@ -44,6 +46,7 @@ use super::{
     Containerizer, ContainerizerError, KnownContainer, LaunchRequest, Launched, Sample, Termination,
 };
 use crate::launch::Launcher;
+use crate::logs::client::Logger;
 
 /// Commands that may wait for one container.
 const MAILBOX: usize = 16;
@@ -58,6 +61,7 @@ struct Shared {
     isolators: Isolators,
     plugins: Plugins,
     launcher: Launcher,
+    logger: Logger,
     runtime: RuntimeDir,
     sampler: Sampler,
     machine: Machine,
@@ -88,8 +92,13 @@ impl Native {
         };
         let names = &isolators.isolation.names;
         let plugins = Plugins::start(&config.plugins, names, &config.hooks)?;
+        let logger = Logger::new(config.helper()?, &config.runtime_dir);
+        if config.logs.is_some() {
+            logger.ensure();
+        }
         let shared = Shared {
             plugins,
+            logger,
             isolators,
             launcher,
             runtime,
@@ -205,6 +214,7 @@ impl Shared {
             handles,
             watches: Vec::new(),
             running: None,
+            pipes: None,
             view,
         };
         tokio::spawn(container.run(start, mailbox));
