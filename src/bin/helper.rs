@@ -2,6 +2,7 @@
 //! argument. No threads, no runtime; started by other programs of this package,
 //! not by people.
 //!
+//! * `fetch`: fetches one URI into a sandbox or the cache, as a task's user.
 //! * `oci`: makes a container with libcontainer (feature `oci`).
 
 use std::ffi::OsString;
@@ -10,9 +11,10 @@ use std::process::ExitCode;
 fn main() -> ExitCode {
     let arguments: Vec<OsString> = std::env::args_os().skip(1).collect();
     match arguments.first().and_then(|name| name.to_str()) {
+        Some("fetch") => bulkhead::fetch::main(),
         Some("oci") => oci(&arguments[1..]),
         _ => {
-            eprintln!("usage: bulkhead-helper oci ...");
+            eprintln!("usage: bulkhead-helper fetch|oci ...");
             ExitCode::from(2)
         }
     }

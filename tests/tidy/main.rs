@@ -19,10 +19,10 @@ const FLOORS: &[(&str, u32)] = &[
     ("executor", 30),
     ("cli", 30),
     ("daemon", 25),
+    ("fetch", 22),
     ("provisioner", 20),
     ("checkpoint", 20),
     ("checks", 20),
-    ("fetch", 20),
     ("io", 20),
     ("wire", 20),
 ];

@@ -8,12 +8,11 @@
 //! * `config`: flags. `request`: what is asked, in the isolators' words (pure).
 //! * `container`, `start`, `finish`: a container's life. `debug`: guests in another.
 //! * `recover`: after a restart of the agent. `runtime`: what is kept on tmpfs.
-//! * `plugins`: hooks and reports of plugins. `sampler`: statistics. `fetch`: URIs.
+//! * `plugins`: hooks and reports of plugins. `sampler`: statistics.
 
 mod config;
 mod container;
 mod debug;
-mod fetch;
 mod finish;
 mod plugins;
 mod recover;
@@ -43,6 +42,7 @@ use self::sampler::Sampler;
 use super::{
     Containerizer, ContainerizerError, KnownContainer, LaunchRequest, Launched, Sample, Termination,
 };
+use crate::fetch::{Fetcher, Figures};
 use crate::launch::Launcher;
 
 /// Commands that may wait for one container.
@@ -57,6 +57,7 @@ struct Shared {
     config: Config,
     isolators: Isolators,
     plugins: Plugins,
+    fetcher: Fetcher,
     launcher: Launcher,
     runtime: RuntimeDir,
     sampler: Sampler,
@@ -90,6 +91,7 @@ impl Native {
         let plugins = Plugins::start(&config.plugins, names, &config.hooks)?;
         let shared = Shared {
             plugins,
+            fetcher: Fetcher::new(config.fetcher.clone()),
             isolators,
             launcher,
             runtime,
@@ -113,6 +115,12 @@ impl Native {
     #[must_use]
     pub fn destroy_errors(&self) -> u64 {
         self.shared.destroy_errors.load(Ordering::Relaxed)
+    }
+
+    /// What the fetcher counted: metrics.
+    #[must_use]
+    pub fn fetched(&self) -> Figures {
+        self.shared.fetcher.figures()
     }
 
     /// One report for each plugin that runs.

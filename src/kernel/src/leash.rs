@@ -5,7 +5,7 @@
 //! the helper can be so slow that the end of the daemon goes unseen.
 
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
@@ -62,6 +62,34 @@ fn hung_up(fd: libc::c_int) -> io::Result<bool> {
         return Err(io::Error::last_os_error());
     }
     Ok(poll.revents & (libc::POLLHUP | libc::POLLERR) != 0)
+}
+
+/// A copy of a descriptor that was inherited under a known number, for this process
+/// alone.
+///
+/// # Errors
+/// There is none of that number.
+pub fn inherited(fd: i32) -> io::Result<OwnedFd> {
+    // SAFETY: plain fcntl; a wrong number is EBADF.
+    let copy = unsafe { libc::fcntl(fd, libc::F_DUPFD_CLOEXEC, 3) };
+    if copy < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: a fresh descriptor that nobody else owns.
+    Ok(unsafe { OwnedFd::from_raw_fd(copy) })
+}
+
+/// Keeps the descriptor `first` and all above from programs that this process executes.
+///
+/// # Errors
+/// If the kernel refuses.
+pub fn close_on_exec(first: i32) -> Result<(), Error> {
+    let flags = libc::CLOSE_RANGE_CLOEXEC as libc::c_int;
+    // SAFETY: integers only; nothing is closed now.
+    if unsafe { libc::close_range(first as libc::c_uint, libc::c_uint::MAX, flags) } != 0 {
+        return Err(Error::last("mark", "the descriptors of the daemon"));
+    }
+    Ok(())
 }
 
 /// Largest file that this process and its children may write, in bytes; a longer one
