@@ -325,8 +325,7 @@ fn capabilities(flags: &Flags, flag: &'static str) -> Result<Option<Set>, StartE
 /// What the fetcher is told.
 fn fetcher(flags: &Flags) -> fetch::Settings {
     let default = fetch::Settings::default();
-    let path =
-        |name: &str| flags.text(name).filter(|path| !path.is_empty()).map(PathBuf::from);
+    let path = |name: &str| flags.text(name).filter(|path| !path.is_empty()).map(PathBuf::from);
     fetch::Settings {
         helper: path("launcher_dir").map(|dir| dir.join("bulkhead-helper")),
         cache_dir: path("fetcher_cache_dir").unwrap_or(default.cache_dir),

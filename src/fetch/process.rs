@@ -139,8 +139,7 @@ impl Helper {
 
 impl Drop for Helper {
     fn drop(&mut self) {
-        let (Some(child), Ok(runtime)) =
-            (self.child.take(), tokio::runtime::Handle::try_current())
+        let (Some(child), Ok(runtime)) = (self.child.take(), tokio::runtime::Handle::try_current())
         else {
             return;
         };

@@ -157,12 +157,8 @@ impl Files {
         validators: &Validators,
     ) -> Result<(), FilesError> {
         let dir = self.dir_of(key.user.as_deref());
-        let stored = Stored {
-            version: VERSION,
-            uri: key.uri.clone(),
-            size,
-            validators: validators.clone(),
-        };
+        let stored =
+            Stored { version: VERSION, uri: key.uri.clone(), size, validators: validators.clone() };
         let text = serde_json::to_vec_pretty(&stored).unwrap_or_default();
         let (path, temp) = (dir.join(format!("{name}{ENTRY}")), dir.join(format!("{name}.new")));
         let write = || {

@@ -165,11 +165,9 @@ impl Part<'_> {
         }
         let mut guard = self.inner.lock();
         let state = &mut *guard;
-        let committed = state
-            .files(self.inner)
-            .and_then(|files| {
-                files.commit(self.key, &self.name, size, &validators).map_err(|e| chain(&e))
-            });
+        let committed = state.files(self.inner).and_then(|files| {
+            files.commit(self.key, &self.name, size, &validators).map_err(|e| chain(&e))
+        });
         if let Err(text) = committed {
             return Landing::Bypass(text);
         }

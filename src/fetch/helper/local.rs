@@ -22,13 +22,7 @@ pub(super) fn copy(
     if !data.is_file() {
         return Err(FetchFailure::NotAFile { path: shown() });
     }
-    let tag = format!(
-        "{}-{}-{}.{:09}",
-        data.len(),
-        data.ino(),
-        data.mtime(),
-        data.mtime_nsec()
-    );
+    let tag = format!("{}-{}-{}.{:09}", data.len(), data.ino(), data.mtime(), data.mtime_nsec());
     let validators = Validators { etag: Some(tag), modified: None };
     if known == Some(&validators) {
         return Ok(Outcome::Unchanged);

@@ -162,11 +162,7 @@ fn fill(job: &Job, known: Option<&Validators>) -> Result<Report, FetchFailure> {
 }
 
 /// Gets the content of the URI into `sink`, and checks it.
-fn obtain(
-    job: &Job,
-    sink: &mut Sink,
-    known: Option<&Validators>,
-) -> Result<Outcome, FetchFailure> {
+fn obtain(job: &Job, sink: &mut Sink, known: Option<&Validators>) -> Result<Outcome, FetchFailure> {
     let address = uri::address(&job.uri);
     let source = uri::source(&job.uri, job.frameworks_home.as_deref());
     let outcome = match source.map_err(FetchFailure::Uri)? {

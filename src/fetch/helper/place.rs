@@ -64,8 +64,8 @@ pub(super) fn place(job: &Job) -> Result<Report, FetchFailure> {
         file.seek(SeekFrom::Start(0)).map_err(|source| FetchFailure::Read { source })?;
         let limits = Limits { bytes: job.size_limit, entries: ENTRIES };
         let unpacked = unpack::unpack(kind, file, archive, &root, limits);
-        let unpacked = unpacked
-            .map_err(|source| FetchFailure::Extract { path: archive.clone(), source })?;
+        let unpacked =
+            unpacked.map_err(|source| FetchFailure::Extract { path: archive.clone(), source })?;
         for what in &unpacked.left_out {
             log::warning(&format!("Left out of '{archive}': {what}"));
         }

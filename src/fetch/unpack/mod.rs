@@ -128,7 +128,9 @@ pub(super) fn unpack(
             stream::open(file, filter).and_then(|reader| tar::unpack(reader, &mut writer))
         }
         (Kind::Single(_), None) => Err(UnpackError::NotCompressed),
-        (Kind::Single(suffix), Some(filter)) => single(file, filter, &name[..name.len() - suffix.len()], &mut writer),
+        (Kind::Single(suffix), Some(filter)) => {
+            single(file, filter, &name[..name.len() - suffix.len()], &mut writer)
+        }
     };
     match done.and_then(|()| writer.finish()) {
         Ok(()) => Ok(writer.into_unpacked()),

@@ -42,9 +42,7 @@ pub(super) fn open(file: File, filter: Filter) -> Result<Box<dyn Read>, UnpackEr
     Ok(match filter {
         Filter::Gzip => Box::new(flate2::bufread::MultiGzDecoder::new(reader)),
         Filter::Bzip2 => Box::new(bzip2::bufread::MultiBzDecoder::new(reader)),
-        Filter::Xz => {
-            Box::new(lzma_rust2::XzReader::new_mem_limit(reader, true, XZ_MEMORY_KIB))
-        }
+        Filter::Xz => Box::new(lzma_rust2::XzReader::new_mem_limit(reader, true, XZ_MEMORY_KIB)),
         Filter::Zstd => Box::new(Frames::new(reader)),
     })
 }
@@ -55,10 +53,7 @@ struct Frames {
     rest: Option<BufReader<File>>,
 }
 
-type Decoder = ruzstd::decoding::StreamingDecoder<
-    BufReader<File>,
-    ruzstd::decoding::FrameDecoder,
->;
+type Decoder = ruzstd::decoding::StreamingDecoder<BufReader<File>, ruzstd::decoding::FrameDecoder>;
 
 impl Frames {
     fn new(reader: BufReader<File>) -> Frames {

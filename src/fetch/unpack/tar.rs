@@ -25,9 +25,10 @@ fn one(mut entry: Entry<'_, impl Read>, writer: &mut Writer<'_>) -> Result<(), U
     let bad = |source| UnpackError::Entry { path: path.clone(), source };
     let header = entry.header();
     let mode = header.mode().map_err(bad)?;
-    let time = header.mtime().ok().and_then(|secs| {
-        SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(secs))
-    });
+    let time = header
+        .mtime()
+        .ok()
+        .and_then(|secs| SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(secs)));
     match header.entry_type() {
         EntryType::Regular | EntryType::Continuous | EntryType::GNUSparse
             // Before POSIX a directory was a file with a slash at the end.

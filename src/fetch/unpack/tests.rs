@@ -133,7 +133,10 @@ fn nothing_leaves_the_root() {
         ("..", archive(&[file("../secret", "stolen")])),
         ("inner ..", archive(&[file("a/../../secret", "stolen")])),
         ("through a link", archive(&[up.clone(), file("up/secret", "stolen")])),
-        ("a directory", archive(&[up.clone(), entry(::tar::EntryType::Directory, "up/d", "", 0o777, b"")])),
+        (
+            "a directory",
+            archive(&[up.clone(), entry(::tar::EntryType::Directory, "up/d", "", 0o777, b"")]),
+        ),
         ("a hard link", archive(&[entry(::tar::EntryType::Link, "x", "../secret", 0o644, b"")])),
         ("both", archive(&[up, entry(::tar::EntryType::Link, "x", "up/secret", 0o644, b"")])),
     ];

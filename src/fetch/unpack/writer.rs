@@ -49,8 +49,7 @@ impl<'a> Writer<'a> {
         reader: &mut dyn Read,
     ) -> Result<(), UnpackError> {
         let path = self.admit(path)?;
-        let mut file =
-            self.root.create(&path, mode & MODE).map_err(UnpackError::at(&path))?;
+        let mut file = self.root.create(&path, mode & MODE).map_err(UnpackError::at(&path))?;
         self.files.push(path.clone());
         let mut buffer = vec![0; 128 << 10];
         loop {

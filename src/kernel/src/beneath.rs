@@ -110,11 +110,7 @@ fn made(root: &Path, relative: &Path, owner: Option<(u32, u32)>) -> Result<Owned
     made_at(&base, relative, owner)
 }
 
-fn made_at(
-    base: &OwnedFd,
-    relative: &Path,
-    owner: Option<(u32, u32)>,
-) -> Result<OwnedFd, Errno> {
+fn made_at(base: &OwnedFd, relative: &Path, owner: Option<(u32, u32)>) -> Result<OwnedFd, Errno> {
     let directory = path_only() | OFlag::O_DIRECTORY;
     let mut at = base.try_clone().map_err(|_| Errno::EMFILE)?;
     let (mut walked, mut fresh) = (PathBuf::new(), false);

@@ -109,7 +109,10 @@ fn refusals_say_why() {
     }
     let unused = TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("bind");
     let error = fetch(&job(&format!("http://{unused}/"), &[]), None).err().expect("refused");
-    assert!(error.contains(&format!("failed to connect to {unused}: Connection refused")), "{error}");
+    assert!(
+        error.contains(&format!("failed to connect to {unused}: Connection refused")),
+        "{error}"
+    );
 }
 
 #[test]
@@ -134,10 +137,8 @@ fn redirects_are_followed_without_the_password() {
 fn what_broke_goes_on_where_it_broke() {
     let tagged = "Content-Length: 10\r\nETag: \"v1\"";
     let half = answer(&format!("200 OK\r\n{tagged}"), "hello");
-    let rest = answer(
-        "206 Partial Content\r\nContent-Range: bytes 5-9/10\r\nContent-Length: 5",
-        "world",
-    );
+    let rest =
+        answer("206 Partial Content\r\nContent-Range: bytes 5-9/10\r\nContent-Length: 5", "world");
     let (got, requests) = text(vec![half.clone(), rest], "/");
     assert_eq!(got.as_deref(), Ok("helloworld"));
     assert!(requests[1].contains("Range: bytes=5-\r\nIf-Range: \"v1\"\r\n"), "{}", requests[1]);
@@ -183,7 +184,9 @@ fn proxies_get_the_whole_url() {
     let through = job("http://nowhere.invalid/a", &[("http_proxy", &proxy)]);
     assert_eq!(fetch(&through, None).expect("fetched").0, "ok");
     let asked = &server.join().expect("served")[0];
-    assert!(asked.starts_with("GET http://nowhere.invalid/a HTTP/1.1\r\nHost: nowhere.invalid\r\n"));
+    assert!(
+        asked.starts_with("GET http://nowhere.invalid/a HTTP/1.1\r\nHost: nowhere.invalid\r\n")
+    );
     assert!(asked.contains("Proxy-Authorization: Basic bWU6cHc="), "{asked}");
 
     let (port, server) = serve(vec![answer("403 Forbidden", "")]);
