@@ -154,7 +154,6 @@ fn service(common: Common, config: &Config, native: Arc<Native>, handle: Handle)
         capabilities: config.capabilities.clone(),
         flags: common.flags.shown().map(|(name, value)| (name.to_owned(), value)).collect(),
     };
-    let fetcher_cache_bytes = common.flags.bytes("fetcher_cache_size").unwrap_or(0);
     startup::attach_log(&common);
     common.metrics.source(system);
     let reporter = native.clone();
@@ -173,11 +172,12 @@ fn service(common: Common, config: &Config, native: Arc<Native>, handle: Handle)
         switch_user: config.switch_user,
         collection: Policy { delay: config.gc_delay, headroom: config.gc_disk_headroom },
         common,
+        sessions: api::session::Sessions::default(),
     };
     let started = Instant::now();
     Api::new(context, move || Surroundings {
         uptime_secs: started.elapsed().as_secs_f64(),
         destroy_errors: native.destroy_errors(),
-        fetcher_cache_bytes,
+        fetched: native.fetched(),
     })
 }

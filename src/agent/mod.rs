@@ -17,6 +17,7 @@ pub mod flags;
 pub mod handle;
 pub mod inbox;
 pub mod info;
+mod log_flags;
 pub mod resources;
 pub mod snapshot;
 pub mod updates;

@@ -178,3 +178,41 @@ async fn a_killed_agent_s_garbage_is_the_next_one_s() {
     assert!(code == 2 && err.contains("--dry-run"), "{err}");
     assert!(Path::new(&over).exists(), "looking deletes nothing");
 }
+
+#[tokio::test]
+async fn nested_sandboxes_are_collected_if_asked_for() {
+    require!(root, cgroup);
+    let flags = [&QUICK[..], &["--gc_non_executor_container_sandboxes"]].concat();
+    let mut cluster = Cluster::start("gc-nested", Options::default().agent(&flags));
+    let work = agent_dir(&cluster);
+    let mut framework = Framework::subscribe(&cluster.master, "gc-nested").await;
+    let parent = framework.start(command("parent", "touch parent; sleep 1000", 16.0)).await;
+    let nested = |id: &str, line: &str| {
+        serde_json::json!({ "type": "LAUNCH_NESTED_CONTAINER", "launch_nested_container": {
+            "container_id": { "value": id, "parent": { "value": parent } },
+            "command": { "value": line },
+        }})
+    };
+    let sandbox =
+        |id: &str| sandbox_with(&work, "parent").expect("the parent's").join("containers").join(id);
+    wait("a file of the parent", &cluster, || sandbox_with(&work, "parent").is_some());
+    post(&cluster.agent, &nested("short", "touch file")).await;
+    post(&cluster.agent, &nested("long", "until [ -e go ]; do sleep 0.1; done")).await;
+    wait("the removal of what ended", &cluster, || !sandbox("short").exists());
+    assert!(sandbox("long").exists());
+    // The next agent watches what it takes over.
+    cluster.kill_agent();
+    cluster.start_agent();
+    std::fs::write(sandbox("long").join("go"), "").expect("let it end");
+    wait("the removal after a restart", &cluster, || !sandbox("long").exists());
+    assert!(sandbox_with(&work, "parent").is_some());
+}
+
+/// An operator call that must succeed.
+async fn post(agent: &str, call: &Value) {
+    let client = bulkhead::wire::client::Client::new(agent);
+    let body = call.to_string();
+    let call = bulkhead::wire::client::Call::post("/api/v1", "application/json", body);
+    let reply = client.call(call).await.expect("an answer");
+    assert!(reply.status.is_success(), "{}", reply.text());
+}
