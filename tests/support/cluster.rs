@@ -143,6 +143,8 @@ impl Cluster {
                 .to_owned(),
             format!("--cgroups_root={}", self.cgroups_root),
             "--resources=cpus:64;mem:16384;disk:16384;ports:[31000-32000]".to_owned(),
+            // The disk of whoever runs the tests may be nearly full.
+            "--gc_disk_headroom=0".to_owned(),
         ];
         replace(&mut flags, &self.options.agent);
         self.agent_child = Some(self.spawn("bulkhead-agent", &flags));

@@ -122,7 +122,9 @@ impl Api {
         let handle = context.handle.clone();
         context.common.metrics.counting(metrics::is_counter);
         context.common.metrics.source(move |out| {
-            out.extend(metrics::of(&handle.snapshot(), &around()));
+            let snapshot = handle.snapshot();
+            out.extend(metrics::of(&snapshot, &around()));
+            out.extend(metrics::ours(&snapshot));
         });
         let routes = routes();
         let help = Help::new(&routes, help::WORDS);

@@ -133,7 +133,6 @@ async fn a_killed_agent_s_garbage_is_the_next_one_s() {
     require!(root, cgroup);
     let options = Options::default().agent(&[
         "--gc_delay=1hrs",
-        "--gc_disk_headroom=0",
         "--disk_watch_interval=300ms",
     ]);
     let mut cluster = Cluster::start("gc-kill", options);

@@ -99,9 +99,7 @@ async fn damaged_checkpoints_are_named_and_skipped_or_not() {
     assert_eq!(found["problems"][0]["outcome"], "strict_fails");
 
     // Others skip it: the task is lost, the rest goes on.
-    let mut lenient = Options::default().agent(&["--no-strict"]);
-    lenient.agent.push(String::from("--gc_delay=1weeks"));
-    cluster.change(lenient);
+    cluster.change(Options::default().agent(&["--no-strict"]));
     cluster.start_agent();
     framework.until("the victim's end", 60, |f| f.end("victim").is_some()).await;
     assert!((metric(&cluster, "slave/recovery_errors") - 1.0).abs() < 0.1);
@@ -167,7 +165,8 @@ async fn a_full_disk_makes_its_own_room_from_garbage() {
     require!(root, cgroup);
     let small = Tmpfs::new("wd-room", "size=16m");
     let work = small.path();
-    let options = Options { agent_work_dir: Some(work.clone()), ..Options::default() };
+    let options = Options::default().agent(&["--gc_disk_headroom=0.1"]);
+    let options = Options { agent_work_dir: Some(work.clone()), ..options };
     let mut cluster = Cluster::start("wd-room", options);
     let mut framework = Framework::subscribe(&cluster.master, "wd-room").await;
     framework.start(command("stays", "sleep 1000", 16.0)).await;
