@@ -1,11 +1,13 @@
 //! What the agent's flags say to the isolators. Built once at start.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use kernel::cgroup::Hierarchies;
 
 use crate::linux::capabilities::Set;
+use crate::namespaces::user::IdRange;
 use crate::{cgroups, disk};
 
 /// How containers are started; `--launcher`.
@@ -50,6 +52,10 @@ pub struct Config {
     pub disallow_sharing_agent_ipc_namespace: bool,
     /// `--default_container_shm_size` in bytes.
     pub default_container_shm_size: Option<u64>,
+    /// `--container_sysctls`, ours: by dotted name, checked.
+    pub container_sysctls: BTreeMap<String, String>,
+    /// `--userns_remap`, ours: the host's ids that containers get in their place.
+    pub userns_remap: Option<IdRange>,
     /// Flags of the single controllers.
     pub cgroups: cgroups::Settings,
     /// `--effective_capabilities`: of containers that ask for none.
@@ -85,6 +91,8 @@ impl Config {
             disallow_sharing_agent_pid_namespace: false,
             disallow_sharing_agent_ipc_namespace: false,
             default_container_shm_size: None,
+            container_sysctls: BTreeMap::new(),
+            userns_remap: None,
             cgroups: cgroups::Settings::default(),
             effective_capabilities: None,
             bounding_capabilities: None,

@@ -10,6 +10,8 @@ use std::time::Duration;
 
 use isolator_plugin::{RemoteIsolator, manifest};
 use isolators::linux::capabilities::Set;
+use isolators::linux::sysctl;
+use isolators::namespaces::user::IdRange;
 use mesos::SlaveInfo;
 use thiserror::Error;
 
@@ -306,6 +308,9 @@ pub fn containerizer(flags: &Flags, runtime_dir: PathBuf) -> Result<native::Conf
         disallow_sharing_agent_pid_namespace: flags.bool("disallow_sharing_agent_pid_namespace"),
         disallow_sharing_agent_ipc_namespace: flags.bool("disallow_sharing_agent_ipc_namespace"),
         default_container_shm_size: flags.bytes("default_container_shm_size"),
+        container_sysctls: super::cgroup_flags::parsed(flags, "container_sysctls", sysctl::parse)?
+            .unwrap_or_default(),
+        userns_remap: super::cgroup_flags::parsed(flags, "userns_remap", IdRange::parse)?,
         cgroups: super::cgroup_flags::settings(flags)?,
         effective_capabilities: capabilities(flags, "effective_capabilities")?,
         bounding_capabilities: capabilities(flags, "bounding_capabilities")?,

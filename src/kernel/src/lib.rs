@@ -12,6 +12,7 @@ pub mod bpf;
 pub mod cgroup;
 pub mod cpus;
 mod error;
+pub mod idmap;
 pub mod lock;
 pub mod lookup;
 pub mod machine;
