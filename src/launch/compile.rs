@@ -53,8 +53,8 @@ struct UserSlot {
 
 pub(super) const O_PATH_DIRECTORY: u64 = (libc::O_PATH | libc::O_DIRECTORY) as u64;
 
-/// Compiles `plan` for `engine`. `user` is where the shim finds the user namespace that
-/// was made for the container.
+/// Compiles `plan` for `engine`. `user` is where the shim finds the user namespace, if
+/// there is one.
 pub(super) fn compile(
     plan: &LaunchPlan,
     engine: Engine,
@@ -94,15 +94,9 @@ fn open_user(
     program: &mut Builder,
     plan: &LaunchPlan,
     spaces: &Spaces<'_>,
-    made: Option<&Path>,
+    path: Option<&Path>,
 ) -> Result<Option<UserSlot>, LaunchError> {
-    let path = match (spaces.user, made) {
-        (None, _) => return Ok(None),
-        (Some(User::Joined(path)), _) | (Some(User::New), Some(path)) => path,
-        (Some(User::New), None) => {
-            return Err(LaunchError::Plan("a user namespace without ids".to_owned()));
-        }
-    };
+    let Some(path) = path.filter(|_| spaces.user.is_some()) else { return Ok(None) };
     let linux = plan.spec.linux().as_ref();
     let root = |list: Option<&Option<Vec<LinuxIdMapping>>>| {
         let list = list.and_then(Option::as_deref).unwrap_or_default();

@@ -41,7 +41,7 @@ use kernel::boot::BootId;
 use kernel::{memfd, sched, spawn};
 
 pub use error::{LaunchError, Step};
-use ids::Ids;
+use ids::{Ids, Outputs};
 pub use record::Exited;
 pub use recover::{Recovered, recover};
 use running::Told;
@@ -176,11 +176,11 @@ impl Launcher {
             object: "the launch socket".to_owned(),
             source,
         })?;
-        let stdio = &plan.stdio;
+        let outputs = Outputs::of(plan, user.as_ref());
         let fds = [
-            stdio.stdin.as_fd(),
-            stdio.stdout.as_fd(),
-            stdio.stderr.as_fd(),
+            plan.stdio.stdin.as_fd(),
+            outputs.stdout(),
+            outputs.stderr(),
             program.as_fd(),
             file.as_fd(),
             theirs.as_fd(),
@@ -191,7 +191,7 @@ impl Launcher {
                 object: "the shim".to_owned(),
                 source,
             })?;
-        drop((program, theirs, file));
+        drop((program, theirs, file, outputs));
         let told = Told { steps: compiled.steps, bundle };
         let launching = Launching::begin(child, ours, reader, told).await;
         // The shim has opened it by now.

@@ -10,7 +10,8 @@ use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
 
 use crate::Error;
 use crate::arch::{self, CloneArgs};
@@ -153,6 +154,50 @@ pub fn user_namespace(users: &[Extent], groups: &[Extent]) -> Result<OwnedFd, Er
 /// # Errors
 /// They cannot, or mounts cannot be made.
 pub fn can_map(path: &Path, namespace: &OwnedFd) -> Result<(), Error> {
+    mapped(path, namespace).map(drop)
+}
+
+/// Opens the file behind `file` again, such that its owners are mapped by `namespace`:
+/// so can those in the namespace, by name (`/dev/stdout`). `None` if it is no
+/// file with a name, or its name means another one by now.
+///
+/// # Errors
+/// Its file system cannot map ids, or it may not be opened.
+pub fn reopen(file: &OwnedFd, namespace: &OwnedFd) -> Result<Option<OwnedFd>, Error> {
+    let known = fs::File::from(file.try_clone().map_err(|e| Error::new("copy", "a file", e))?);
+    let failed = |verb, path: &Path| {
+        let object = path.display().to_string();
+        move |e| Error::new(verb, object, e)
+    };
+    let path = PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd()));
+    let path = fs::read_link(&path).map_err(failed("read", &path))?;
+    let data = known.metadata().map_err(failed("look at", &path))?;
+    let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else { return Ok(None) };
+    if !data.is_file() || !parent.is_dir() {
+        return Ok(None);
+    }
+    let name = CString::new(name.as_bytes()).expect("names of files have no NUL");
+    let tree = mapped(parent, namespace)?;
+    // SAFETY: an open descriptor and integers.
+    let flags = unsafe { libc::fcntl(file.as_raw_fd(), libc::F_GETFL) };
+    let flags = flags & (libc::O_ACCMODE | libc::O_APPEND) | libc::O_CLOEXEC | libc::O_NOFOLLOW;
+    // SAFETY: a C string that outlives the call.
+    let again = unsafe { libc::openat(tree.as_raw_fd(), name.as_ptr(), flags) };
+    if again < 0 {
+        return match io::Error::last_os_error() {
+            gone if gone.kind() == io::ErrorKind::NotFound => Ok(None),
+            error => Err(failed("open again", &path)(error)),
+        };
+    }
+    // SAFETY: a fresh descriptor that nobody else owns.
+    let again = File::from(unsafe { OwnedFd::from_raw_fd(again) });
+    let found = again.metadata().map_err(failed("look at", &path))?;
+    let same = (found.dev(), found.ino()) == (data.dev(), data.ino());
+    Ok(same.then(|| again.into()))
+}
+
+/// A copy of the mount at `path`, attached nowhere, its ids mapped by `namespace`.
+fn mapped(path: &Path, namespace: &OwnedFd) -> Result<OwnedFd, Error> {
     let failed = |verb| move |e| Error::new(verb, path.display().to_string(), e);
     let text = CString::new(path.as_os_str().as_bytes())
         .map_err(|_| failed("open")(io::ErrorKind::InvalidInput.into()))?;
@@ -178,7 +223,7 @@ pub fn can_map(path: &Path, namespace: &OwnedFd) -> Result<(), Error> {
         )
     };
     match answer {
-        0 => Ok(()),
+        0 => Ok(tree),
         _ => Err(failed("map the ids of")(io::Error::last_os_error())),
     }
 }

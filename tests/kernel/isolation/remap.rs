@@ -127,10 +127,15 @@ async fn files_in_sandbox_and_volumes_keep_their_owners() {
     assert_eq!(owner(&sandbox.join("dir/deep")), (0, 0));
     assert_eq!(owner(&data.join("new")), (55, 56));
 
-    let request = as_nobody(place.shell("b", "id -u; echo made > made; stat -c %u made stdout"));
+    // By name as well as by descriptor, and at the end of what is there.
+    let script = "id -u; echo made > made; stat -c %u made stdout; echo again > /dev/stdout";
+    let request = as_nobody(place.shell("b", script));
     let sandbox = request.sandbox.clone();
     let (status, output) = run(&place, &native, request).await;
-    assert_eq!((status, output.as_str()), (Some(0), "65534\n65534\n65534\n"));
+    assert_eq!((status, output.as_str()), (Some(0), "again\n"), "a shell truncates");
+    let script = "id -u; stat -c %u made stdout; echo again >> /dev/stdout";
+    let (status, output) = run(&place, &native, as_nobody(place.shell("b", script))).await;
+    assert_eq!((status, output.as_str()), (Some(0), "again\n65534\n65534\n65534\nagain\n"));
     assert_eq!(owner(&sandbox.join("made")).0, 65534);
     assert_eq!(owner(&sandbox.join("stdout")).0, 65534);
 }
@@ -210,6 +215,41 @@ fn ids_in_use_are_found_again() {
         destroy(&native, "b").await;
         destroy(&native, "d").await;
     });
+}
+
+/// The agent dies at any moment of a launch: the ids come back with the next one.
+#[test]
+fn interrupted_launches_give_their_ids_back() {
+    require!(root, cgroup);
+    let place = remapped("interrupted", ALL);
+    for moment in 0..12u64 {
+        let id = format!("a{moment}");
+        let request = place.shell(&id, "sleep 1000");
+        in_a_life(async {
+            let native = place.start();
+            let wait = tokio::time::sleep(std::time::Duration::from_micros(moment * moment * 250));
+            tokio::select! {
+                launched = native.launch(request) => { launched.expect("launch"); }
+                () = wait => {}
+            }
+        });
+        in_a_life(async {
+            let native = place.start();
+            native.recover(Vec::new()).await.expect("recover");
+            let start = std::time::Instant::now();
+            // Destroyed in the background: nobody knows them.
+            while !native.containers().is_empty() {
+                assert!(start.elapsed() < crate::PATIENCE, "the orphan stays");
+                tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+            }
+            for id in ["x", "y"] {
+                native.launch(place.shell(id, "sleep 1000")).await.expect("both blocks are free");
+            }
+            destroy(&native, "x").await;
+            destroy(&native, "y").await;
+        });
+        place.check_clean();
+    }
 }
 
 #[tokio::test]
