@@ -6,9 +6,10 @@ use std::time::Duration;
 
 use kernel::cgroup::Hierarchies;
 
+use crate::cgroups::settings::Settings as CgroupSettings;
+use crate::disk;
+use crate::ids::IdRange;
 use crate::linux::capabilities::Set;
-use crate::namespaces::user::IdRange;
-use crate::{cgroups, disk};
 
 /// How containers are started; `--launcher`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -57,7 +58,7 @@ pub struct Config {
     /// `--userns_remap`, ours: the host's ids that containers get in their place.
     pub userns_remap: Option<IdRange>,
     /// Flags of the single controllers.
-    pub cgroups: cgroups::Settings,
+    pub cgroups: CgroupSettings,
     /// `--effective_capabilities`: of containers that ask for none.
     pub effective_capabilities: Option<Set>,
     /// `--bounding_capabilities`: the most a container may have.
@@ -93,7 +94,7 @@ impl Config {
             default_container_shm_size: None,
             container_sysctls: BTreeMap::new(),
             userns_remap: None,
-            cgroups: cgroups::Settings::default(),
+            cgroups: CgroupSettings::default(),
             effective_capabilities: None,
             bounding_capabilities: None,
             seccomp_config_dir: None,

@@ -4,7 +4,7 @@ mod ipc;
 mod own;
 mod pid;
 pub mod time;
-pub mod user;
+mod user;
 
 pub use self::ipc::ipc;
 pub use self::own::{cgroup, uts};

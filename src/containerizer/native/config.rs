@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use isolators::api::Isolator;
 use isolators::config::Launcher;
+use isolators::ids::IdRange;
 use isolators::linux::capabilities::Set;
-use isolators::namespaces::user::IdRange;
 use isolators::registry::{self, Isolators};
 use kernel::cgroup::Hierarchies;
 

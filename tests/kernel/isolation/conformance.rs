@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use isolators::api::ContainerContext;
 use isolators::config::{Config, Launcher};
-use isolators::namespaces::user::IdRange;
+use isolators::ids::IdRange;
 use isolators::registry::{self, CreateError};
 use isolators::suite::{self, Fixture};
 use kernel::cgroup::Hierarchies;

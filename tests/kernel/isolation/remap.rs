@@ -8,7 +8,7 @@ use std::sync::Arc;
 use bulkhead::containerizer::native::Native;
 use bulkhead::containerizer::{Class, Containerizer, KnownContainer, LaunchRequest, Output};
 use bulkhead::launch::Engine;
-use isolators::namespaces::user::IdRange;
+use isolators::ids::IdRange;
 use mesos::volume::source::sandbox_path::Type as SandboxType;
 use mesos::volume::source::{HostPath, SandboxPath, Type};
 use mesos::volume::{Mode, Source};
