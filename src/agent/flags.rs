@@ -21,6 +21,7 @@ use crate::checkpoint::WorkDir;
 use crate::containerizer::native;
 use crate::daemon::api::Common;
 use crate::daemon::flags::{Flags, nearest};
+use crate::fetch;
 use crate::launch::Engine;
 
 /// Why the agent does not start with these flags.
@@ -281,7 +282,6 @@ pub fn containerizer(flags: &Flags, runtime_dir: PathBuf) -> Result<native::Conf
         _ => Engine::Posix,
     };
     let text = |name: &str| flags.text(name).unwrap_or_default().to_owned();
-    let home = flags.text("frameworks_home").filter(|home| !home.is_empty());
     let forced = flags.text("host_path_volume_force_creation").unwrap_or_default();
     let hooks = flags.text("hooks").unwrap_or_default().split(',').map(str::trim);
     Ok(native::Config {
@@ -291,7 +291,7 @@ pub fn containerizer(flags: &Flags, runtime_dir: PathBuf) -> Result<native::Conf
         launcher,
         runtime_dir,
         sandbox_directory: text("sandbox_directory").into(),
-        frameworks_home: home.map(PathBuf::from),
+        fetcher: fetcher(flags),
         cgroups_root: text("cgroups_root"),
         cgroups_enable_cfs: flags.bool("cgroups_enable_cfs"),
         cgroups_limit_swap: flags.bool("cgroups_limit_swap"),
@@ -324,6 +324,21 @@ pub fn containerizer(flags: &Flags, runtime_dir: PathBuf) -> Result<native::Conf
 fn capabilities(flags: &Flags, flag: &'static str) -> Result<Option<Set>, StartError> {
     let Some(json) = flags.json(flag) else { return Ok(None) };
     Set::of_flag(json).map(Some).map_err(|text| invalid(flag, &json.to_string(), text))
+}
+
+/// What the fetcher is told.
+fn fetcher(flags: &Flags) -> fetch::Settings {
+    let default = fetch::Settings::default();
+    let path = |name: &str| flags.text(name).filter(|path| !path.is_empty()).map(PathBuf::from);
+    fetch::Settings {
+        helper: path("launcher_dir").map(|dir| dir.join("bulkhead-helper")),
+        cache_dir: path("fetcher_cache_dir").unwrap_or(default.cache_dir),
+        cache_size: flags.bytes("fetcher_cache_size").unwrap_or(default.cache_size),
+        stall_timeout: flags.duration("fetcher_stall_timeout").unwrap_or(default.stall_timeout),
+        size_limit: flags.bytes("fetcher_size_limit").unwrap_or(default.size_limit),
+        frameworks_home: path("frameworks_home"),
+        hadoop_home: path("hadoop_home"),
+    }
 }
 
 /// What `disk/*` is told.

@@ -3,9 +3,12 @@
 //! A thin layer over `wire::client` that turns transport failures and refusals
 //! into [`CliError`] and follows one redirect to the leading master.
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use serde_json::Value;
+use tokio::sync::mpsc;
 
 use super::error::CliError;
 use super::follow::Piece;
@@ -13,11 +16,11 @@ use crate::daemon::files::FILE_IDENTITY;
 use crate::wire::client::{Call, Client, Events, Reply};
 
 /// One daemon.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Api {
     what: &'static str,
     address: String,
-    client: Client,
+    client: Arc<Client>,
 }
 
 /// Events of a scheduler stream may carry thousands of offers.
@@ -27,7 +30,7 @@ impl Api {
     /// The daemon `what` at `address` (host:port). Nothing is dialled yet.
     pub fn new(what: &'static str, address: &str) -> Api {
         let client = Client::new(address).timeout(Duration::from_secs(15));
-        Api { what, address: address.to_owned(), client }
+        Api { what, address: address.to_owned(), client: Arc::new(client) }
     }
 
     /// The agent whose libprocess id is `pid`, e.g. `slave(1)@10.0.0.1:5051`.
@@ -98,6 +101,19 @@ impl Api {
         Ok((id, streaming.events(MAX_EVENT)))
     }
 
+    /// POST of RecordIO of JSON that comes piece by piece; the answer may come before
+    /// its end.
+    pub async fn upload(
+        &self,
+        path: &str,
+        pieces: mpsc::Receiver<Bytes>,
+    ) -> Result<Reply, CliError> {
+        let call = Call::post(path, "application/recordio", Bytes::new())
+            .header("message-content-type", "application/json")
+            .header("accept", "application/json");
+        self.client.upload(call, pieces).await.map_err(|e| self.unreachable(e))
+    }
+
     async fn reply(&self, client: &Client, call: Call<'_>) -> Result<Reply, CliError> {
         client.call(call).await.map_err(|e| self.unreachable(e))
     }
@@ -112,7 +128,8 @@ impl Api {
         serde_json::from_slice(&reply.body).map_err(|e| self.unexpected(path, &e.to_string()))
     }
 
-    fn unreachable(&self, source: crate::wire::client::ClientError) -> CliError {
+    /// No answer, or not all of it.
+    pub fn unreachable(&self, source: crate::wire::client::ClientError) -> CliError {
         CliError::Unreachable { what: self.what, address: self.address.clone(), source }
     }
 

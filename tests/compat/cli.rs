@@ -5,7 +5,7 @@ mod cluster;
 #[path = "../support/mod.rs"]
 mod support;
 
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Write};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
@@ -113,6 +113,72 @@ fn tasks_are_listed_read_measured_and_killed() {
     assert!(err.contains("no task `no-such-task`") && err.contains("bulkhead ps --all"), "{err}");
     let (_, _, err) = bulkhead(&cluster, &["--json", "logs", "no-such-task"]);
     assert!(lines(&err)[0]["hint"].is_string(), "{err}");
+}
+
+/// `bulkhead exec` with something to read.
+fn exec(cluster: &Cluster, arguments: &[&str], input: &[u8]) -> (i32, String, String) {
+    let mut child = command(&[&["exec"], arguments].concat())
+        .env("BULKHEAD_MASTER", &cluster.master)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("run bulkhead");
+    let mut stdin = child.stdin.take().expect("a pipe");
+    let input = input.to_owned();
+    // A command may end before it has read everything.
+    let writer = std::thread::spawn(move || stdin.write_all(&input).is_ok());
+    let output = child.wait_with_output().expect("it ends");
+    let _ = writer.join();
+    parts(&output)
+}
+
+#[test]
+fn exec_runs_beside_a_task() {
+    require!(root, cgroup);
+    let cluster = Cluster::start("cli-exec", Options::default());
+    let mut task = background(&cluster, "echo secret > mine; sleep 1000");
+    let by = Instant::now() + Duration::from_secs(60);
+    let id = loop {
+        let (_, out, err) = bulkhead(&cluster, &["ps", "--json"]);
+        let running = lines(&out).into_iter().find(|t| t["state"] == "TASK_RUNNING");
+        if let Some(task) = running {
+            break task["id"].as_str().expect("an id").to_owned();
+        }
+        assert!(Instant::now() < by, "the task does not run: {out} {err}");
+        std::thread::sleep(Duration::from_millis(200));
+    };
+    // It sees what the task sees, reads what we read, and its result is ours.
+    let line = "until test -s mine; do :; done; cat mine; cat; echo bad >&2; exit 7";
+    let (code, out, err) = exec(&cluster, &[&id, "--", "sh", "-c", line], b"input\n");
+    assert_eq!((code, out.as_str(), err.as_str()), (7, "secret\ninput\n", "bad\n"));
+    // More than any pipe holds, there and back.
+    let much = "0123456789abcdef".repeat(64 << 10);
+    let (code, out, err) = exec(&cluster, &[&id, "--", "cat"], much.as_bytes());
+    assert_eq!((code, out.len(), out == much, err.as_str()), (0, much.len(), true, ""));
+    // A command that does not want its input ends all the same.
+    let (code, out, err) = exec(&cluster, &[&id, "--", "head", "-c", "4"], much.as_bytes());
+    assert_eq!((code, out.as_str(), err.as_str()), (0, "0123", ""));
+    let (code, out, err) = exec(&cluster, &["-n", &id, "--", "cat"], b"not wanted");
+    assert_eq!((code, out.as_str(), err.as_str()), (0, "", ""));
+    let (code, out, _) =
+        exec(&cluster, &["--json", &id, "--", "sh", "-c", "echo x; kill -9 $$"], b"");
+    assert_eq!(code, 137);
+    let last = lines(&out).pop().expect("a line");
+    assert_eq!(last["exit_code"], 137, "{out}");
+
+    let (code, _, err) = exec(&cluster, &[&id, "--", "no-such-program"], b"");
+    assert_eq!(code, 2, "{err}");
+    assert!(err.contains("no-such-program"), "{err}");
+    let (code, _, err) = exec(&cluster, &["no-such-task", "--", "true"], b"");
+    assert_eq!(code, 2);
+    assert!(err.contains("no task `no-such-task`"), "{err}");
+    let (code, _, err) = bulkhead(&cluster, &["kill", &id]);
+    assert_eq!(code, 0, "{err}");
+    let _ = task.wait();
+    let (code, _, err) = exec(&cluster, &[&id, "--", "true"], b"");
+    assert_eq!(code, 2);
+    assert!(err.contains("does not run: TASK_"), "{err}");
 }
 
 /// Numbers in bursts, so that a reader meets files in every state.

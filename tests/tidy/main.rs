@@ -20,10 +20,10 @@ const FLOORS: &[(&str, u32)] = &[
     ("cli", 30),
     ("logs", 28),
     ("daemon", 25),
+    ("fetch", 22),
     ("provisioner", 20),
     ("checkpoint", 20),
     ("checks", 20),
-    ("fetch", 20),
     ("io", 20),
     ("wire", 20),
 ];

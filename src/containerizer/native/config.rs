@@ -26,8 +26,8 @@ pub struct Config {
     pub runtime_dir: PathBuf,
     /// `--sandbox_directory`.
     pub sandbox_directory: PathBuf,
-    /// `--frameworks_home`: where relative URIs are looked up.
-    pub frameworks_home: Option<PathBuf>,
+    /// Flags of the fetcher.
+    pub fetcher: crate::fetch::Settings,
     /// `--cgroups_root`.
     pub cgroups_root: String,
     /// `--cgroups_enable_cfs`.
@@ -81,7 +81,7 @@ impl Default for Config {
             launcher: Engine::Linux,
             runtime_dir: "/var/run/mesos".into(),
             sandbox_directory: "/mnt/mesos/sandbox".into(),
-            frameworks_home: None,
+            fetcher: crate::fetch::Settings::default(),
             cgroups_root: "mesos".into(),
             cgroups_enable_cfs: false,
             cgroups_limit_swap: false,

@@ -9,12 +9,11 @@
 //! * `container`, `start`, `finish`: a container's life. `debug`: guests in another.
 //! * `recover`: after a restart of the agent. `runtime`: what is kept on tmpfs.
 //! * `logs`: a container's side of the logger.
-//! * `plugins`: hooks and reports of plugins. `sampler`: statistics. `fetch`: URIs.
+//! * `plugins`: hooks and reports of plugins. `sampler`: statistics.
 
 mod config;
 mod container;
 mod debug;
-mod fetch;
 mod finish;
 mod logs;
 mod plugins;
@@ -45,6 +44,7 @@ use self::sampler::Sampler;
 use super::{
     Containerizer, ContainerizerError, KnownContainer, LaunchRequest, Launched, Sample, Termination,
 };
+use crate::fetch::{Fetcher, Figures};
 use crate::launch::Launcher;
 use crate::logs::client::Logger;
 
@@ -60,6 +60,7 @@ struct Shared {
     config: Config,
     isolators: Isolators,
     plugins: Plugins,
+    fetcher: Fetcher,
     launcher: Launcher,
     logger: Logger,
     runtime: RuntimeDir,
@@ -99,6 +100,7 @@ impl Native {
         let shared = Shared {
             plugins,
             logger,
+            fetcher: Fetcher::new(config.fetcher.clone()),
             isolators,
             launcher,
             runtime,
@@ -122,6 +124,12 @@ impl Native {
     #[must_use]
     pub fn destroy_errors(&self) -> u64 {
         self.shared.destroy_errors.load(Ordering::Relaxed)
+    }
+
+    /// What the fetcher counted: metrics.
+    #[must_use]
+    pub fn fetched(&self) -> Figures {
+        self.shared.fetcher.figures()
     }
 
     /// One report for each plugin that runs.

@@ -11,8 +11,9 @@ use isolators::merge::{Base, Merged, merge};
 use isolators::plan::{LaunchPlan, Stdio};
 
 use super::container::{Container, Failure, Phase};
-use super::{chain, debug, fetch, request, runtime};
+use super::{chain, debug, request, runtime};
 use crate::containerizer::{Class, Output};
+use crate::fetch::Wanted;
 use crate::logs::order;
 
 fn failure(step: &'static str, message: impl Into<String>) -> Failure {
@@ -27,15 +28,25 @@ impl Container {
         self.dir.write_config(&config).map_err(|e| failure("checkpoint", chain(&e)))?;
         let merged = self.prepare().await?;
         self.enter(Phase::Fetching);
-        let home = self.shared.config.frameworks_home.as_deref();
-        let (uris, sandbox) = (&self.request.command.uris, &self.request.sandbox);
-        fetch::fetch(uris, sandbox, home, self.context.ids)
-            .await
-            .map_err(|text| failure("fetch", text))?;
+        self.fetch().await?;
         self.shared.plugins.fetched(&self.request).await?;
         self.enter(Phase::Isolating);
         let plan = self.plan(merged)?;
         self.execute(&plan).await
+    }
+
+    async fn fetch(&self) -> Result<(), Failure> {
+        let request = &self.request;
+        let wanted = Wanted {
+            uris: &request.command.uris,
+            sandbox: &request.sandbox,
+            user: request.user.as_deref(),
+        };
+        self.shared.fetcher.fetch(wanted).await.map_err(|error| {
+            let (key, cause) = (&self.key, chain(&error));
+            let text = format!("Failed to fetch all URIs for container '{key}': {cause}");
+            failure("fetch", text)
+        })
     }
 
     /// All isolators in table order, and what they say in one plan.
@@ -167,23 +178,24 @@ fn guests_stdio(
     sandbox: &Path,
     parent: Option<&Path>,
 ) -> Result<Stdio, (String, io::Error)> {
-    let null = File::open("/dev/null").map_err(|error| ("/dev/null".to_owned(), error))?;
-    let (stdout, stderr) = match output {
+    match output {
         Output::ParentsStderr => {
+            let null = File::open("/dev/null").map_err(|e| ("/dev/null".to_owned(), e))?;
             let pipe = parent.map(|runtime| order::pipe(runtime, "stderr"));
             let (path, opened) = match pipe.filter(|pipe| pipe.exists()) {
                 Some(pipe) => (pipe.clone(), kernel::pipe::writer(&pipe)),
                 None => (sandbox.join("stderr"), append(&sandbox.join("stderr"), None)),
             };
             let opened = opened.and_then(|file| Ok((file.try_clone()?, file)));
-            opened.map_err(|error| (path.display().to_string(), error))?
+            let (stdout, stderr) = opened.map_err(|e| (path.display().to_string(), e))?;
+            Ok(Stdio { stdin: null.into(), stdout, stderr })
         }
         Output::Pipes(pipes) => {
             let copy = |fd: &OwnedFd| fd.try_clone().map_err(|e| ("a pipe".to_owned(), e));
-            (copy(&pipes[0])?, copy(&pipes[1])?)
+            let [stdin, stdout, stderr] = &**pipes;
+            Ok(Stdio { stdin: copy(stdin)?, stdout: copy(stdout)?, stderr: copy(stderr)? })
         }
-    };
-    Ok(Stdio { stdin: null.into(), stdout, stderr })
+    }
 }
 
 fn append(path: &Path, ids: Option<(u32, u32)>) -> io::Result<OwnedFd> {

@@ -13,6 +13,7 @@ pub mod cgroup;
 pub mod cpus;
 pub mod directory;
 mod error;
+pub mod leash;
 pub mod lock;
 pub mod lookup;
 pub mod machine;
