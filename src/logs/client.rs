@@ -191,3 +191,60 @@ fn start(program: &Path, runtime: &Path) -> io::Result<Child> {
     command.process_group(0).current_dir("/");
     command.spawn()
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::net::UnixListener;
+
+    use super::*;
+
+    fn runtime(name: &str) -> PathBuf {
+        let runtime = std::env::temp_dir().join(format!("logger-{name}-{}", std::process::id()));
+        let _ = fs::remove_dir_all(&runtime);
+        fs::create_dir_all(helper::directory(&runtime)).expect("a directory");
+        runtime
+    }
+
+    /// What one connection is told, which is answered with `answer`.
+    async fn hear(listener: &UnixListener, answer: &str) -> Vec<String> {
+        let (connection, _) = listener.accept().await.expect("a connection");
+        let (reader, mut writer) = connection.into_split();
+        let mut lines = BufReader::new(reader).lines();
+        let first = lines.next_line().await.expect("a line").expect("a line");
+        writer.write_all(answer.as_bytes()).await.expect("an answer");
+        let second = tokio::time::timeout(Duration::from_millis(200), lines.next_line()).await;
+        let second = second.ok().and_then(Result::ok).flatten();
+        [Some(first), second].into_iter().flatten().collect()
+    }
+
+    #[tokio::test]
+    async fn a_logger_of_another_version_is_asked_to_leave() {
+        let runtime = runtime("version");
+        let listener = UnixListener::bind(helper::socket(&runtime)).expect("bind");
+        let (held, heard) = tokio::join!(hold(&runtime), hear(&listener, "ok bulkhead-0\n"));
+        held.expect("a connection");
+        assert_eq!(heard, ["hello", "retire"]);
+        let same = format!("ok {}\n", version::BULKHEAD);
+        let (held, heard) = tokio::join!(hold(&runtime), hear(&listener, &same));
+        held.expect("a connection");
+        assert_eq!(heard, ["hello"]);
+        fs::remove_dir_all(&runtime).expect("remove");
+    }
+
+    #[tokio::test]
+    async fn refusals_and_stuck_streams_are_told() {
+        let runtime = runtime("refusal");
+        let listener = UnixListener::bind(helper::socket(&runtime)).expect("bind");
+        let logger = Logger::new("/nonexistent".into(), &runtime);
+        let container = runtime.join("containers/c");
+        let refused = logger.watch(&container);
+        let (refused, heard) = tokio::join!(refused, hear(&listener, "error no pipe\n"));
+        let text = refused.expect_err("refused").to_string();
+        assert!(text.ends_with("c': no pipe"), "{text}");
+        assert_eq!(heard, [format!("watch {}", container.display())]);
+        // Somebody holds the pipe open: no answer.
+        let stuck = logger.drained(&container, Duration::from_millis(50)).await;
+        assert!(matches!(stuck, Err(LoggerError::Silent { .. })));
+        fs::remove_dir_all(&runtime).expect("remove");
+    }
+}

@@ -15,6 +15,7 @@ mod e2e {
     pub mod checks;
     pub mod disk;
     pub mod limits;
+    pub mod logs;
     pub mod metrics;
     pub mod restart;
     pub mod tasks;
