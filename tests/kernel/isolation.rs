@@ -27,6 +27,10 @@ mod pressure;
 mod process;
 #[path = "isolation/recovery.rs"]
 mod recovery;
+#[path = "isolation/remap.rs"]
+mod remap;
+#[path = "isolation/settings.rs"]
+mod settings;
 #[path = "isolation/views.rs"]
 mod views;
 
