@@ -16,6 +16,7 @@ mod e2e {
     pub mod collection;
     pub mod disk;
     pub mod limits;
+    pub mod logs;
     pub mod metrics;
     pub mod restart;
     pub mod tasks;

@@ -16,6 +16,9 @@ use crate::containerizer::ContainerizerError;
 use crate::launch::Engine;
 use crate::logs::{self, settings::Settings};
 
+/// Longest path of a Unix socket in bytes.
+const LONGEST_SOCKET: usize = 107;
+
 /// Flags with Mesos' names and defaults.
 #[derive(Debug, Clone)]
 #[allow(clippy::struct_excessive_bools)] // they are flags
@@ -124,13 +127,21 @@ impl Config {
             own.unwrap_or_default().with_file_name(logs::client::PROGRAM)
         };
         let program = self.helper.clone().unwrap_or_else(beside);
-        match self.logs.is_none() || logs::is_program(&program) {
-            true => Ok(program),
-            false => Err(ContainerizerError::Start(format!(
-                "the container logger needs the program '{}', which cannot be executed",
-                program.display()
-            ))),
+        let start = |text| Err(ContainerizerError::Start(text));
+        let socket = logs::helper::socket(&self.runtime_dir);
+        if self.logs.is_some() && !logs::is_program(&program) {
+            let program = program.display();
+            return start(format!(
+                "the container logger needs the program '{program}', which cannot be executed"
+            ));
         }
+        if self.logs.is_some() && socket.as_os_str().len() > LONGEST_SOCKET {
+            let socket = socket.display();
+            return start(format!(
+                "--runtime_dir is too long for the container logger: the kernel takes no socket '{socket}'"
+            ));
+        }
+        Ok(program)
     }
 
     /// Makes the isolators: finds the cgroup hierarchies, makes root cgroups.
