@@ -75,9 +75,9 @@ async fn the_cache_has_a_size_and_users_are_apart() {
     require!(root, cgroup);
     let web = Web::start();
     for name in ["a", "b", "c"] {
-        web.put(&format!("/{name}"), &vec![b'x'; 40]);
+        web.put(&format!("/{name}"), &[b'x'; 40]);
     }
-    web.put("/large", &vec![b'x'; 101]);
+    web.put("/large", &[b'x'; 101]);
     let options = Options::default().agent(&["--fetcher_cache_size=100B"]);
     let cluster = Cluster::start("fetchsize", options);
     let mut framework = Framework::subscribe(&cluster.master, "fetchsize").await;
