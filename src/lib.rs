@@ -11,5 +11,6 @@ pub mod daemon;
 pub mod executor;
 pub mod fetch;
 pub mod launch;
+pub mod logs;
 pub mod master;
 pub mod wire;

@@ -170,6 +170,7 @@ fn service(
         work_dir: config.work_dir.clone(),
         switch_user: config.switch_user,
         common,
+        sessions: api::session::Sessions::default(),
     };
     let started = Instant::now();
     Api::new(context, move || Surroundings {

@@ -15,6 +15,7 @@ use thiserror::Error;
 
 use super::config::{Config, ReconfigurationPolicy, RecoverMode};
 use super::info::{self, InfoError, Whereabouts};
+use super::log_flags;
 use super::resources::{self, Machine, ResourcesError};
 use crate::checkpoint::WorkDir;
 use crate::containerizer::native;
@@ -249,7 +250,9 @@ pub fn fill_in(flags: &mut Flags, hostname: &str) -> Result<(), StartError> {
 
 /// `--isolator_plugins`; and `--modules`, which it replaces.
 fn plugins(flags: &Flags, runtime_dir: &Path) -> Result<Vec<RemoteIsolator>, StartError> {
-    if let Some(refusal) = flags.json("modules").and_then(manifest::refused_modules) {
+    // Loggers are built in.
+    let others = flags.json("modules").map(|modules| log_flags::split(modules).1);
+    if let Some(refusal) = others.as_ref().and_then(manifest::refused_modules) {
         return Err(StartError::Plugins(refusal));
     }
     if let Some(directory) = flags.text("modules_dir") {
@@ -312,6 +315,7 @@ pub fn containerizer(flags: &Flags, runtime_dir: PathBuf) -> Result<native::Conf
         seccomp_config_dir: flags.text("seccomp_config_dir").map(PathBuf::from),
         seccomp_profile_name: flags.text("seccomp_profile_name").map(str::to_owned),
         disk: disk(flags),
+        logs: log_flags::settings(flags)?,
         ..native::Config::default()
     })
 }

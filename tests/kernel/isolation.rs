@@ -17,6 +17,8 @@ mod escape;
 mod life;
 #[path = "isolation/limits.rs"]
 mod limits;
+#[path = "isolation/logs.rs"]
+mod logs;
 #[path = "isolation/plugins.rs"]
 mod plugins;
 #[path = "isolation/pressure.rs"]

@@ -18,6 +18,7 @@ const FLOORS: &[(&str, u32)] = &[
     ("master", 30),
     ("executor", 30),
     ("cli", 30),
+    ("logs", 28),
     ("daemon", 25),
     ("fetch", 22),
     ("provisioner", 20),

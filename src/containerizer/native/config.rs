@@ -12,6 +12,7 @@ use kernel::cgroup::Hierarchies;
 
 use crate::containerizer::ContainerizerError;
 use crate::launch::Engine;
+use crate::logs::{self, settings::Settings};
 
 /// Flags with Mesos' names and defaults.
 #[derive(Debug, Clone)]
@@ -65,6 +66,10 @@ pub struct Config {
     pub hooks: Vec<String>,
     /// Flags of `disk/*`.
     pub disk: isolators::disk::Config,
+    /// `--container_logger`; `None`: tasks write to the files of their sandbox.
+    pub logs: Option<Settings>,
+    /// The program `bulkhead-helper`, if not beside this one.
+    pub helper: Option<PathBuf>,
     /// How long a sample of the statistics is served before the next is taken.
     pub statistics_age: Duration,
 }
@@ -96,12 +101,30 @@ impl Default for Config {
             plugins: Vec::new(),
             hooks: Vec::new(),
             disk: isolators::disk::Config::default(),
+            logs: None,
+            helper: None,
             statistics_age: Duration::from_secs(1),
         }
     }
 }
 
 impl Config {
+    /// The helper program; with a logger it must be there.
+    pub(super) fn helper(&self) -> Result<PathBuf, ContainerizerError> {
+        let beside = || {
+            let own = std::env::current_exe().and_then(|own| own.canonicalize());
+            own.unwrap_or_default().with_file_name(logs::client::PROGRAM)
+        };
+        let program = self.helper.clone().unwrap_or_else(beside);
+        match self.logs.is_none() || logs::is_program(&program) {
+            true => Ok(program),
+            false => Err(ContainerizerError::Start(format!(
+                "the container logger needs the program '{}', which cannot be executed",
+                program.display()
+            ))),
+        }
+    }
+
     /// Makes the isolators: finds the cgroup hierarchies, makes root cgroups.
     ///
     /// # Errors

@@ -8,12 +8,14 @@
 //! * `config`: flags. `request`: what is asked, in the isolators' words (pure).
 //! * `container`, `start`, `finish`: a container's life. `debug`: guests in another.
 //! * `recover`: after a restart of the agent. `runtime`: what is kept on tmpfs.
+//! * `logs`: a container's side of the logger.
 //! * `plugins`: hooks and reports of plugins. `sampler`: statistics.
 
 mod config;
 mod container;
 mod debug;
 mod finish;
+mod logs;
 mod plugins;
 mod recover;
 mod request;
@@ -44,6 +46,7 @@ use super::{
 };
 use crate::fetch::{Fetcher, Figures};
 use crate::launch::Launcher;
+use crate::logs::client::Logger;
 
 /// Commands that may wait for one container.
 const MAILBOX: usize = 16;
@@ -59,6 +62,7 @@ struct Shared {
     plugins: Plugins,
     fetcher: Fetcher,
     launcher: Launcher,
+    logger: Logger,
     runtime: RuntimeDir,
     sampler: Sampler,
     machine: Machine,
@@ -89,8 +93,13 @@ impl Native {
         };
         let names = &isolators.isolation.names;
         let plugins = Plugins::start(&config.plugins, names, &config.hooks)?;
+        let logger = Logger::new(config.helper()?, &config.runtime_dir);
+        if config.logs.is_some() {
+            logger.ensure();
+        }
         let shared = Shared {
             plugins,
+            logger,
             fetcher: Fetcher::new(config.fetcher.clone()),
             isolators,
             launcher,
@@ -213,6 +222,7 @@ impl Shared {
             handles,
             watches: Vec::new(),
             running: None,
+            pipes: None,
             view,
         };
         tokio::spawn(container.run(start, mailbox));
