@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use kernel::cgroup::Hierarchies;
 
+use crate::cgroups::settings::Settings as CgroupSettings;
+use crate::disk;
 use crate::linux::capabilities::Set;
-use crate::{cgroups, disk};
 
 /// How containers are started; `--launcher`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -51,7 +52,7 @@ pub struct Config {
     /// `--default_container_shm_size` in bytes.
     pub default_container_shm_size: Option<u64>,
     /// Flags of the single controllers.
-    pub cgroups: cgroups::Settings,
+    pub cgroups: CgroupSettings,
     /// `--effective_capabilities`: of containers that ask for none.
     pub effective_capabilities: Option<Set>,
     /// `--bounding_capabilities`: the most a container may have.
@@ -85,7 +86,7 @@ impl Config {
             disallow_sharing_agent_pid_namespace: false,
             disallow_sharing_agent_ipc_namespace: false,
             default_container_shm_size: None,
-            cgroups: cgroups::Settings::default(),
+            cgroups: CgroupSettings::default(),
             effective_capabilities: None,
             bounding_capabilities: None,
             seccomp_config_dir: None,

@@ -11,6 +11,8 @@ use serde_json::Value;
 use tokio::sync::mpsc;
 
 use super::error::CliError;
+use super::follow::Piece;
+use crate::daemon::files::FILE_IDENTITY;
 use crate::wire::client::{Call, Client, Events, Reply};
 
 /// One daemon.
@@ -51,6 +53,22 @@ impl Api {
             reply = self.reply(&leader, Call::get(path)).await?;
         }
         self.parse(path, &reply)
+    }
+
+    /// A piece of a file, as bytes if the agent can, else from JSON; `None` if there is
+    /// no such file.
+    pub async fn read(&self, path: &str) -> Result<Option<Piece>, CliError> {
+        let raw = format!("{path}&raw=true");
+        let reply = self.reply(&self.client, Call::get(&raw)).await?;
+        if reply.status.as_u16() == 404 {
+            return Ok(None);
+        }
+        if let Some(identity) = reply.header(FILE_IDENTITY).filter(|_| reply.status.is_success()) {
+            return Ok(Some(Piece { identity: identity.to_owned(), data: reply.body.to_vec() }));
+        }
+        let answer = self.parse(path, &reply)?;
+        let data = answer["data"].as_str().ok_or_else(|| self.unexpected(path, "no `data`"))?;
+        Ok(Some(Piece { identity: String::new(), data: data.into() }))
     }
 
     /// POST of a JSON document; an empty answer is `null`.

@@ -24,6 +24,8 @@ pub enum CliError {
     NoTask(String),
     #[error("task `{task}` does not run: {state}")]
     NotRunning { task: String, state: String },
+    #[error("no file `{file}` in the sandbox of task `{task}`")]
+    NoFile { file: String, task: String },
     #[error("the agent of task `{0}` is not registered with the master")]
     NoAgent(String),
     #[error("`{option}` cannot be read: {message}")]

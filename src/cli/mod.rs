@@ -8,6 +8,7 @@
 mod api;
 mod error;
 mod exec;
+mod follow;
 mod kill;
 mod local;
 mod logs;
