@@ -141,7 +141,7 @@ impl Api {
         let response = match route {
             Route::Operator => return v1::serve(context, &self.attachments, request).await,
             Route::Help => return self.help.answer(&request),
-            Route::Executor => return executor::serve(&context.handle, request).await,
+            Route::Executor => return executor::serve(context, request).await,
             Route::Common(Endpoint::Prometheus) => {
                 return self.prometheus(&snapshot, &request).await;
             }
