@@ -1,12 +1,15 @@
 //! What the agent's flags say to the isolators. Built once at start.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use kernel::cgroup::Hierarchies;
 
+use crate::image::Provisioner;
 use crate::linux::capabilities::Set;
-use crate::{cgroups, disk};
+use crate::secret::Secrets;
+use crate::{cdi, cgroups, disk, gpu};
 
 /// How containers are started; `--launcher`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -62,6 +65,14 @@ pub struct Config {
     pub seccomp_profile_name: Option<String>,
     /// Flags of `disk/*`.
     pub disk: disk::Config,
+    /// Flags of `devices/cdi`.
+    pub cdi: cdi::Settings,
+    /// Flags of `gpu/nvidia`.
+    pub gpu: gpu::Settings,
+    /// Where secrets come from.
+    pub secrets: Secrets,
+    /// Who makes root file systems of images, if anybody.
+    pub provisioner: Option<Arc<dyn Provisioner>>,
     /// Whether the agent runs as root.
     pub root: bool,
 }
@@ -91,6 +102,10 @@ impl Config {
             seccomp_config_dir: None,
             seccomp_profile_name: None,
             disk: disk::Config::default(),
+            cdi: cdi::Settings::default(),
+            gpu: gpu::Settings::default(),
+            secrets: Secrets::default(),
+            provisioner: None,
             root: true,
         }
     }

@@ -13,6 +13,7 @@ mod e2e {
     //! One file per theme.
     pub mod bad_input;
     pub mod checks;
+    pub mod devices;
     pub mod disk;
     pub mod limits;
     pub mod metrics;
