@@ -6,10 +6,13 @@ use std::time::Duration;
 
 use kernel::cgroup::Hierarchies;
 
+use crate::cdi::settings::Settings as CdiSettings;
+use crate::cgroups::settings::Settings as CgroupSettings;
+use crate::disk;
+use crate::gpu::settings::Settings as GpuSettings;
 use crate::image::Provisioner;
 use crate::linux::capabilities::Set;
 use crate::secret::Secrets;
-use crate::{cdi, cgroups, disk, gpu};
 
 /// How containers are started; `--launcher`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -54,7 +57,7 @@ pub struct Config {
     /// `--default_container_shm_size` in bytes.
     pub default_container_shm_size: Option<u64>,
     /// Flags of the single controllers.
-    pub cgroups: cgroups::Settings,
+    pub cgroups: CgroupSettings,
     /// `--effective_capabilities`: of containers that ask for none.
     pub effective_capabilities: Option<Set>,
     /// `--bounding_capabilities`: the most a container may have.
@@ -66,9 +69,9 @@ pub struct Config {
     /// Flags of `disk/*`.
     pub disk: disk::Config,
     /// Flags of `devices/cdi`.
-    pub cdi: cdi::Settings,
+    pub cdi: CdiSettings,
     /// Flags of `gpu/nvidia`.
-    pub gpu: gpu::Settings,
+    pub gpu: GpuSettings,
     /// Where secrets come from.
     pub secrets: Secrets,
     /// Who makes root file systems of images, if anybody.
@@ -96,14 +99,14 @@ impl Config {
             disallow_sharing_agent_pid_namespace: false,
             disallow_sharing_agent_ipc_namespace: false,
             default_container_shm_size: None,
-            cgroups: cgroups::Settings::default(),
+            cgroups: CgroupSettings::default(),
             effective_capabilities: None,
             bounding_capabilities: None,
             seccomp_config_dir: None,
             seccomp_profile_name: None,
             disk: disk::Config::default(),
-            cdi: cdi::Settings::default(),
-            gpu: gpu::Settings::default(),
+            cdi: CdiSettings::default(),
+            gpu: GpuSettings::default(),
             secrets: Secrets::default(),
             provisioner: None,
             root: true,

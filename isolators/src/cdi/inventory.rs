@@ -16,9 +16,6 @@ const LARGEST: u64 = 1 << 20;
 /// Name of a device that stands for all others of its kind, by convention.
 const ALL: &str = "all";
 
-/// Where specs are looked for.
-pub const DIRECTORIES: [&str; 2] = ["/etc/cdi", "/var/run/cdi"];
-
 /// A device and all that a container with it gets.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Entry {

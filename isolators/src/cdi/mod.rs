@@ -10,11 +10,11 @@
 
 mod edits;
 pub mod inventory;
+pub mod settings;
 mod spec;
 mod yaml;
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -22,6 +22,7 @@ use mesos::Resource;
 use tracing::warn;
 
 pub use self::inventory::Inventory;
+pub use self::settings::{Hooks, Settings};
 use crate::api::{
     ContainerContext, Contribution, Isolation, Isolator, IsolatorError, Known, Recovered,
 };
@@ -29,32 +30,6 @@ use crate::cgroups::grants::Grants;
 
 /// As in `--isolation`.
 pub const NAME: &str = "devices/cdi";
-
-/// `--cdi_hooks`: what becomes of the hooks of specs, which are not run.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub enum Hooks {
-    /// A device with hooks cannot be used.
-    #[default]
-    Refuse,
-    /// It can, without them.
-    Ignore,
-}
-
-/// Flags of the isolator.
-#[derive(Debug, Clone)]
-pub struct Settings {
-    /// `--cdi_spec_dirs`, the strongest last.
-    pub directories: Vec<PathBuf>,
-    /// `--cdi_hooks`.
-    pub hooks: Hooks,
-}
-
-impl Default for Settings {
-    fn default() -> Settings {
-        let directories = inventory::DIRECTORIES.map(PathBuf::from).into();
-        Settings { directories, hooks: Hooks::default() }
-    }
-}
 
 /// The isolator.
 ///

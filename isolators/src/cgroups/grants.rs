@@ -11,8 +11,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use kernel::bpf::device::Rule;
 use kernel::cgroup::{Cgroup, Version};
 
+use super::Layout;
+use super::control::failed;
 use super::devices::{NAME, grant};
-use super::{Layout, failed};
 use crate::api::{ContainerContext, IsolatorError};
 
 /// What each isolator has given, by container.

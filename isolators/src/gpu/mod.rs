@@ -6,6 +6,7 @@
 //! are covered by their top-level container, which has their resources too.
 
 mod allocator;
+pub mod settings;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -16,12 +17,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use async_trait::async_trait;
 use kernel::bpf::device::{Access, Rule};
 use kernel::machine;
-use kernel::nvml::{self, Nvml};
+use kernel::nvml::Nvml;
 use mesos::Resource;
 use oci_spec::runtime::{LinuxDevice, LinuxDeviceType};
 use tracing::{info, warn};
 
 use self::allocator::Allocator;
+pub use self::settings::Settings;
 use crate::api::{
     ContainerContext, Contribution, Isolation, Isolator, IsolatorError, Known, Recovered,
 };
@@ -40,23 +42,6 @@ const FILE: &str = "gpus";
 /// Nodes that every container with a GPU needs, and whether they must be there.
 const CONTROL: [(&str, bool); 3] =
     [("nvidiactl", true), ("nvidia-uvm", true), ("nvidia-uvm-tools", false)];
-
-/// Flags of the isolator, and where it looks.
-#[derive(Debug, Clone)]
-pub struct Settings {
-    /// `--nvidia_gpu_devices`: indices of the GPUs to manage; all if `None`.
-    pub indices: Option<Vec<u32>>,
-    /// The management library.
-    pub library: PathBuf,
-    /// Where the device nodes are.
-    pub devices: PathBuf,
-}
-
-impl Default for Settings {
-    fn default() -> Settings {
-        Settings { indices: None, library: nvml::LIBRARY.into(), devices: "/dev".into() }
-    }
-}
 
 /// Opens the management library.
 ///
