@@ -6,7 +6,7 @@ use std::process::Command;
 
 use serde_json::{Value, json};
 
-use crate::cluster::{Cluster, Options};
+use crate::cluster::{Cluster, Options, get};
 use crate::framework::{Framework, command};
 use crate::require;
 use crate::support::TempDir;
@@ -122,6 +122,10 @@ async fn a_secret_reaches_its_task_and_no_disk() {
     let found = holding(cluster.dir.path(), HUSH);
     let found: Vec<&str> = found.lines().filter(|path| !path.contains("/secrets/")).collect();
     assert!(found.is_empty(), "the secret is in {found:?}");
+    for daemon in [&cluster.master, &cluster.agent] {
+        let state = get(daemon, "/state").expect("its state");
+        assert!(state.contains("\"secret\"") && !state.contains("aHVzaC0yN2FiOTA"), "{state}");
+    }
 
     cluster.kill_agent();
     cluster.start_agent();
