@@ -13,6 +13,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use isolators::traced::Calls;
 use mesos::{
     CommandInfo, ContainerId, ContainerInfo, ContainerStatus, ExecutorInfo, FrameworkId, Resource,
     ResourceStatistics, TaskInfo, TaskState, task_status,
@@ -188,6 +189,11 @@ pub trait Containerizer: Send + Sync {
     /// The body of `/containerizer/debug`: calls that are under way.
     fn debug(&self) -> serde_json::Value {
         serde_json::json!({"pending": []})
+    }
+
+    /// Calls to isolators that have ended, by isolator and call.
+    fn isolator_calls(&self) -> BTreeMap<(&'static str, &'static str), Calls> {
+        BTreeMap::new()
     }
 
     /// Every container, with init's pid once it has one.

@@ -12,6 +12,7 @@ mod controllers;
 pub mod cpu;
 pub mod cpuset;
 pub mod devices;
+pub mod grants;
 pub mod hugetlb;
 mod layout;
 pub mod mem;
@@ -35,6 +36,7 @@ use tracing::{info, warn};
 use self::control::{Control, Demand};
 pub use self::controllers::Controller;
 use self::controllers::Shared;
+use self::grants::Grants;
 pub use self::layout::Layout;
 pub use self::settings::Settings;
 use crate::api::{
@@ -115,6 +117,13 @@ impl Cgroups {
     #[must_use]
     pub fn layout(&self) -> &Layout {
         &self.frame.layout
+    }
+
+    /// Where isolators hand out single devices; `None` without `cgroups/devices`.
+    #[must_use]
+    pub fn grants(&self) -> Option<Arc<Grants>> {
+        let base = self.frame.shared.device_rules()?;
+        Some(Arc::new(Grants::new(self.frame.layout.clone(), base)))
     }
 
     fn handle(&self, context: &Arc<ContainerContext>, fresh: bool) -> CgroupIsolation {

@@ -171,6 +171,7 @@ impl Api {
     async fn prometheus(&self, snapshot: &Snapshot, request: &Request) -> Response {
         let context = &self.context;
         let mut out = context.common.metrics.exposition(Instant::now());
+        prometheus::isolators(&context.containerizer.isolator_calls(), &mut out);
         let wanted = match context.common.flags.text("metrics_per_container") {
             Some("executors") => Some(Selection::default()),
             Some("all") => Some(Selection { nested: true, standalone: true, ..Default::default() }),

@@ -1,7 +1,11 @@
-//! Containers in `/metrics`: the newest sample of each as Prometheus' families.
-//! Pure. Which containers is up to `--metrics_per_container`: every container is
+//! Containers and isolators in `/metrics`, as Prometheus' families. Pure.
+//!
+//! Of each container the newest sample. Which containers is up to `--metrics_per_container`: every container is
 //! a series of its own for each figure, and their ids never come back.
 
+use std::collections::BTreeMap;
+
+use isolators::traced::Calls;
 use mesos::ResourceStatistics;
 use mesos::agent::response::get_containers::Container;
 
@@ -86,6 +90,22 @@ pub fn containers(all: &[Container], out: &mut Exposition) {
     }
 }
 
+/// Adds what calls to isolators took, by isolator and call.
+pub fn isolators(calls: &BTreeMap<(&'static str, &'static str), Calls>, out: &mut Exposition) {
+    for ((isolator, call), calls) in calls {
+        let labels =
+            Labels::from([("isolator", (*isolator).to_owned()), ("call", (*call).to_owned())]);
+        for (name, kind, help, value) in [
+            ("calls_total", Counter, "Calls that have ended.", calls.count as f64),
+            ("call_failures_total", Counter, "Calls that failed.", calls.failures as f64),
+            ("call_seconds_total", Counter, "Time of all calls.", calls.time.as_secs_f64()),
+            ("call_seconds_max", Gauge, "Time of the slowest.", calls.slowest.as_secs_f64()),
+        ] {
+            out.add(&format!("mesos_isolator_{name}"), kind, help, labels.clone(), value);
+        }
+    }
+}
+
 /// Which container: a nested one by its whole id, parents first.
 fn labels(container: &Container) -> Labels {
     let known = container.container_status.as_ref().and_then(|s| s.container_id.as_ref());
@@ -160,5 +180,24 @@ mod tests {
         assert_eq!(samples, rows.into());
         assert_eq!(types["mesos_container_cpu_user_seconds_total"], "counter");
         assert_eq!(types["mesos_container_memory_rss_bytes"], "gauge");
+    }
+
+    #[test]
+    fn calls_to_isolators_become_families() {
+        let seconds = std::time::Duration::from_secs_f64;
+        let book = Calls { count: 3, failures: 1, time: seconds(1.5), slowest: seconds(1.0) };
+        let mut out = Exposition::default();
+        isolators(&BTreeMap::from([(("disk/du", "prepare"), book)]), &mut out);
+        let (samples, types) = read(&out.render());
+        let labels = "{call=\"prepare\",isolator=\"disk/du\"}";
+        for (name, value) in [
+            ("calls_total", 3.0),
+            ("call_failures_total", 1.0),
+            ("call_seconds_total", 1.5),
+            ("call_seconds_max", 1.0),
+        ] {
+            assert_eq!(samples[&format!("mesos_isolator_{name}{labels}")], value, "{name}");
+        }
+        assert_eq!(types["mesos_isolator_call_seconds_max"], "gauge");
     }
 }

@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 pub use mesos::model::is_terminal;
+use mesos::secrets::Secretive;
 use mesos::{
     ContainerId, ContainerStatus, ExecutorInfo, FrameworkId, FrameworkInfo, Task, TaskInfo,
     TaskState, TaskStatus, framework_info,
@@ -312,8 +313,9 @@ pub fn task_of(info: &TaskInfo, framework: &FrameworkId, user: Option<&str>) -> 
         resources: info.resources.clone(),
         labels: info.labels.clone(),
         discovery: info.discovery.clone(),
-        container: info.container.clone(),
-        health_check: info.health_check.clone(),
+        // Shown to everybody, and never used to run it.
+        container: info.container.without_secrets(),
+        health_check: info.health_check.without_secrets(),
         kill_policy: info.kill_policy,
         user: user.map(str::to_owned),
         limits: info.limits.clone(),

@@ -30,6 +30,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use async_trait::async_trait;
 use isolators::api::{ContainerContext, Isolator, Parent};
 use isolators::registry::Isolators;
+use isolators::traced::Calls;
 use kernel::chain;
 use mesos::{ContainerId, ContainerStatus, Resource};
 use tokio::sync::{mpsc, oneshot, watch};
@@ -252,7 +253,7 @@ impl Native {
     fn birth(&self, mut request: LaunchRequest) -> Result<Birth, ContainerizerError> {
         let name = key(&request.id);
         let failed = |step, message| ContainerizerError::Launch { id: name.clone(), step, message };
-        request::check(&request).map_err(|refusal| match refusal {
+        request::check(&request, &self.shared.config.secrets).map_err(|refusal| match refusal {
             Refusal::NotSupported(what) => ContainerizerError::NotSupported(what),
             Refusal::Bad(what) => failed("check", what),
         })?;
@@ -392,7 +393,16 @@ impl Containerizer for Native {
     }
 
     fn debug(&self) -> serde_json::Value {
-        self.shared.plugins.debug()
+        let mut body = self.shared.plugins.debug();
+        let pending = self.shared.isolators.ledger.pending();
+        if let Some(list) = body["pending"].as_array_mut() {
+            list.extend(pending.iter().map(plugins::pending_call));
+        }
+        body
+    }
+
+    fn isolator_calls(&self) -> BTreeMap<(&'static str, &'static str), Calls> {
+        self.shared.isolators.ledger.calls()
     }
 
     fn containers(&self) -> Vec<(ContainerId, Option<u32>)> {

@@ -17,6 +17,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use mesos::secrets::Secretive;
 use mesos::slave::{ContainerClass, ContainerConfig, ContainerTermination};
 use mesos::{ContainerId, value};
 use prost::Message;
@@ -179,13 +180,14 @@ fn from_proto(message: ContainerTermination) -> Termination {
     }
 }
 
-/// What is asked, for the checkpoint.
+/// What is asked, for the checkpoint: without the values of secrets, which no file
+/// may hold.
 pub(super) fn config_of(request: &LaunchRequest) -> ContainerConfig {
     ContainerConfig {
-        executor_info: request.executor.clone(),
-        task_info: request.task.clone(),
-        command_info: request.command.clone(),
-        container_info: request.container.clone(),
+        executor_info: request.executor.without_secrets(),
+        task_info: request.task.without_secrets(),
+        command_info: request.command.without_secrets(),
+        container_info: request.container.without_secrets(),
         resources: request.requests.clone(),
         limits: request
             .limits

@@ -90,7 +90,10 @@ impl Container {
         Ok(Base {
             arguments,
             environment,
-            command_environment: request::command_environment(&request.command)?,
+            command_environment: request::command_environment(
+                &request.command,
+                &self.shared.config.secrets,
+            )?,
             working_directory,
             user: Some(user),
             rootfs: self.context.rootfs.clone(),
