@@ -1,5 +1,6 @@
 //! What the agent's flags say to the isolators. Built once at start.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,6 +11,7 @@ use crate::cdi::settings::Settings as CdiSettings;
 use crate::cgroups::settings::Settings as CgroupSettings;
 use crate::disk;
 use crate::gpu::settings::Settings as GpuSettings;
+use crate::ids::IdRange;
 use crate::image::Provisioner;
 use crate::linux::capabilities::Set;
 use crate::secret::Secrets;
@@ -56,6 +58,10 @@ pub struct Config {
     pub disallow_sharing_agent_ipc_namespace: bool,
     /// `--default_container_shm_size` in bytes.
     pub default_container_shm_size: Option<u64>,
+    /// `--container_sysctls`, ours: by dotted name, checked.
+    pub container_sysctls: BTreeMap<String, String>,
+    /// `--userns_remap`, ours: the host's ids that containers get in their place.
+    pub userns_remap: Option<IdRange>,
     /// Flags of the single controllers.
     pub cgroups: CgroupSettings,
     /// `--effective_capabilities`: of containers that ask for none.
@@ -99,6 +105,8 @@ impl Config {
             disallow_sharing_agent_pid_namespace: false,
             disallow_sharing_agent_ipc_namespace: false,
             default_container_shm_size: None,
+            container_sysctls: BTreeMap::new(),
+            userns_remap: None,
             cgroups: CgroupSettings::default(),
             effective_capabilities: None,
             bounding_capabilities: None,

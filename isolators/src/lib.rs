@@ -19,6 +19,7 @@ pub mod disk;
 pub mod filesystem;
 pub mod gpu;
 pub mod hook;
+pub mod ids;
 pub mod image;
 pub mod linux;
 pub mod merge;

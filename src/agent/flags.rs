@@ -10,7 +10,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use isolator_plugin::{RemoteIsolator, manifest};
+use isolators::ids::IdRange;
 use isolators::linux::capabilities::Set;
+use isolators::linux::sysctl;
 use isolators::secret::{Directory, Secrets};
 use mesos::SlaveInfo;
 use thiserror::Error;
@@ -173,6 +175,8 @@ pub fn config(
         let value = config.gc_disk_headroom.to_string();
         return Err(invalid("gc_disk_headroom", &value, "a number from 0.0 to 1.0"));
     }
+    config.gc_non_executor_sandboxes = flags.bool("gc_non_executor_container_sandboxes");
+    config.sync = flags.bool_or("flush_checkpoints", true);
     if let Some(most) = flags.number("max_completed_executors_per_framework") {
         config.max_completed_executors = usize::try_from(most).unwrap_or(usize::MAX);
     }
@@ -316,6 +320,9 @@ pub fn containerizer(flags: &Flags, runtime_dir: PathBuf) -> Result<native::Conf
         disallow_sharing_agent_pid_namespace: flags.bool("disallow_sharing_agent_pid_namespace"),
         disallow_sharing_agent_ipc_namespace: flags.bool("disallow_sharing_agent_ipc_namespace"),
         default_container_shm_size: flags.bytes("default_container_shm_size"),
+        container_sysctls: super::cgroup_flags::parsed(flags, "container_sysctls", sysctl::parse)?
+            .unwrap_or_default(),
+        userns_remap: super::cgroup_flags::parsed(flags, "userns_remap", IdRange::parse)?,
         cgroups: super::cgroup_flags::settings(flags)?,
         effective_capabilities: capabilities(flags, "effective_capabilities")?,
         bounding_capabilities: capabilities(flags, "bounding_capabilities")?,
@@ -489,6 +496,22 @@ mod tests {
         assert!(refused("--secrets_dir=/nonexistent").contains("'/nonexistent'"));
         let text = refused("--isolator_plugins=/nonexistent");
         assert!(text.contains("failed to read '/nonexistent'"), "{text}");
+    }
+
+    #[test]
+    fn what_isolators_are_told_is_checked() {
+        let with = |flags: &[&str]| containerizer(&parse(flags), PathBuf::from("/run/none"));
+        let config = with(&["--launcher=posix", "--container_sysctls=kernel/msgmax=1; net.a.b=2"]);
+        let settings = config.expect("valid").container_sysctls;
+        assert_eq!(settings.into_keys().collect::<Vec<_>>(), ["kernel.msgmax", "net.a.b"]);
+        for (flag, words) in [
+            ("--container_sysctls=vm.swappiness=1", "--container_sysctls: kernel setting"),
+            ("--userns_remap=[0-65535]", "--userns_remap: '[0-65535]' begins below 65536"),
+            ("--userns_remap=default", "--userns_remap: 'default' is no range of host ids"),
+        ] {
+            let error = with(&["--launcher=posix", flag]).expect_err(flag).to_string();
+            assert!(error.contains(words), "{flag}: {error}");
+        }
     }
 
     #[test]

@@ -33,8 +33,12 @@ mod pressure;
 mod process;
 #[path = "isolation/recovery.rs"]
 mod recovery;
+#[path = "isolation/remap.rs"]
+mod remap;
 #[path = "isolation/secrets.rs"]
 mod secrets;
+#[path = "isolation/settings.rs"]
+mod settings;
 #[path = "isolation/views.rs"]
 mod views;
 

@@ -12,6 +12,7 @@ use isolators::api::{
     ContainerContext, Contribution, Isolation, Isolator, IsolatorError, Known, Recovered,
 };
 use isolators::config::{Config, Launcher};
+use isolators::ids::IdRange;
 use isolators::quantity::scalar;
 use isolators::registry::{self, CreateError};
 use isolators::suite::{self, Fixture};
@@ -36,8 +37,13 @@ impl Ground {
         let place = Place::new("suite", name);
         let (mut root, mut requests, mut info) = (place.path("suite"), Vec::new(), None);
         let base = || vec![scalar("cpus", 0.1), scalar("mem", 32.0), scalar("disk", 64.0)];
+        // This flag brings its isolator along, so only that one gets it. There are no
+        // more ids than the suite has containers at a time: ids that are lost are missed.
+        let remap = IdRange::parse("[1000000-1655359]").expect("ten blocks");
         let mut config = Config {
             cgroups_root: place.config.cgroups_root.clone(),
+            userns_remap: (name == "namespaces/user").then_some(remap),
+            container_sysctls: [("kernel.msgmax".to_owned(), "4096".to_owned())].into(),
             ..Config::new(Launcher::Linux, Hierarchies::detect().expect("cgroups"))
         };
         match name {
@@ -271,7 +277,8 @@ async fn every_built_in_isolator_conforms() {
 async fn every_built_in_isolator_conforms_over_a_socket() {
     require!(root, cgroup);
     let (mut wrong, mut checked) = (Vec::new(), 0);
-    for name in names() {
+    // Ids are not for plugins to set.
+    for name in names().filter(|name| *name != "namespaces/user") {
         let Some(ground) = Ground::new(name) else { continue };
         let served = ground.serve().await;
         let plugin = RemoteIsolator::new(ground.manifest(ground.socket()));
