@@ -230,6 +230,8 @@ pub struct Isolators {
     pub isolation: Isolation,
     /// Every call to the isolators of the table.
     pub ledger: Arc<Ledger>,
+    /// How busy the GPUs are, with `gpu/nvidia`.
+    pub gpus: Option<gpu::Figures>,
 }
 
 impl std::fmt::Debug for Isolators {
@@ -271,7 +273,7 @@ pub fn create_with(
 
     let mut all: Vec<Arc<dyn Isolator>> = Vec::new();
     let mut cgroups = Some(Cgroups::new(Arc::clone(&config), controllers));
-    let (mut layout, mut grants) = (None, None);
+    let (mut layout, mut grants, mut gpus) = (None, None, None);
     for (name, _) in TABLE {
         // All cgroups/* are one isolator; with the linux launcher it always is.
         if name.starts_with("cgroups/")
@@ -309,7 +311,10 @@ pub fn create_with(
             "volume/secret" => volume::secret(config, linux_fs),
             "disk/du" => disk::du(&config.disk),
             "disk/xfs" => disk::xfs(&config.disk, config.root),
-            "gpu/nvidia" => gpu::nvidia(&config.gpu, grants.clone(), linux_fs),
+            "gpu/nvidia" => gpu::nvidia(&config.gpu, grants.clone(), linux_fs).map(|made| {
+                gpus = Some(made.figures());
+                Arc::new(made) as _
+            }),
             "devices/cdi" => cdi::devices(&config.cdi, grants.clone(), linux_fs),
             // The cgroups are made above; the rest `parse` has refused.
             _ => continue,
@@ -323,7 +328,7 @@ pub fn create_with(
     for name in &isolation.names {
         all.extend(plugins.iter().find(|plugin| plugin.name() == *name).cloned());
     }
-    Ok(Isolators { all, layout, isolation, ledger })
+    Ok(Isolators { all, layout, isolation, ledger, gpus })
 }
 
 #[cfg(test)]

@@ -13,6 +13,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use isolators::gpu::Figure as Gpu;
 use isolators::traced::Calls;
 use mesos::{
     CommandInfo, ContainerId, ContainerInfo, ContainerStatus, ExecutorInfo, FrameworkId, Resource,
@@ -194,6 +195,11 @@ pub trait Containerizer: Send + Sync {
     /// Calls to isolators that have ended, by isolator and call.
     fn isolator_calls(&self) -> BTreeMap<(&'static str, &'static str), Calls> {
         BTreeMap::new()
+    }
+
+    /// The GPUs that are handed out; asks the driver and may block.
+    fn gpus(&self) -> Vec<Gpu> {
+        Vec::new()
     }
 
     /// Every container, with init's pid once it has one.

@@ -151,7 +151,8 @@ mod tests {
         let rule = |minor, access| Rule::char(Some(1), Some(minor), access);
         let base = [rule(5, Access::ALL)];
         let text = |rules: &[Rule]| rules.iter().map(ToString::to_string).collect::<Vec<_>>();
-        let rows: [(&[Rule], &[Rule], &[&str], &[&str]); 5] = [
+        type Row<'a> = (&'a [Rule], &'a [Rule], &'a [&'a str], &'a [&'a str]);
+        let rows: [Row<'_>; 5] = [
             (&[], &[rule(11, read)], &[], &["c 1:11 r"]),
             (&[rule(11, read)], &[], &["c 1:11 r"], &[]),
             // A second one more.

@@ -19,6 +19,12 @@ impl Allocator {
         self.given.get(container).cloned().unwrap_or_default()
     }
 
+    /// Whose a GPU is.
+    pub(super) fn owner(&self, gpu: u32) -> Option<&str> {
+        let has = |(_, gpus): &(&String, &BTreeSet<u32>)| gpus.contains(&gpu);
+        self.given.iter().find(has).map(|(container, _)| container.as_str())
+    }
+
     /// What the container would have with `count` GPUs: it keeps those it has as far
     /// as it can.
     ///
@@ -82,7 +88,7 @@ mod tests {
         assert_eq!(all.assign("a", &set(&[1, 7])), set(&[1]));
         assert_eq!(all.assign("b", &set(&[0, 1])), set(&[0]));
         assert_eq!(all.assign("a", &set(&[])), set(&[]));
-        assert_eq!(all.of("b"), set(&[0]));
+        assert_eq!((all.of("b"), all.owner(0), all.owner(1)), (set(&[0]), Some("b"), None));
         assert_eq!(all.plan("c", 1), Ok(set(&[1])));
     }
 }

@@ -17,7 +17,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use async_trait::async_trait;
 use kernel::bpf::device::{Access, Rule};
 use kernel::machine;
-use kernel::nvml::Nvml;
+use kernel::nvml::{Nvml, Usage};
 use mesos::Resource;
 use oci_spec::runtime::{LinuxDevice, LinuxDeviceType};
 use tracing::{info, warn};
@@ -72,7 +72,7 @@ pub fn nvidia(
     settings: &Settings,
     grants: Option<Arc<Grants>>,
     filesystem_linux: bool,
-) -> Result<Arc<dyn Isolator>, IsolatorError> {
+) -> Result<Nvidia, IsolatorError> {
     let (Some(grants), true) = (grants, filesystem_linux) else {
         let object = "without 'cgroups/devices' and 'filesystem/linux': add them to --isolation";
         return Err(IsolatorError::plain(NAME, "start", object));
@@ -83,14 +83,15 @@ pub fn nvidia(
         Some(indices) => indices.clone(),
         None => (0..nvml.count().map_err(failed)?).collect(),
     };
-    let minors = indices.iter().map(|index| nvml.minor(*index).map_err(failed));
-    let minors = minors.collect::<Result<BTreeSet<u32>, IsolatorError>>()?;
+    let gpus = indices.iter().map(|index| Ok((nvml.minor(*index).map_err(failed)?, *index)));
+    let gpus = gpus.collect::<Result<BTreeMap<u32, u32>, IsolatorError>>()?;
     let version = nvml.driver_version().map_err(failed)?;
-    info!("gpu/nvidia manages {} GPUs of the driver {version}", minors.len());
+    info!("gpu/nvidia manages {} GPUs of the driver {version}", gpus.len());
     let control = control_devices(&settings.devices)?;
-    let allocator = Mutex::new(Allocator::new(minors));
+    let allocator = Mutex::new(Allocator::new(gpus.keys().copied()));
     let devices = settings.devices.clone();
-    Ok(Arc::new(Nvidia { shared: Arc::new(Shared { allocator, control, devices, grants }) }))
+    let shared = Shared { nvml, gpus, allocator, control, devices, grants };
+    Ok(Nvidia { shared: Arc::new(shared) })
 }
 
 /// A node that is not a GPU's.
@@ -132,6 +133,9 @@ fn control_devices(dev: &Path) -> Result<Vec<Control>, IsolatorError> {
 
 #[derive(Debug)]
 struct Shared {
+    nvml: Nvml,
+    /// Minor number to the library's index.
+    gpus: BTreeMap<u32, u32>,
     allocator: Mutex<Allocator>,
     control: Vec<Control>,
     devices: PathBuf,
@@ -155,8 +159,48 @@ impl Shared {
     }
 }
 
-struct Nvidia {
+/// The isolator.
+#[derive(Debug)]
+pub struct Nvidia {
     shared: Arc<Shared>,
+}
+
+impl Nvidia {
+    /// For those who want to know how busy the GPUs are.
+    #[must_use]
+    pub fn figures(&self) -> Figures {
+        Figures(Arc::clone(&self.shared))
+    }
+}
+
+/// One GPU for metrics.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Figure {
+    /// Minor number of its device node.
+    pub minor: u32,
+    /// The top-level container that has it.
+    pub container: Option<String>,
+    /// How busy it is.
+    pub usage: Usage,
+}
+
+/// Reads the figures of all GPUs that are managed.
+#[derive(Debug, Clone)]
+pub struct Figures(Arc<Shared>);
+
+impl Figures {
+    /// Asks the driver; blocks for as long as it takes.
+    #[must_use]
+    pub fn read(&self) -> Vec<Figure> {
+        let shared = &self.0;
+        let owner = |minor| shared.allocator().owner(minor).map(str::to_owned);
+        let figure = |(minor, index): (&u32, &u32)| Figure {
+            minor: *minor,
+            container: owner(*minor),
+            usage: shared.nvml.usage(*index),
+        };
+        shared.gpus.iter().map(figure).collect()
+    }
 }
 
 #[async_trait]

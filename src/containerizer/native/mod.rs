@@ -401,6 +401,10 @@ impl Containerizer for Native {
         body
     }
 
+    fn gpus(&self) -> Vec<isolators::gpu::Figure> {
+        self.shared.isolators.gpus.as_ref().map(|gpus| gpus.read()).unwrap_or_default()
+    }
+
     fn isolator_calls(&self) -> BTreeMap<(&'static str, &'static str), Calls> {
         self.shared.isolators.ledger.calls()
     }

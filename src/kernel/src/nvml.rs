@@ -16,6 +16,34 @@ type Status = c_int;
 /// `nvmlDevice_t`: a pointer of the library's own.
 type Device = *mut c_void;
 
+/// `nvmlUtilization_t`, in percent of the last sampling period.
+#[repr(C)]
+#[derive(Default)]
+struct Utilization {
+    gpu: c_uint,
+    memory: c_uint,
+}
+
+/// `nvmlMemory_t`, in bytes.
+#[repr(C)]
+#[derive(Default)]
+struct MemoryInfo {
+    total: u64,
+    free: u64,
+    used: u64,
+}
+
+/// How busy a GPU is; what the driver does not tell is `None`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Usage {
+    /// Percent of the time in which it computed.
+    pub percent: Option<u32>,
+    /// Bytes of its memory in use.
+    pub memory_used: Option<u64>,
+    /// Bytes of its memory.
+    pub memory_total: Option<u64>,
+}
+
 /// The library, opened and initialised. Closed again when dropped.
 #[derive(Debug)]
 pub struct Nvml {
@@ -25,6 +53,8 @@ pub struct Nvml {
     count: unsafe extern "C" fn(*mut c_uint) -> Status,
     by_index: unsafe extern "C" fn(c_uint, *mut Device) -> Status,
     minor: unsafe extern "C" fn(Device, *mut c_uint) -> Status,
+    utilization: Option<unsafe extern "C" fn(Device, *mut Utilization) -> Status>,
+    memory: Option<unsafe extern "C" fn(Device, *mut MemoryInfo) -> Status>,
     error_string: unsafe extern "C" fn(Status) -> *const c_char,
 }
 
@@ -45,6 +75,8 @@ impl Nvml {
                 count: library.function(c"nvmlDeviceGetCount_v2")?,
                 by_index: library.function(c"nvmlDeviceGetHandleByIndex_v2")?,
                 minor: library.function(c"nvmlDeviceGetMinorNumber")?,
+                utilization: library.function(c"nvmlDeviceGetUtilizationRates").ok(),
+                memory: library.function(c"nvmlDeviceGetMemoryInfo").ok(),
                 error_string: library.function(c"nvmlErrorString")?,
                 _library: library,
             };
@@ -100,6 +132,28 @@ impl Nvml {
         };
         self.check(status, "find", &format!("the Nvidia GPU {index}"))?;
         Ok(minor)
+    }
+
+    /// How busy the GPU is, as far as the driver tells.
+    #[must_use]
+    pub fn usage(&self, index: u32) -> Usage {
+        let mut usage = Usage::default();
+        let mut device = std::ptr::null_mut();
+        // SAFETY: the library writes a handle.
+        if unsafe { (self.by_index)(index, &raw mut device) } != 0 {
+            return usage;
+        }
+        let (mut busy, mut memory) = (Utilization::default(), MemoryInfo::default());
+        // SAFETY: the handle is the library's own; it fills in one struct of nvml.h.
+        if self.utilization.is_some_and(|ask| unsafe { ask(device, &raw mut busy) } == 0) {
+            usage.percent = Some(busy.gpu);
+        }
+        // SAFETY: as above.
+        if self.memory.is_some_and(|ask| unsafe { ask(device, &raw mut memory) } == 0) {
+            usage.memory_used = Some(memory.used);
+            usage.memory_total = Some(memory.total);
+        }
+        usage
     }
 
     fn check(&self, status: Status, verb: &'static str, object: &str) -> Result<(), Error> {

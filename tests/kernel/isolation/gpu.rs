@@ -27,6 +27,11 @@ int nvmlDeviceGetHandleByIndex_v2(unsigned index, void **device) {
   return 0;
 }
 int nvmlDeviceGetMinorNumber(void *device, unsigned *minor) { *minor = *(unsigned *)device; return 0; }
+int nvmlDeviceGetUtilizationRates(void *device, unsigned *rates) { rates[0] = 42; rates[1] = 0; return 0; }
+int nvmlDeviceGetMemoryInfo(void *device, unsigned long long *memory) {
+  memory[0] = 1000; memory[1] = 400; memory[2] = 600;
+  return 0;
+}
 const char *nvmlErrorString(int status) { return status == 9 ? "Driver Not Loaded" : "Invalid Argument"; }
 "#;
 
@@ -119,6 +124,11 @@ fn gpus_are_whole_exclusive_and_kept_over_a_restart() {
         let more = resources(0.1, 64.0).into_iter().chain([scalar("gpus", 2.0)]).collect();
         native.update(&top("a"), more, Default::default()).await.expect("update");
         check(&place, "a", &[0, 2]);
+        let figures = native.gpus();
+        let owners: Vec<_> = figures.iter().map(|gpu| gpu.container.as_deref()).collect();
+        assert_eq!(owners, [Some("a"), Some("b"), Some("a")]);
+        let usage = figures[0].usage;
+        assert_eq!((usage.percent, usage.memory_used), (Some(42), Some(600)));
     });
     in_a_life(async {
         let native = place.start();
