@@ -9,6 +9,8 @@ pub mod cli;
 pub mod containerizer;
 pub mod daemon;
 pub mod executor;
+pub mod fetch;
 pub mod launch;
+pub mod logs;
 pub mod master;
 pub mod wire;

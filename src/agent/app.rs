@@ -151,7 +151,6 @@ fn service(
         capabilities: config.capabilities.clone(),
         flags: flags.shown().map(|(name, value)| (name.to_owned(), value)).collect(),
     };
-    let fetcher_cache_bytes = flags.bytes("fetcher_cache_size").unwrap_or(0);
     let (files, metrics) = (Files::new(), Metrics::new());
     let common = Common { files, metrics, logging, flags: Arc::new(flags) };
     startup::attach_log(&common);
@@ -171,11 +170,12 @@ fn service(
         work_dir: config.work_dir.clone(),
         switch_user: config.switch_user,
         common,
+        sessions: api::session::Sessions::default(),
     };
     let started = Instant::now();
     Api::new(context, move || Surroundings {
         uptime_secs: started.elapsed().as_secs_f64(),
         destroy_errors: native.destroy_errors(),
-        fetcher_cache_bytes,
+        fetched: native.fetched(),
     })
 }

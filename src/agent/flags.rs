@@ -17,11 +17,13 @@ use thiserror::Error;
 
 use super::config::{Config, ReconfigurationPolicy, RecoverMode};
 use super::info::{self, InfoError, Whereabouts};
+use super::log_flags;
 use super::resources::{self, Machine, ResourcesError};
 use crate::checkpoint::WorkDir;
 use crate::containerizer::native;
 use crate::daemon::api::Common;
 use crate::daemon::flags::{Flags, nearest};
+use crate::fetch;
 use crate::launch::Engine;
 
 /// Why the agent does not start with these flags.
@@ -250,7 +252,9 @@ pub fn fill_in(flags: &mut Flags, hostname: &str) -> Result<(), StartError> {
 
 /// `--isolator_plugins`; and `--modules`, which it replaces.
 fn plugins(flags: &Flags, runtime_dir: &Path) -> Result<Vec<RemoteIsolator>, StartError> {
-    if let Some(refusal) = flags.json("modules").and_then(manifest::refused_modules) {
+    // Loggers are built in.
+    let others = flags.json("modules").map(|modules| log_flags::split(modules).1);
+    if let Some(refusal) = others.as_ref().and_then(manifest::refused_modules) {
         return Err(StartError::Plugins(refusal));
     }
     if let Some(directory) = flags.text("modules_dir") {
@@ -280,7 +284,6 @@ pub fn containerizer(flags: &Flags, runtime_dir: PathBuf) -> Result<native::Conf
         _ => Engine::Posix,
     };
     let text = |name: &str| flags.text(name).unwrap_or_default().to_owned();
-    let home = flags.text("frameworks_home").filter(|home| !home.is_empty());
     let forced = flags.text("host_path_volume_force_creation").unwrap_or_default();
     let hooks = flags.text("hooks").unwrap_or_default().split(',').map(str::trim);
     Ok(native::Config {
@@ -290,7 +293,7 @@ pub fn containerizer(flags: &Flags, runtime_dir: PathBuf) -> Result<native::Conf
         launcher,
         runtime_dir,
         sandbox_directory: text("sandbox_directory").into(),
-        frameworks_home: home.map(PathBuf::from),
+        fetcher: fetcher(flags),
         cgroups_root: text("cgroups_root"),
         cgroups_enable_cfs: flags.bool("cgroups_enable_cfs"),
         cgroups_limit_swap: flags.bool("cgroups_limit_swap"),
@@ -317,6 +320,7 @@ pub fn containerizer(flags: &Flags, runtime_dir: PathBuf) -> Result<native::Conf
         seccomp_config_dir: flags.text("seccomp_config_dir").map(PathBuf::from),
         seccomp_profile_name: flags.text("seccomp_profile_name").map(str::to_owned),
         disk: disk(flags),
+        logs: log_flags::settings(flags)?,
         ..native::Config::default()
     })
 }
@@ -325,6 +329,21 @@ pub fn containerizer(flags: &Flags, runtime_dir: PathBuf) -> Result<native::Conf
 fn capabilities(flags: &Flags, flag: &'static str) -> Result<Option<Set>, StartError> {
     let Some(json) = flags.json(flag) else { return Ok(None) };
     Set::of_flag(json).map(Some).map_err(|text| invalid(flag, &json.to_string(), text))
+}
+
+/// What the fetcher is told.
+fn fetcher(flags: &Flags) -> fetch::Settings {
+    let default = fetch::Settings::default();
+    let path = |name: &str| flags.text(name).filter(|path| !path.is_empty()).map(PathBuf::from);
+    fetch::Settings {
+        helper: path("launcher_dir").map(|dir| dir.join("bulkhead-helper")),
+        cache_dir: path("fetcher_cache_dir").unwrap_or(default.cache_dir),
+        cache_size: flags.bytes("fetcher_cache_size").unwrap_or(default.cache_size),
+        stall_timeout: flags.duration("fetcher_stall_timeout").unwrap_or(default.stall_timeout),
+        size_limit: flags.bytes("fetcher_size_limit").unwrap_or(default.size_limit),
+        frameworks_home: path("frameworks_home"),
+        hadoop_home: path("hadoop_home"),
+    }
 }
 
 /// What `disk/*` is told.

@@ -18,6 +18,7 @@ pub mod gc;
 pub mod handle;
 pub mod inbox;
 pub mod info;
+mod log_flags;
 pub mod resources;
 pub mod snapshot;
 pub mod updates;

@@ -22,6 +22,10 @@ pub enum CliError {
     Disconnected { address: String },
     #[error("no task `{0}`")]
     NoTask(String),
+    #[error("task `{task}` does not run: {state}")]
+    NotRunning { task: String, state: String },
+    #[error("no file `{file}` in the sandbox of task `{task}`")]
+    NoFile { file: String, task: String },
     #[error("the agent of task `{0}` is not registered with the master")]
     NoAgent(String),
     #[error("`{option}` cannot be read: {message}")]
@@ -55,6 +59,11 @@ impl CliError {
             }
             CliError::Refused { status: 401 | 403, .. } => {
                 "this cluster wants credentials; the command line does not send any yet".to_owned()
+            }
+            CliError::NotRunning { .. } => {
+                "a command can be run only beside a task that runs; `bulkhead logs` shows what \
+                 an ended one wrote"
+                    .to_owned()
             }
             CliError::NoTask(_) => "`bulkhead ps --all` lists the known tasks".to_owned(),
             CliError::NothingToRun => {

@@ -1,4 +1,5 @@
-//! The people's command: `bulkhead local`, `run`, `ps`, `logs`, `kill`, `top`, `plugin`.
+//! The people's command: `bulkhead local`, `run`, `ps`, `logs`, `exec`, `kill`, `top`,
+//! `plugin`.
 //!
 //! Speaks to master and agents over their public HTTP APIs only, so it works
 //! against Apache Mesos as well. `src/bin/bulkhead.rs` calls [`main`]. Holds no
@@ -6,6 +7,8 @@
 
 mod api;
 mod error;
+mod exec;
+mod follow;
 mod kill;
 mod local;
 mod logs;
@@ -45,6 +48,8 @@ enum Command {
     Ps(ps::PsArgs),
     /// Print the output of a task
     Logs(logs::LogsArgs),
+    /// Run a command in the container of a task
+    Exec(exec::ExecArgs),
     /// Stop a task
     Kill(kill::KillArgs),
     /// Watch what containers use
@@ -85,6 +90,7 @@ pub async fn main(cli: Cli) -> ExitCode {
         Command::Run(args) => run::run(&args, output).await,
         Command::Ps(args) => ps::ps(&args, output).await,
         Command::Logs(args) => logs::logs(&args, output).await,
+        Command::Exec(args) => exec::exec(&args, output).await,
         Command::Kill(args) => kill::kill(&args, output).await,
         Command::Top(args) => top::top(&args, output).await,
         Command::Plugin(args) => plugin::plugin(&args, output).await,

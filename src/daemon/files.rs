@@ -10,9 +10,10 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
+use std::time::UNIX_EPOCH;
 
 use kernel::beneath::{self, BeneathError, Node};
 use kernel::owners;
@@ -43,7 +44,12 @@ pub struct Piece {
     pub size: u64,
     /// What was read; shorter than asked for at the end of the file.
     pub data: Vec<u8>,
+    /// Tells the file from every other one that had its name before or will have it.
+    pub identity: String,
 }
+
+/// Header with the identity of the file that was read.
+pub const FILE_IDENTITY: &str = "bulkhead-file";
 
 /// A file to be sent whole.
 #[derive(Debug)]
@@ -151,7 +157,10 @@ impl Files {
             return Err(FilesError::Invalid("Cannot read a directory.\n".to_owned()));
         }
         let (file, size) = found.open()?;
-        let Some(offset) = offset else { return Ok(Piece { size, data: Vec::new() }) };
+        let identity = identity(&file);
+        let Some(offset) = offset else {
+            return Ok(Piece { size, data: Vec::new(), identity });
+        };
         let wanted = size.saturating_sub(offset).min(length.unwrap_or(u64::MAX)).min(MAX_READ);
         let mut data = vec![0; usize::try_from(wanted).expect("at most MAX_READ")];
         let mut filled = 0;
@@ -169,7 +178,7 @@ impl Files {
             }
         }
         data.truncate(filled);
-        Ok(Piece { size, data })
+        Ok(Piece { size, data, identity })
     }
 
     /// A file to be sent as it is.
@@ -235,6 +244,14 @@ impl Found {
         let size = file.metadata().map_err(failed)?.len();
         Ok((file, size))
     }
+}
+
+/// Device, number and, as numbers are given again, time of birth.
+fn identity(file: &File) -> String {
+    let Ok(metadata) = file.metadata() else { return String::new() };
+    let born = metadata.created().ok().and_then(|time| time.duration_since(UNIX_EPOCH).ok());
+    let born = born.unwrap_or_default().as_nanos();
+    format!("{:x}-{:x}-{born:x}", metadata.dev(), metadata.ino())
 }
 
 /// With one slash between segments and none at the end.

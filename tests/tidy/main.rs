@@ -18,11 +18,12 @@ const FLOORS: &[(&str, u32)] = &[
     ("master", 30),
     ("executor", 30),
     ("cli", 30),
+    ("logs", 28),
     ("daemon", 25),
+    ("fetch", 22),
     ("provisioner", 20),
     ("checkpoint", 20),
     ("checks", 20),
-    ("fetch", 20),
     ("io", 20),
     ("wire", 20),
 ];

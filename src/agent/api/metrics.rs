@@ -1,6 +1,6 @@
 //! The agent's part of `/metrics/snapshot`, from a [`Snapshot`]. Pure.
 //!
-//! Names are Mesos'. What this agent does not have (fetcher, provisioner,
+//! Names are Mesos'. What this agent does not have (provisioner,
 //! resource providers) is there with its resting value: dashboards and alerts
 //! that divide by it must find it.
 
@@ -10,14 +10,15 @@ use mesos::resources::Resources;
 use super::state::allocated_to;
 use crate::agent::core::state::ExecutorState;
 use crate::agent::snapshot::{AgentState, Snapshot};
+use crate::fetch::Figures;
 
 /// Figures that are not the agent owner's.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Surroundings {
     /// Seconds since the process started.
     pub uptime_secs: f64,
-    /// `--fetcher_cache_size` in bytes.
-    pub fetcher_cache_bytes: u64,
+    /// Of the fetcher.
+    pub fetched: Figures,
     /// Containers that could not be destroyed.
     pub destroy_errors: u64,
 }
@@ -53,7 +54,10 @@ pub fn of(snapshot: &Snapshot, around: &Surroundings) -> Vec<(String, f64)> {
         ("gc/path_removals_failed", counters.gc_path_removals_failed),
         ("gc/path_removals_pending", counters.gc_path_removals_pending),
         ("containerizer/mesos/container_destroy_errors", around.destroy_errors),
-        ("containerizer/fetcher/cache_size_total_bytes", around.fetcher_cache_bytes),
+        ("containerizer/fetcher/cache_size_used_bytes", around.fetched.cache_used),
+        ("containerizer/fetcher/task_fetches_failed", around.fetched.failed),
+        ("containerizer/fetcher/task_fetches_succeeded", around.fetched.succeeded),
+        ("containerizer/fetcher/cache_size_total_bytes", around.fetched.cache_total),
     ] {
         put(name, value as f64);
     }
@@ -91,10 +95,7 @@ pub fn is_counter(name: &str) -> bool {
 }
 
 /// Parts of Mesos that are not here yet or have nothing to count.
-const RESTING: [&str; 9] = [
-    "containerizer/fetcher/cache_size_used_bytes",
-    "containerizer/fetcher/task_fetches_failed",
-    "containerizer/fetcher/task_fetches_succeeded",
+const RESTING: [&str; 6] = [
     "containerizer/mesos/filesystem/containers_new_rootfs",
     "containerizer/mesos/provisioner/bind/remove_rootfs_errors",
     "containerizer/mesos/provisioner/remove_container_errors",

@@ -6,16 +6,18 @@
 //! its [`Handle`]; container calls go to the containerizer. Status codes and
 //! wordings of the agent live here and nowhere else.
 
+mod attach;
 mod attachments;
 pub mod containers;
 pub mod executor;
 mod files;
+mod help;
 pub mod metrics;
 pub mod nested;
 pub mod prometheus;
 pub mod reads;
 mod sandbox;
-mod session;
+pub mod session;
 pub mod state;
 pub mod v1;
 pub mod validate;
@@ -32,6 +34,7 @@ use super::handle::Handle;
 use super::snapshot::{AgentState, Snapshot};
 use crate::checkpoint::WorkDir;
 use crate::containerizer::Containerizer;
+use crate::daemon::api::help::Help;
 use crate::daemon::api::{Common, Endpoint};
 use crate::wire::http::routes::Routes;
 use crate::wire::http::{Request, Response, Service, StatusCode};
@@ -69,6 +72,8 @@ pub struct Context {
     pub switch_user: bool,
     /// What master and agent serve alike: files, metrics, flags, logging.
     pub common: Common,
+    /// Sessions in containers that run.
+    pub sessions: session::Sessions,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -80,6 +85,17 @@ enum Route {
     Debug,
     Operator,
     Executor,
+    Help,
+}
+
+fn routes() -> Routes<Route> {
+    Common::routes(Routes::new(PROCESS), PROCESS, Route::Common)
+        .add(PROCESS, "state", Route::State)
+        .add(PROCESS, "containers", Route::Containers)
+        .add(PROCESS, "monitor/statistics", Route::Statistics)
+        .add(PROCESS, "containerizer/debug", Route::Debug)
+        .add(PROCESS, "api/v1", Route::Operator)
+        .add(PROCESS, "api/v1/executor", Route::Executor)
 }
 
 /// The agent's HTTP service.
@@ -87,6 +103,7 @@ pub struct Api {
     context: Arc<Context>,
     attachments: Arc<Attachments>,
     routes: Routes<Route>,
+    help: Help,
 }
 
 impl Api {
@@ -101,15 +118,11 @@ impl Api {
         context.common.metrics.source(move |out| {
             out.extend(metrics::of(&handle.snapshot(), &around()));
         });
-        let routes = Common::routes(Routes::new(PROCESS), PROCESS, Route::Common)
-            .add(PROCESS, "state", Route::State)
-            .add(PROCESS, "containers", Route::Containers)
-            .add(PROCESS, "monitor/statistics", Route::Statistics)
-            .add(PROCESS, "containerizer/debug", Route::Debug)
-            .add(PROCESS, "api/v1", Route::Operator)
-            .add(PROCESS, "api/v1/executor", Route::Executor);
+        let routes = routes();
+        let help = Help::new(&routes, help::WORDS);
+        let routes = help.routes(routes, &Route::Help);
         let attachments = Arc::new(Attachments::new(context.common.files.clone()));
-        Api { context: Arc::new(context), attachments, routes }
+        Api { context: Arc::new(context), attachments, routes, help }
     }
 
     async fn route(&self, route: Route, request: Request) -> Response {
@@ -119,6 +132,7 @@ impl Api {
         let recovering = snapshot.state == AgentState::Recovering;
         let response = match route {
             Route::Operator => return v1::serve(context, &self.attachments, request).await,
+            Route::Help => return self.help.answer(&request),
             Route::Executor => return executor::serve(&context.handle, request).await,
             Route::Common(Endpoint::Prometheus) => {
                 return self.prometheus(&snapshot, &request).await;
@@ -199,4 +213,14 @@ impl Service for Api {
 /// 503 while the agent reads its checkpoints.
 fn recovering() -> Response {
     Response::text(StatusCode::SERVICE_UNAVAILABLE, "Agent has not finished recovery")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_endpoint_explains_itself() {
+        assert_eq!(Help::new(&routes(), help::WORDS).gaps(help::WORDS), Vec::<String>::new());
+    }
 }

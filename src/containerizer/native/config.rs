@@ -14,6 +14,7 @@ use kernel::cgroup::Hierarchies;
 
 use crate::containerizer::ContainerizerError;
 use crate::launch::Engine;
+use crate::logs::{self, settings::Settings};
 
 /// Flags with Mesos' names and defaults.
 #[derive(Debug, Clone)]
@@ -27,8 +28,8 @@ pub struct Config {
     pub runtime_dir: PathBuf,
     /// `--sandbox_directory`.
     pub sandbox_directory: PathBuf,
-    /// `--frameworks_home`: where relative URIs are looked up.
-    pub frameworks_home: Option<PathBuf>,
+    /// Flags of the fetcher.
+    pub fetcher: crate::fetch::Settings,
     /// `--cgroups_root`.
     pub cgroups_root: String,
     /// `--cgroups_enable_cfs`.
@@ -71,6 +72,10 @@ pub struct Config {
     pub hooks: Vec<String>,
     /// Flags of `disk/*`.
     pub disk: isolators::disk::Config,
+    /// `--container_logger`; `None`: tasks write to the files of their sandbox.
+    pub logs: Option<Settings>,
+    /// The program `bulkhead-helper`, if not beside this one.
+    pub helper: Option<PathBuf>,
     /// How long a sample of the statistics is served before the next is taken.
     pub statistics_age: Duration,
 }
@@ -82,7 +87,7 @@ impl Default for Config {
             launcher: Engine::Linux,
             runtime_dir: "/var/run/mesos".into(),
             sandbox_directory: "/mnt/mesos/sandbox".into(),
-            frameworks_home: None,
+            fetcher: crate::fetch::Settings::default(),
             cgroups_root: "mesos".into(),
             cgroups_enable_cfs: false,
             cgroups_limit_swap: false,
@@ -104,12 +109,30 @@ impl Default for Config {
             plugins: Vec::new(),
             hooks: Vec::new(),
             disk: isolators::disk::Config::default(),
+            logs: None,
+            helper: None,
             statistics_age: Duration::from_secs(1),
         }
     }
 }
 
 impl Config {
+    /// The helper program; with a logger it must be there.
+    pub(super) fn helper(&self) -> Result<PathBuf, ContainerizerError> {
+        let beside = || {
+            let own = std::env::current_exe().and_then(|own| own.canonicalize());
+            own.unwrap_or_default().with_file_name(logs::client::PROGRAM)
+        };
+        let program = self.helper.clone().unwrap_or_else(beside);
+        match self.logs.is_none() || logs::is_program(&program) {
+            true => Ok(program),
+            false => Err(ContainerizerError::Start(format!(
+                "the container logger needs the program '{}', which cannot be executed",
+                program.display()
+            ))),
+        }
+    }
+
     /// Makes the isolators: finds the cgroup hierarchies, makes root cgroups.
     ///
     /// # Errors

@@ -48,6 +48,14 @@ pub fn memory() -> io::Result<Memory> {
     Ok(Memory { total: info.ram_total(), free: info.ram_unused() })
 }
 
+/// Lets this process open as many files as it may. What the system refuses is left.
+pub fn raise_open_files() {
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+    if let Ok((_, most)) = getrlimit(Resource::RLIMIT_NOFILE) {
+        let _ = setrlimit(Resource::RLIMIT_NOFILE, most, most);
+    }
+}
+
 /// Load averages over 1, 5 and 15 minutes.
 ///
 /// # Errors

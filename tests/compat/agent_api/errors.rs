@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use bulkhead::agent::api::session::Sessions;
 use bulkhead::agent::api::{About, Api, Context, PROCESS, metrics};
 use bulkhead::agent::core::event::WireMessage;
 use bulkhead::agent::{AgentState, Config, Handle, Outbox, start};
@@ -135,6 +136,7 @@ impl Agent {
             work_dir,
             switch_user: true,
             common,
+            sessions: Sessions::default(),
         };
         let api = Arc::new(Api::new(context, metrics::Surroundings::default));
         tokio::spawn(serve(listener, api, Limits::default(), std::future::pending()));
