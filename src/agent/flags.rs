@@ -168,6 +168,8 @@ pub fn config(
         let value = config.gc_disk_headroom.to_string();
         return Err(invalid("gc_disk_headroom", &value, "a number from 0.0 to 1.0"));
     }
+    config.gc_non_executor_sandboxes = flags.bool("gc_non_executor_container_sandboxes");
+    config.sync = flags.bool_or("flush_checkpoints", true);
     if let Some(most) = flags.number("max_completed_executors_per_framework") {
         config.max_completed_executors = usize::try_from(most).unwrap_or(usize::MAX);
     }

@@ -53,6 +53,12 @@ pub fn of(snapshot: &Snapshot, around: &Surroundings) -> Vec<(String, f64)> {
         ("gc/path_removals_succeeded", counters.gc_path_removals_succeeded),
         ("gc/path_removals_failed", counters.gc_path_removals_failed),
         ("gc/path_removals_pending", counters.gc_path_removals_pending),
+        ("gc/bytes_pending", counters.gc_bytes_pending),
+        ("gc/bytes_removed", counters.gc_bytes_removed),
+        ("gc/files_removed", counters.gc_files_removed),
+        ("gc/removals_postponed", counters.gc_removals_postponed),
+        ("slave/checkpoints_waiting", u64::from(counters.checkpoints_waiting)),
+        ("slave/checkpoint_reserve_files", counters.checkpoint_reserve),
         ("containerizer/mesos/container_destroy_errors", around.destroy_errors),
         ("containerizer/fetcher/cache_size_used_bytes", around.fetched.cache_used),
         ("containerizer/fetcher/task_fetches_failed", around.fetched.failed),
@@ -61,6 +67,7 @@ pub fn of(snapshot: &Snapshot, around: &Surroundings) -> Vec<(String, f64)> {
     ] {
         put(name, value as f64);
     }
+    put("gc/oldest_secs", counters.gc_oldest_secs);
     for name in RESTING {
         put(name, 0.0);
     }
@@ -72,7 +79,7 @@ pub fn of(snapshot: &Snapshot, around: &Surroundings) -> Vec<(String, f64)> {
 /// Whether a metric of the agent only grows.
 #[must_use]
 pub fn is_counter(name: &str) -> bool {
-    const COUNTERS: [&str; 14] = [
+    const COUNTERS: [&str; 17] = [
         "slave/recovery_errors",
         "slave/tasks_finished",
         "slave/tasks_failed",
@@ -87,6 +94,9 @@ pub fn is_counter(name: &str) -> bool {
         "containerizer/fetcher/task_fetches_succeeded",
         "gc/path_removals_succeeded",
         "gc/path_removals_failed",
+        "gc/bytes_removed",
+        "gc/files_removed",
+        "gc/removals_postponed",
     ];
     let prefixes = ["slave/valid_", "slave/invalid_", "resource_provider_manager/events/"];
     COUNTERS.contains(&name)

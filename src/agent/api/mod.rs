@@ -11,6 +11,7 @@ mod attachments;
 pub mod containers;
 pub mod executor;
 mod files;
+mod garbage;
 mod help;
 pub mod metrics;
 pub mod nested;
@@ -36,6 +37,7 @@ use crate::checkpoint::WorkDir;
 use crate::containerizer::Containerizer;
 use crate::daemon::api::help::Help;
 use crate::daemon::api::{Common, Endpoint};
+use crate::gc::Policy;
 use crate::wire::http::routes::Routes;
 use crate::wire::http::{Request, Response, Service, StatusCode};
 use crate::wire::libprocess::Message;
@@ -70,6 +72,8 @@ pub struct Context {
     pub work_dir: WorkDir,
     /// `--switch_user`.
     pub switch_user: bool,
+    /// What is collected when.
+    pub collection: Policy,
     /// What master and agent serve alike: files, metrics, flags, logging.
     pub common: Common,
     /// Sessions in containers that run.
@@ -85,6 +89,7 @@ enum Route {
     Debug,
     Operator,
     Executor,
+    Garbage,
     Help,
 }
 
@@ -94,6 +99,7 @@ fn routes() -> Routes<Route> {
         .add(PROCESS, "containers", Route::Containers)
         .add(PROCESS, "monitor/statistics", Route::Statistics)
         .add(PROCESS, "containerizer/debug", Route::Debug)
+        .add(PROCESS, "gc", Route::Garbage)
         .add(PROCESS, "api/v1", Route::Operator)
         .add(PROCESS, "api/v1/executor", Route::Executor)
 }
@@ -153,6 +159,7 @@ impl Api {
             Route::Statistics => {
                 Response::json(containers::statistics(&snapshot, &*context.containerizer).await)
             }
+            Route::Garbage => garbage::plan(context, &snapshot).await,
             Route::Debug => Response::json(context.containerizer.debug().to_string()),
         };
         response.jsonp(jsonp.as_deref())

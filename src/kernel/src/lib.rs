@@ -27,6 +27,7 @@ pub mod pidfd;
 pub mod pipe;
 pub mod proctree;
 pub mod quota;
+pub mod remove;
 pub mod sched;
 pub mod spawn;
 pub mod users;
