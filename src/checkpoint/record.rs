@@ -82,3 +82,24 @@ pub enum Record {
     /// The agent must come back under a new id.
     ForgetAgent,
 }
+
+impl Record {
+    /// Its kind, for logs and tests.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        match self {
+            Record::Agent(_) => "agent",
+            Record::Framework { .. } => "framework",
+            Record::Executor { .. } => "executor",
+            Record::ForkedPid { .. } => "forked_pid",
+            Record::LibprocessPid { .. } => "libprocess_pid",
+            Record::HttpMarker { .. } => "http_marker",
+            Record::Task { .. } => "task",
+            Record::Kill { .. } => "kill",
+            Record::Update { record, .. } if record.update.is_none() => "ack",
+            Record::Update { .. } => "update",
+            Record::Sentinel { .. } => "sentinel",
+            Record::ForgetAgent => "forget_agent",
+        }
+    }
+}

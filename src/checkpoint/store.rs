@@ -31,6 +31,13 @@ impl Store {
 
     /// Makes one record durable.
     pub fn write(&self, record: &Record) -> Result<()> {
+        kernel::failpoint!(&format!("checkpoint.{}.before", record.name()));
+        self.store(record)?;
+        kernel::failpoint!(&format!("checkpoint.{}.after", record.name()));
+        Ok(())
+    }
+
+    fn store(&self, record: &Record) -> Result<()> {
         let work = &self.work;
         match record {
             Record::Agent(info) => {

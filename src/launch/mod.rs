@@ -182,12 +182,14 @@ impl Launcher {
             file.as_fd(),
             theirs.as_fd(),
         ];
+        kernel::failpoint!("launch.before_fork");
         let child = spawn::spawn(self.shim.as_fd(), c"bulkhead-shim", compiled.namespaces, &fds)
             .map_err(|source| LaunchError::Prepare {
                 verb: "start",
                 object: "the shim".to_owned(),
                 source,
             })?;
+        kernel::failpoint!("launch.after_fork");
         drop((program, theirs, file));
         Launching::begin(child, ours, reader, Told { steps: compiled.steps, bundle }).await
     }

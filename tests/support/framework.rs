@@ -180,6 +180,12 @@ impl Framework {
         self.offers.remove(0)
     }
 
+    /// Whether an offer is at hand.
+    #[must_use]
+    pub fn has_offer(&self) -> bool {
+        !self.offers.is_empty()
+    }
+
     /// Launches tasks on one offer; they get its agent.
     ///
     /// # Panics

@@ -79,6 +79,8 @@ pub struct Core {
     garbage: gc::Schedule,
     max_sandbox_age: f64,
     counters: Counters,
+    /// The machine was restarted since the last agent.
+    rebooted: bool,
     recovery_started: Time,
     recovery_secs: Option<f64>,
     random: Random,
@@ -110,6 +112,7 @@ impl Core {
             garbage: gc::Schedule::default(),
             max_sandbox_age: 0.0,
             counters: Counters::default(),
+            rebooted: false,
             recovery_started: now,
             recovery_secs: None,
             random,

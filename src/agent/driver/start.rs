@@ -1,9 +1,9 @@
 //! Starting the agent: checkpoints, then containers, then the loop.
 
-use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
+use kernel::failpoint;
 use mesos::{Address, MasterInfo};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
@@ -15,6 +15,7 @@ use super::{AgentError, Driver, Outbox, Outcome, now};
 use crate::agent::config::Config;
 use crate::agent::core::Core;
 use crate::agent::core::event::Event;
+use crate::agent::core::recovery::FoundContainers;
 use crate::agent::handle::{Handle, MAILBOX, Mail};
 use crate::checkpoint::{self, Recovered, Store};
 use crate::containerizer::{Containerizer, KnownContainer};
@@ -47,6 +48,7 @@ struct Parts {
 impl Parts {
     async fn run(self, mut core: Core) -> Result<Outcome, AgentError> {
         core.recover(self.read().await?)?;
+        failpoint!("recover.read");
         let containers =
             Containers::new(self.containerizer.clone(), self.config.clone(), self.mail.clone());
         let known = core
@@ -54,8 +56,8 @@ impl Parts {
             .into_iter()
             .map(|run| KnownContainer { request: containers.request(run.spec), pid: run.pid })
             .collect();
-        self.containerizer.recover(known).await?;
-        let alive: BTreeMap<String, Option<u32>> = self
+        let never_ran = self.containerizer.recover(known).await?;
+        let alive = self
             .containerizer
             .containers()
             .into_iter()
@@ -65,7 +67,8 @@ impl Parts {
         let store = Store::new(self.config.work_dir.clone(), self.config.sync);
         let storage = Storage::start(store, self.mail.clone())
             .map_err(|e| AgentError::Fatal(format!("failed to start the storage thread: {e}")))?;
-        let effects = core.resume(now(), &alive);
+        let never_ran = never_ran.into_iter().map(|id| id.value).collect();
+        let effects = core.resume(now(), &FoundContainers { alive, never_ran });
         let mut driver = Driver {
             core,
             mailbox: self.mailbox,
@@ -84,6 +87,7 @@ impl Parts {
         };
         driver.publish();
         driver.apply(effects);
+        failpoint!("recover.resumed");
         driver.run().await
     }
 

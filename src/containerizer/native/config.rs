@@ -65,6 +65,10 @@ pub struct Config {
     pub hooks: Vec<String>,
     /// Flags of `disk/*`.
     pub disk: isolators::disk::Config,
+    /// `--work_dir`: leftovers of mounts are looked for below it.
+    pub work_dir: Option<PathBuf>,
+    /// Between two searches for leftovers.
+    pub sweep_interval: Duration,
     /// How long a sample of the statistics is served before the next is taken.
     pub statistics_age: Duration,
 }
@@ -96,6 +100,8 @@ impl Default for Config {
             plugins: Vec::new(),
             hooks: Vec::new(),
             disk: isolators::disk::Config::default(),
+            work_dir: None,
+            sweep_interval: Duration::from_secs(60),
             statistics_age: Duration::from_secs(1),
         }
     }

@@ -12,6 +12,9 @@ pub mod bpf;
 pub mod cgroup;
 pub mod cpus;
 mod error;
+#[cfg(debug_assertions)]
+pub mod failpoint;
+pub mod hung;
 pub mod lock;
 pub mod lookup;
 pub mod machine;
@@ -29,3 +32,16 @@ pub mod users;
 pub mod walk;
 
 pub use error::{Error, chain};
+
+/// A place where tests make the process die; nothing in a release. See `failpoint`.
+#[macro_export]
+macro_rules! failpoint {
+    (soon $name:expr) => {
+        #[cfg(debug_assertions)]
+        $crate::failpoint::reach_soon($name);
+    };
+    ($name:expr) => {
+        #[cfg(debug_assertions)]
+        $crate::failpoint::reach($name);
+    };
+}

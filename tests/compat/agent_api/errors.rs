@@ -33,7 +33,10 @@ struct Nothing;
 
 #[async_trait]
 impl Containerizer for Nothing {
-    async fn recover(&self, _: Vec<KnownContainer>) -> Result<(), ContainerizerError> {
+    async fn recover(
+        &self,
+        _: Vec<KnownContainer>,
+    ) -> Result<Vec<ContainerId>, ContainerizerError> {
         Ok(())
     }
 
