@@ -20,5 +20,11 @@ mod support;
 #[cfg(debug_assertions)]
 #[path = "recovery/failpoints.rs"]
 mod failpoints;
+#[path = "recovery/kills.rs"]
+mod kills;
+#[path = "recovery/leftovers.rs"]
+mod leftovers;
+#[path = "recovery/stuck.rs"]
+mod stuck;
 #[path = "recovery/v0.rs"]
 mod v0;

@@ -32,6 +32,8 @@ pub fn create(work: &WorkDir, run: &RunKey, user: Option<&str>) -> Result<(), Sa
     kernel::failpoint!("sandbox.made");
     let latest = runs.join("latest");
     let temp = runs.join(format!(".latest.{}", run.container));
+    // Left by an agent that died between the two steps.
+    let _ = fs::remove_file(&temp);
     symlink(&sandbox, &temp)
         .and_then(|()| fs::rename(&temp, &latest))
         .map_err(|source| SandboxError::Link { path: latest, source })?;
