@@ -2,7 +2,7 @@
 //! storage task (`super::store`) writes them. No I/O here.
 
 use mesos::internal::StatusUpdateRecord;
-use mesos::{ExecutorInfo, FrameworkInfo, SlaveInfo, Task, TaskInfo};
+use mesos::{DrainConfig, ExecutorInfo, FrameworkInfo, SlaveInfo, Task, TaskInfo};
 
 use super::RunKey;
 
@@ -79,6 +79,13 @@ pub enum Record {
         /// The run.
         run: RunKey,
     },
+    /// The agent is draining, or (`None`) no more.
+    Drain {
+        /// The agent's id.
+        agent: String,
+        /// What it was told.
+        config: Option<DrainConfig>,
+    },
     /// The agent must come back under a new id.
     ForgetAgent,
 }
@@ -99,6 +106,8 @@ impl Record {
             Record::Update { record, .. } if record.update.is_none() => "ack",
             Record::Update { .. } => "update",
             Record::Sentinel { .. } => "sentinel",
+            Record::Drain { config: Some(_), .. } => "drain",
+            Record::Drain { config: None, .. } => "drained",
             Record::ForgetAgent => "forget_agent",
         }
     }

@@ -79,12 +79,11 @@ impl Store {
                 append(&path, &framed(&**record), self.sync)
             }
             Record::Sentinel { run } => touch(&self.run(run, names::SENTINEL)),
-            Record::ForgetAgent => match fs::remove_file(work.latest_agent()) {
-                Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
-                    Err(StorageError::Remove { path: work.latest_agent(), source })
-                }
-                _ => Ok(()),
-            },
+            Record::Drain { agent, config: Some(config) } => {
+                self.put(work.drain_config(agent), &framed(config))
+            }
+            Record::Drain { agent, config: None } => remove(work.drain_config(agent)),
+            Record::ForgetAgent => remove(work.latest_agent()),
         }
     }
 
@@ -104,5 +103,15 @@ fn aged<M: Message + Clone>(message: &M, resources: fn(&mut M) -> &mut Vec<Resou
     match convert(resources(&mut old), Format::Pre) {
         Ok(()) => framed(&old),
         Err(_) => framed(message),
+    }
+}
+
+/// Removes a file; one that is gone is fine.
+fn remove(path: PathBuf) -> Result<()> {
+    match fs::remove_file(&path) {
+        Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
+            Err(StorageError::Remove { path, source })
+        }
+        _ => Ok(()),
     }
 }

@@ -17,13 +17,19 @@ mod framework;
 #[path = "../support/mod.rs"]
 mod support;
 
+#[path = "recovery/drain.rs"]
+mod drain;
 #[cfg(debug_assertions)]
 #[path = "recovery/failpoints.rs"]
 mod failpoints;
+#[path = "recovery/flags.rs"]
+mod flags;
 #[path = "recovery/kills.rs"]
 mod kills;
 #[path = "recovery/leftovers.rs"]
 mod leftovers;
+#[path = "recovery/soak.rs"]
+mod soak;
 #[path = "recovery/stuck.rs"]
 mod stuck;
 #[path = "recovery/v0.rs"]

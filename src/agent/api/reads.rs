@@ -119,7 +119,13 @@ pub fn answer(about: &About, snapshot: &Snapshot, call: &Call) -> Option<Respons
         }
         call::Type::GetAgent => {
             let slave_info = Some((*snapshot.info).clone());
-            answer.get_agent = Some(response::GetAgent { slave_info, ..Default::default() });
+            answer.get_agent = Some(response::GetAgent {
+                slave_info,
+                drain_config: snapshot.drain.map(|drain| drain.config),
+                estimated_drain_start_time: snapshot.drain.map(|drain| mesos::TimeInfo {
+                    nanoseconds: drain.since as i64 * 1_000_000_000,
+                }),
+            });
             R::GetAgent
         }
         _ => return None,

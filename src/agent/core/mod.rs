@@ -19,6 +19,7 @@ pub mod event;
 pub mod state;
 
 mod checks;
+pub mod drain;
 mod executors;
 mod launch;
 mod messages;
@@ -62,6 +63,8 @@ enum Then {
     UpdateStored { key: Key, uuid: Vec<u8>, origin: status::Origin },
     /// The next update of the stream may go.
     AcknowledgementStored(Key),
+    /// Tasks may be killed.
+    DrainStored,
 }
 
 /// See the module's header.
@@ -79,6 +82,7 @@ pub struct Core {
     garbage: gc::Schedule,
     max_sandbox_age: f64,
     counters: Counters,
+    drain: Option<drain::Drain>,
     /// The machine was restarted since the last agent.
     rebooted: bool,
     recovery_started: Time,
@@ -112,6 +116,7 @@ impl Core {
             garbage: gc::Schedule::default(),
             max_sandbox_age: 0.0,
             counters: Counters::default(),
+            drain: None,
             rebooted: false,
             recovery_started: now,
             recovery_secs: None,
@@ -167,6 +172,7 @@ impl Core {
             counters,
             recovery_secs: self.recovery_secs,
             max_sandbox_age_secs: self.max_sandbox_age,
+            drain: self.drain,
         }
     }
 
@@ -196,6 +202,7 @@ impl Core {
         match message {
             Inbound::SlaveRegistered(m) => self.registered(m),
             Inbound::SlaveReregistered(m) => self.reregistered(m),
+            Inbound::Drain(m) => self.drain(m.config),
             Inbound::Shutdown(m) => self.shutdown(m.message.as_deref()),
             Inbound::RunTask(m) => self.run_task(*m),
             Inbound::RunTaskGroup(m) => self.run_task_group(*m),
@@ -273,6 +280,7 @@ impl Core {
         match then {
             Then::Effects(effects) => self.out.extend(effects),
             Then::UpdateStored { key, uuid, origin } => self.update_stored(&key, &uuid, &origin),
+            Then::DrainStored => self.drain_tasks(),
             Then::AcknowledgementStored(key) => {
                 let actions = self.updates.next(&key);
                 self.act(actions);
@@ -354,6 +362,7 @@ impl Core {
             self.completed.pop_front();
         }
         self.completed.push_back(framework);
+        self.drain_progress();
         self.exit_if_empty();
     }
 

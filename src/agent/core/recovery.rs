@@ -78,6 +78,7 @@ impl Core {
             });
         }
         Arc::make_mut(&mut self.info).id = old.id;
+        self.drain = recovered.drain.map(|config| super::drain::Drain { config, since: self.now });
         for framework in recovered.frameworks {
             self.recover_framework(framework, recovered.rebooted);
         }
@@ -365,6 +366,11 @@ impl Core {
             return self.terminate();
         }
         self.state = AgentState::Disconnected;
+        if self.drain.is_some() {
+            tracing::info!("draining goes on");
+            self.drain_tasks();
+            self.drain_progress();
+        }
         self.out.push(Effect::Detect);
     }
 

@@ -46,6 +46,8 @@ pub const ALL: &[&str] = &[
     "checkpoint.forget_agent.after",
     "checkpoint.drain.before",
     "checkpoint.drain.after",
+    "checkpoint.drained.before",
+    "checkpoint.drained.after",
     // A file between its temporary name and its own; a log half way through a record.
     "checkpoint.replace.half",
     "checkpoint.append.half",

@@ -193,6 +193,14 @@ async fn change(api: &Arc<Api>, call: Call) -> Result<Response, Response> {
         call::Type::MarkAgentGone => {
             Command::MarkAgentGone(agent(call.mark_agent_gone.unwrap_or_default().slave_id))
         }
+        call::Type::DrainAgent => {
+            let drain = call.drain_agent.unwrap_or_default();
+            let config = mesos::DrainConfig {
+                max_grace_period: drain.max_grace_period,
+                mark_gone: Some(drain.mark_gone()),
+            };
+            Command::DrainAgent(agent(drain.slave_id), config)
+        }
         call::Type::DeactivateAgent => {
             Command::DeactivateAgent(agent(call.deactivate_agent.unwrap_or_default().slave_id))
         }

@@ -22,11 +22,13 @@ const FIRST: [&str; 3] = ["effect.register", "checkpoint.agent.before", "checkpo
 /// Points that only a framework passes of which the agent knows nothing.
 const NEW_FRAMEWORK: [&str; 2] = ["checkpoint.framework.before", "checkpoint.framework.after"];
 /// Points with tests of their own.
-const ELSEWHERE: [&str; 4] = [
+const ELSEWHERE: [&str; 6] = [
     "checkpoint.forget_agent.before",
     "checkpoint.forget_agent.after",
     "checkpoint.drain.before",
     "checkpoint.drain.after",
+    "checkpoint.drained.before",
+    "checkpoint.drained.after",
 ];
 /// Of a task that was on its way to its executor.
 const RESTARTED: &str = "REASON_AGENT_RESTARTED";

@@ -13,6 +13,7 @@ use prost::Message;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
 
 /// Name of a message and its body.
 type Said = (String, Vec<u8>);
@@ -26,10 +27,20 @@ struct Executor {
     tasks: BTreeMap<String, TaskInfo>,
     unacknowledged: Vec<m::StatusUpdate>,
     registered: bool,
+    finishes: bool,
 }
 
 /// Starts it; it lives as long as the test's runtime.
 pub async fn start(agent: &str, framework: &str, executor: &str) {
+    play(agent, framework, executor, true).await;
+}
+
+/// One whose tasks never end, until it is aborted.
+pub async fn start_slow(agent: &str, framework: &str, executor: &str) -> JoinHandle<()> {
+    play(agent, framework, executor, false).await
+}
+
+async fn play(agent: &str, framework: &str, executor: &str, finishes: bool) -> JoinHandle<()> {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
     let own = listener.local_addr().expect("bound");
     let (exits, mut exited) = mpsc::unbounded_channel();
@@ -46,6 +57,7 @@ pub async fn start(agent: &str, framework: &str, executor: &str) {
         tasks: BTreeMap::new(),
         unacknowledged: Vec::new(),
         registered: false,
+        finishes,
     };
     tokio::spawn(async move {
         let mut again = tokio::time::interval(Duration::from_millis(100));
@@ -64,7 +76,7 @@ pub async fn start(agent: &str, framework: &str, executor: &str) {
                 }
             }
         }
-    });
+    })
 }
 
 impl Executor {
@@ -80,8 +92,9 @@ impl Executor {
             }
             "RunTaskMessage" => {
                 let task = m::RunTaskMessage::decode(body).expect("a message").task;
-                for state in [TaskState::TaskRunning, TaskState::TaskFinished] {
-                    self.update(&task, state);
+                self.update(&task, TaskState::TaskRunning);
+                if self.finishes {
+                    self.update(&task, TaskState::TaskFinished);
                 }
                 self.tasks.insert(task.task_id.value.clone(), task);
             }
