@@ -125,7 +125,7 @@ impl Core {
         }
         if checkpoint {
             // The newest checkpoint is that of the executor's first task.
-            self.waiting.insert(self.seq, Then::Effects(effects));
+            self.when_stored(Then::Effects(effects));
         } else {
             self.out.extend(effects);
         }

@@ -83,6 +83,8 @@ pub struct Core {
     max_sandbox_age: f64,
     counters: Counters,
     drain: Option<drain::Drain>,
+    /// What is stored of the agent is not what it is now.
+    info_changed: bool,
     /// The machine was restarted since the last agent.
     rebooted: bool,
     recovery_started: Time,
@@ -90,7 +92,9 @@ pub struct Core {
     random: Random,
     now: Time,
     seq: Seq,
-    waiting: BTreeMap<Seq, Then>,
+    /// The newest checkpoint that is durable.
+    stored: Seq,
+    waiting: BTreeMap<Seq, Vec<Then>>,
     /// Counts kills and streams, see [`Timer`].
     generation: u64,
     publications: u64,
@@ -117,12 +121,14 @@ impl Core {
             max_sandbox_age: 0.0,
             counters: Counters::default(),
             drain: None,
+            info_changed: false,
             rebooted: false,
             recovery_started: now,
             recovery_secs: None,
             random,
             now,
             seq: 0,
+            stored: 0,
             waiting: BTreeMap::new(),
             generation: 0,
             publications: 0,
@@ -267,11 +273,20 @@ impl Core {
     /// Stores `record`; `then` happens once it is durable.
     fn persist_then(&mut self, record: Record, then: Then) {
         self.persist(record);
-        self.waiting.insert(self.seq, then);
+        self.when_stored(then);
+    }
+
+    /// `then` happens once everything handed in so far is durable.
+    fn when_stored(&mut self, then: Then) {
+        if self.stored == self.seq {
+            return self.then(then);
+        }
+        self.waiting.entry(self.seq).or_default().push(then);
     }
 
     fn persisted(&mut self, seq: Seq) {
-        if let Some(then) = self.waiting.remove(&seq) {
+        self.stored = self.stored.max(seq);
+        for then in self.waiting.remove(&seq).unwrap_or_default() {
             self.then(then);
         }
     }
@@ -368,7 +383,9 @@ impl Core {
 
     fn exit_if_empty(&mut self) {
         if self.state == AgentState::Terminating && self.frameworks.is_empty() {
-            self.out.push(Effect::Exit { message: "agent shut down".to_owned(), ok: true });
+            // After what is to be stored and forgotten.
+            let exit = Effect::Exit { message: "agent shut down".to_owned(), ok: true };
+            self.when_stored(Then::Effects(vec![exit]));
         }
     }
 

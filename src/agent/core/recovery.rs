@@ -77,7 +77,8 @@ impl Core {
                 old: Box::new(old),
             });
         }
-        Arc::make_mut(&mut self.info).id = old.id;
+        Arc::make_mut(&mut self.info).id.clone_from(&old.id);
+        self.info_changed = *self.info != old;
         self.drain = recovered.drain.map(|config| super::drain::Drain { config, since: self.now });
         for framework in recovered.frameworks {
             self.recover_framework(framework, recovered.rebooted);

@@ -136,6 +136,7 @@ impl Driver {
             self.apply(effects);
             if let Some(ended) = self.ended.take() {
                 self.storage.finish().await;
+                self.containers.finish().await;
                 return ended;
             }
         }

@@ -39,6 +39,17 @@ fn wait_slave(cluster: &Cluster, what: &str, so: impl Fn(&Value) -> bool) -> Val
     }
 }
 
+/// Waits until this agent process is registered.
+fn wait_registered(cluster: &Cluster) {
+    let by = Instant::now() + Duration::from_secs(60);
+    while !get(&cluster.agent, "/metrics/snapshot")
+        .is_some_and(|metrics| metrics.contains("\"slave/registered\":1.0"))
+    {
+        assert!(Instant::now() < by, "the agent is not registered\n{}", cluster.logs());
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
 const DEAF: &str = "trap '' TERM; touch armed; while :; do sleep 0.1; done";
 
 /// Starts a task that ignores `SIGTERM` and would be given a day to end.
@@ -162,9 +173,13 @@ async fn a_drain_goes_on_after_the_agents_death() {
         let end = framework.end(&name).expect("ended");
         assert_eq!(end["state"], "TASK_KILLED", "{point}: {end}");
         assert_eq!(end["reason"], "REASON_AGENT_DRAINING", "{point}: {end}");
-        wait_slave(&cluster, "drained", |s| {
-            s["drain_info"]["state"] == "DRAINED" && !s["reregistered_time"].is_null()
-        });
+        wait_registered(&cluster);
+        wait_slave(&cluster, "drained", |s| s["drain_info"]["state"] == "DRAINED");
+        let by = Instant::now() + Duration::from_secs(60);
+        while !agent_state(&cluster)["drain_config"].is_null() {
+            assert!(Instant::now() < by, "the agent still drains\n{}", cluster.logs());
+            std::thread::sleep(Duration::from_millis(20));
+        }
         let back = operator(&cluster, "REACTIVATE_AGENT", json!({ "agent_id": agent })).await;
         assert_eq!(back.status.as_u16(), 200, "{}", back.text());
     }

@@ -16,7 +16,7 @@ fn kind(number: usize) -> (&'static str, &'static str) {
     match number % 8 {
         0 => ("exit 7", "TASK_FAILED"),
         1 => ("sleep 0.3", "TASK_FINISHED"),
-        2 => ("head -c 64m /dev/zero | tail -c 1", "TASK_FAILED"),
+        2 => ("head -c 64m /dev/zero | tail | wc -c", "TASK_FAILED"),
         3 => ("(setsid sleep 1000 &) ; sleep 0.1", "TASK_FINISHED"),
         4 => ("kill -9 $$", "TASK_FAILED"),
         5 => ("for i in 1 2 3 4 5 6 7 8; do sleep 0.1 & done; wait", "TASK_FINISHED"),
