@@ -55,6 +55,13 @@ pub fn command(name: &str, line: &str, mem: f64) -> Value {
     })
 }
 
+/// What an offer has of a scalar resource.
+#[must_use]
+pub fn offered(offer: &Value, name: &str) -> f64 {
+    let all = offer["resources"].as_array().into_iter().flatten();
+    all.filter(|r| r["name"] == name).filter_map(|r| r["scalar"]["value"].as_f64()).sum()
+}
+
 /// A scalar resource.
 #[must_use]
 pub fn scalar(name: &str, value: f64) -> Value {
@@ -188,6 +195,12 @@ impl Framework {
     #[must_use]
     pub fn has_offer(&self) -> bool {
         !self.offers.is_empty()
+    }
+
+    /// Gives an offer back.
+    pub async fn decline(&self, offer: &Value) {
+        let body = json!({ "offer_ids": [offer["id"]], "filters": { "refuse_seconds": 0.0 } });
+        self.call("DECLINE", body).await;
     }
 
     /// Takes an offer that is at hand.

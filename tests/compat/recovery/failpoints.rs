@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use crate::cluster::{Cluster, Options};
-use crate::framework::{Framework, command, is_terminal, scalar};
+use crate::framework::{Framework, command, is_terminal, offered, scalar};
 use crate::{require, v0};
 
 /// Points that only a first registration passes.
@@ -100,15 +100,11 @@ impl Run {
             let soon = || Instant::now() + Duration::from_millis(5);
             while self.framework.next(soon()).await.is_some() {}
             let Some(offer) = self.framework.take_offer() else { continue };
-            let cpus = offer["resources"].as_array().into_iter().flatten();
-            let cpus =
-                cpus.filter(|r| r["name"] == "cpus").filter_map(|r| r["scalar"]["value"].as_f64());
-            if cpus.sum::<f64>() > 1.0 {
+            if offered(&offer, "cpus") > 1.0 {
                 break offer;
             }
             // What a task has just given back: wait for the rest.
-            let body = json!({ "offer_ids": [offer["id"]], "filters": { "refuse_seconds": 0.0 } });
-            self.framework.call("DECLINE", body).await;
+            self.framework.decline(&offer).await;
         };
         let task = |line: &str| {
             let mut task = command(name, line, 32.0);
