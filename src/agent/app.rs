@@ -24,6 +24,7 @@ use crate::daemon::logging::Logging;
 use crate::daemon::metrics::{Metrics, system};
 use crate::daemon::signals::{Signal, Signals};
 use crate::daemon::version;
+use crate::gc::Policy;
 use crate::wire::http::{Limits, serve};
 use crate::wire::libprocess::{Post, Upid};
 
@@ -87,7 +88,9 @@ impl App {
     /// # Errors
     /// The agent could not recover, or cannot go on.
     pub async fn run(self, mut signals: Signals) -> Result<(), AppError> {
-        let App { flags, logging, listener, config, native, post, mut exits } = self;
+        let App { flags, logging, listener, mut config, native, post, mut exits } = self;
+        let files = Files::new();
+        config.readers = files.readers();
         tracing::info!(
             "{} started as {}, work directory {}",
             version::line("bulkhead-agent"),
@@ -96,7 +99,13 @@ impl App {
         );
         let outbox = Arc::new(PostOutbox::new(post, api::PROCESS));
         let (handle, mut owner) = super::start(config.clone(), native.clone(), outbox);
-        let api = service(flags, logging.clone(), &config, native, handle.clone());
+        let common = Common {
+            files,
+            metrics: Metrics::new(),
+            logging: logging.clone(),
+            flags: Arc::new(flags),
+        };
+        let api = service(common, &config, native, handle.clone());
         let (stop, stopped) = oneshot::channel::<()>();
         let server = tokio::spawn(serve(listener, Arc::new(api), Limits::default(), async {
             let _ = stopped.await;
@@ -138,24 +147,15 @@ async fn drain(
     server.await.map_err(failed("the HTTP server"))
 }
 
-fn service(
-    flags: Flags,
-    logging: Logging,
-    config: &Config,
-    native: Arc<Native>,
-    handle: Handle,
-) -> Api {
+fn service(common: Common, config: &Config, native: Arc<Native>, handle: Handle) -> Api {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let about = About {
         version: version::info().clone(),
         start_time: now.as_secs_f64(),
         pid: config.pid.clone(),
         capabilities: config.capabilities.clone(),
-        flags: flags.shown().map(|(name, value)| (name.to_owned(), value)).collect(),
+        flags: common.flags.shown().map(|(name, value)| (name.to_owned(), value)).collect(),
     };
-    let fetcher_cache_bytes = flags.bytes("fetcher_cache_size").unwrap_or(0);
-    let (files, metrics) = (Files::new(), Metrics::new());
-    let common = Common { files, metrics, logging, flags: Arc::new(flags) };
     startup::attach_log(&common);
     common.metrics.source(system);
     let reporter = native.clone();
@@ -177,12 +177,14 @@ fn service(
         about,
         work_dir: config.work_dir.clone(),
         switch_user: config.switch_user,
+        collection: Policy { delay: config.gc_delay, headroom: config.gc_disk_headroom },
         common,
+        sessions: api::session::Sessions::default(),
     };
     let started = Instant::now();
     Api::new(context, move || Surroundings {
         uptime_secs: started.elapsed().as_secs_f64(),
         destroy_errors: native.destroy_errors(),
-        fetcher_cache_bytes,
+        fetched: native.fetched(),
     })
 }

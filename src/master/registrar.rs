@@ -7,6 +7,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::mpsc;
+use std::time::{Duration, Instant};
 
 use mesos::internal::{Registry, registry};
 use prost::Message;
@@ -17,6 +18,7 @@ use tokio::sync::mpsc as async_mpsc;
 use super::core::cluster::Standing;
 use super::core::{Change, apply, slave_entry, time_info, unreachable_entry};
 use super::ids::AgentId;
+use crate::daemon::metrics::Metrics;
 
 const SLAVES: TableDefinition<&str, &[u8]> = TableDefinition::new("slaves");
 const UNREACHABLE: TableDefinition<&str, &[u8]> = TableDefinition::new("unreachable");
@@ -57,6 +59,16 @@ pub enum RegistrarError {
     },
 }
 
+impl RegistrarError {
+    /// Whether there is no room for what is to be stored: that may change.
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        use std::io::ErrorKind::{QuotaExceeded, StorageFull};
+        let RegistrarError::Store { source, .. } = self else { return false };
+        matches!(&**source, redb::Error::Io(e) if matches!(e.kind(), StorageFull | QuotaExceeded))
+    }
+}
+
 /// A place for the registry.
 pub trait Registrar: Send {
     /// Everything that was stored.
@@ -65,11 +77,14 @@ pub trait Registrar: Send {
     /// [`RegistrarError`]
     fn load(&mut self) -> Result<Registry, RegistrarError>;
 
-    /// Makes changes durable, all or none.
+    /// Makes changes durable, all or none. May be tried again when there was no room.
     ///
     /// # Errors
     /// [`RegistrarError`]
     fn store(&mut self, changes: &[Change]) -> Result<(), RegistrarError>;
+
+    /// Bytes that it takes up where it is kept.
+    fn size(&self) -> u64;
 }
 
 /// `--registry=in_memory`: forgotten with the process.
@@ -88,12 +103,17 @@ impl Registrar for InMemory {
         }
         Ok(())
     }
+
+    fn size(&self) -> u64 {
+        self.0.encoded_len() as u64
+    }
 }
 
 /// The embedded store.
 pub struct Embedded {
     path: PathBuf,
-    database: Database,
+    /// Closed after a failed write: the store does not go on after one.
+    database: Option<Database>,
 }
 
 impl Embedded {
@@ -104,15 +124,21 @@ impl Embedded {
     pub fn open(work_dir: &Path) -> Result<Self, RegistrarError> {
         std::fs::create_dir_all(work_dir)
             .map_err(|source| RegistrarError::Directory { path: work_dir.to_owned(), source })?;
-        let path = work_dir.join("registry.redb");
-        // The master's registry is small; the default cache of 1 GB is not.
-        let opened = Database::builder().set_cache_size(4 << 20).create(&path);
-        let database = opened.map_err(|e| RegistrarError::Store {
-            verb: "open",
-            path: path.clone(),
-            source: Box::new(e.into()),
-        })?;
-        Ok(Embedded { path, database })
+        let mut store = Embedded { path: work_dir.join("registry.redb"), database: None };
+        store.database()?;
+        Ok(store)
+    }
+
+    fn database(&mut self) -> Result<&Database, RegistrarError> {
+        let database = match self.database.take() {
+            Some(database) => database,
+            // The master's registry is small; the default cache of 1 GB is not.
+            None => Database::builder()
+                .set_cache_size(4 << 20)
+                .create(&self.path)
+                .map_err(|e| self.failed("open", e))?,
+        };
+        Ok(self.database.insert(database))
     }
 
     fn failed(&self, verb: &'static str, error: impl Into<redb::Error>) -> RegistrarError {
@@ -120,11 +146,12 @@ impl Embedded {
     }
 
     fn rows<M: Message + Default>(
-        &self,
+        &mut self,
         table: TableDefinition<&str, &[u8]>,
     ) -> Result<Vec<M>, RegistrarError> {
+        let begun = self.database()?.begin_read();
         let read = |e: redb::Error| self.failed("read", e);
-        let transaction = self.database.begin_read().map_err(|e| read(e.into()))?;
+        let transaction = begun.map_err(|e| read(e.into()))?;
         let table = match transaction.open_table(table) {
             Ok(table) => table,
             Err(redb::TableError::TableDoesNotExist(_)) => return Ok(Vec::new()),
@@ -142,8 +169,8 @@ impl Embedded {
         Ok(rows)
     }
 
-    fn write(&self, changes: &[Change]) -> Result<(), redb::Error> {
-        let transaction = self.database.begin_write()?;
+    fn write(database: &Database, changes: &[Change]) -> Result<(), redb::Error> {
+        let transaction = database.begin_write()?;
         {
             let mut tables = Tables {
                 slaves: transaction.open_table(SLAVES)?,
@@ -276,7 +303,15 @@ impl Registrar for Embedded {
     }
 
     fn store(&mut self, changes: &[Change]) -> Result<(), RegistrarError> {
-        self.write(changes).map_err(|e| self.failed("write", e))
+        let written = Self::write(self.database()?, changes);
+        written.map_err(|error| {
+            self.database = None;
+            self.failed("write", error)
+        })
+    }
+
+    fn size(&self) -> u64 {
+        std::fs::metadata(&self.path).map_or(0, |file| file.len())
     }
 }
 
@@ -286,9 +321,45 @@ pub type Changes = mpsc::Sender<(u64, Change)>;
 /// What the registrar's thread answers.
 pub type Answers = async_mpsc::UnboundedReceiver<Result<u64, RegistrarError>>;
 
+/// How long a full disk is waited for before the next attempt.
+const FULL: Duration = Duration::from_secs(1);
+
+/// Stores changes. A full disk is waited for: until then whoever depends on them waits,
+/// and nothing is promised that could be forgotten.
+fn store(registrar: &mut dyn Registrar, changes: &[Change]) -> Result<(), RegistrarError> {
+    let mut told = false;
+    loop {
+        match registrar.store(changes) {
+            Err(error) if error.is_full() => {
+                if !told {
+                    let error = kernel::chain(&error);
+                    tracing::error!("no space left for the registry, waiting for some: {error}");
+                }
+                told = true;
+                std::thread::sleep(FULL);
+            }
+            done => {
+                if told {
+                    tracing::info!("the registry goes on");
+                }
+                return done;
+            }
+        }
+    }
+}
+
 /// Starts the thread that owns the registrar. It answers with the highest
-/// number stored, or with the error it died of.
-pub fn start(mut registrar: Box<dyn Registrar>) -> (Changes, Answers) {
+/// number stored, or with the error it died of. Its figures go to `metrics`; a log
+/// of several copies is what Mesos has, so ours is one that is always there.
+pub fn start(mut registrar: Box<dyn Registrar>, metrics: &Metrics) -> (Changes, Answers) {
+    const DAY: Duration = Duration::from_secs(24 * 3600);
+    let stores = metrics.timer("registrar/state_store", DAY);
+    let size = metrics.gauge("registrar/registry_size_bytes");
+    metrics.gauge("registrar/log/recovered").set(1.0);
+    metrics.gauge("registrar/log/ensemble_size").set(1.0);
+    #[allow(clippy::cast_precision_loss)] // JSON numbers are doubles
+    let measure = move |registrar: &dyn Registrar| size.set(registrar.size() as f64);
+    measure(&*registrar);
     let (changes, queue) = mpsc::channel::<(u64, Change)>();
     let (answer, answers) = async_mpsc::unbounded_channel();
     let work = move || {
@@ -298,7 +369,10 @@ pub fn start(mut registrar: Box<dyn Registrar>) -> (Changes, Answers) {
                 last = seq;
                 batch.push(change);
             }
-            let stored = registrar.store(&batch).map(|()| last);
+            let before = Instant::now();
+            let stored = store(&mut *registrar, &batch).map(|()| last);
+            stores.record(before, before.elapsed());
+            measure(&*registrar);
             let failed = stored.is_err();
             if answer.send(stored).is_err() || failed {
                 return;
@@ -315,7 +389,6 @@ pub fn start(mut registrar: Box<dyn Registrar>) -> (Changes, Answers) {
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
-    use std::time::Duration;
 
     use super::*;
     use crate::master::ids::AgentId;

@@ -140,11 +140,14 @@ impl Cluster {
             format!("--port={}", port_of(&self.agent)),
             format!("--work_dir={}", work.display()),
             format!("--runtime_dir={}", dir.join("run").display()),
+            format!("--fetcher_cache_dir={}", dir.join("fetch").display()),
             "--launcher=linux".to_owned(),
             "--isolation=cgroups/cpu,cgroups/mem,cgroups/pids,namespaces/pid,filesystem/linux"
                 .to_owned(),
             format!("--cgroups_root={}", self.cgroups_root),
             "--resources=cpus:64;mem:16384;disk:16384;ports:[31000-32000]".to_owned(),
+            // The disk of whoever runs the tests may be nearly full.
+            "--gc_disk_headroom=0".to_owned(),
         ];
         replace(&mut flags, &self.options.agent);
         self.agent_child = Some(self.spawn("bulkhead-agent", &flags, self.failpoint));
@@ -264,6 +267,35 @@ impl Cluster {
             assert!(Instant::now() < by, "left behind: {left:#?}\n{}", self.logs());
             std::thread::sleep(Duration::from_millis(50));
         }
+    }
+
+    /// Daemons that are started from now on get these options.
+    pub fn change(&mut self, options: Options) {
+        self.options = options;
+    }
+
+    /// Starts the agent again, waits until it has ended by itself and returns the
+    /// end of the logs.
+    ///
+    /// # Panics
+    /// When it does not end.
+    pub fn failing_agent(&mut self) -> String {
+        self.spawn_agent();
+        self.agent_ends()
+    }
+
+    /// Waits until the agent has ended by itself; returns the end of the logs.
+    ///
+    /// # Panics
+    /// When it does not end.
+    pub fn agent_ends(&mut self) -> String {
+        let by = Instant::now() + READY;
+        while self.agent_child.as_mut().is_some_and(|c| c.try_wait().is_ok_and(|s| s.is_none())) {
+            assert!(Instant::now() < by, "the agent goes on\n{}", self.logs());
+            std::thread::sleep(Duration::from_millis(30));
+        }
+        self.agent_child = None;
+        self.logs()
     }
 
     /// Pid of the agent.

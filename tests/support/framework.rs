@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use bulkhead::wire::client::{Call, Client, Events, Reply};
 use serde_json::{Value, json};
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, timeout, timeout_at};
 
 /// A subscribed framework. Status updates are acknowledged as they come.
 #[derive(Debug)]
@@ -101,7 +101,8 @@ impl Framework {
         assert_eq!(streaming.status.as_u16(), 200, "{:?}", streaming.rest().await);
         let stream = streaming.header("mesos-stream-id").expect("a stream id").to_owned();
         let mut events = streaming.events(64 << 20);
-        let first = events.next().await.expect("a stream").expect("a first event");
+        let first = timeout(Duration::from_secs(60), events.next()).await.expect("in time");
+        let first = first.expect("a stream").expect("a first event");
         let first: Value = serde_json::from_slice(&first).expect("JSON");
         assert_eq!(first["type"], "SUBSCRIBED", "{first}");
         let id = first["subscribed"]["framework_id"]["value"].as_str().expect("an id").to_owned();

@@ -67,6 +67,7 @@ impl Container {
         let mut errors = Vec::new();
         let end = self.kill(&mut errors).await;
         failpoint!("destroy.killed");
+        self.drain_pipes().await;
         let late = self.handles.iter_mut().find_map(|handle| handle.isolation.ended());
         self.watches.clear();
         self.clean_up(&mut errors).await;

@@ -9,13 +9,14 @@
 //! * `container`, `start`, `finish`: a container's life. `debug`: guests in another.
 //! * `recover`: after a restart of the agent. `runtime`: what is kept on tmpfs.
 //! * `sweep`: leftovers.
-//! * `plugins`: hooks and reports of plugins. `sampler`: statistics. `fetch`: URIs.
+//! * `logs`: a container's side of the logger.
+//! * `plugins`: hooks and reports of plugins. `sampler`: statistics.
 
 mod config;
 mod container;
 mod debug;
-mod fetch;
 mod finish;
+mod logs;
 mod plugins;
 mod recover;
 mod request;
@@ -46,7 +47,9 @@ use super::{
     Containerizer, ContainerizerError, KnownContainer, LaunchRequest, Launched, Sample,
     Termination, Trouble,
 };
+use crate::fetch::{Fetcher, Figures};
 use crate::launch::Launcher;
+use crate::logs::client::Logger;
 
 /// Commands that may wait for one container.
 const MAILBOX: usize = 16;
@@ -60,7 +63,9 @@ struct Shared {
     config: Config,
     isolators: Isolators,
     plugins: Plugins,
+    fetcher: Fetcher,
     launcher: Launcher,
+    logger: Logger,
     runtime: RuntimeDir,
     sampler: Sampler,
     machine: Machine,
@@ -92,8 +97,14 @@ impl Native {
         };
         let names = &isolators.isolation.names;
         let plugins = Plugins::start(&config.plugins, names, &config.hooks)?;
+        let logger = Logger::new(config.helper()?, &config.runtime_dir);
+        if config.logs.is_some() {
+            logger.ensure();
+        }
         let shared = Shared {
             plugins,
+            logger,
+            fetcher: Fetcher::new(config.fetcher.clone()),
             isolators,
             launcher,
             runtime,
@@ -124,6 +135,12 @@ impl Native {
     #[must_use]
     pub fn leftovers(&self) -> [(&'static str, u64); 6] {
         self.shared.sweeper.figures()
+    }
+
+    /// What the fetcher counted: metrics.
+    #[must_use]
+    pub fn fetched(&self) -> Figures {
+        self.shared.fetcher.figures()
     }
 
     /// One report for each plugin that runs.
@@ -218,6 +235,7 @@ impl Shared {
             handles,
             watches: Vec::new(),
             running: None,
+            pipes: None,
             view,
         };
         tokio::spawn(container.run(start, mailbox));

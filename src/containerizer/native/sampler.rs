@@ -3,8 +3,10 @@
 //! Owns the probes of every running container. A task of its own holds them; a
 //! pass runs on a blocking thread and walks source by source (all `memory.stat`,
 //! then all `cpuacct.stat`, ...), which is measurably cheaper than container by
-//! container. A sample is served to every reader until it is too old. Files are
-//! opened at the first pass and closed again when nobody has asked for a while.
+//! container. With many containers the pass is split over a few threads, each with
+//! its share of the containers. A sample is served to every reader until it is too
+//! old. Files are opened at the first pass and closed again when nobody has asked for
+//! a while.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -19,6 +21,10 @@ use crate::containerizer::Sample;
 
 /// Descriptors are closed when nobody has asked for this long.
 const RELEASE_AFTER: Duration = Duration::from_secs(60);
+/// Threads that share a pass, at most.
+const THREADS: usize = 4;
+/// Below this number of containers one thread is done sooner than two are started.
+const WORTH_THREADS: usize = 128;
 
 enum Message {
     Add { slot: u64, id: ContainerId, allotted: ResourceStatistics, probes: Vec<Box<dyn Probe>> },
@@ -71,8 +77,14 @@ impl Sampler {
     }
 }
 
-#[derive(Default)]
+/// All containers, dealt out to shards that threads can walk side by side.
 struct State {
+    shards: Vec<Shard>,
+}
+
+/// Its part of the containers.
+#[derive(Default)]
+struct Shard {
     members: BTreeMap<u64, Member>,
     /// Probes by source, then by slot.
     sources: BTreeMap<&'static str, BTreeMap<u64, Box<dyn Probe>>>,
@@ -85,22 +97,28 @@ struct Member {
 }
 
 impl State {
+    fn new(shards: usize) -> State {
+        State { shards: std::iter::repeat_with(Shard::default).take(shards.max(1)).collect() }
+    }
+
     fn apply(&mut self, message: Message) -> Option<oneshot::Sender<Sample>> {
         match message {
             Message::Add { slot, id, allotted, probes } => {
-                self.members.insert(slot, Member { id, allotted });
+                let shard = self.shard(slot);
+                shard.members.insert(slot, Member { id, allotted });
                 for probe in probes {
-                    self.sources.entry(probe.source()).or_default().insert(slot, probe);
+                    shard.sources.entry(probe.source()).or_default().insert(slot, probe);
                 }
             }
             Message::Allot { slot, allotted } => {
-                if let Some(member) = self.members.get_mut(&slot) {
+                if let Some(member) = self.shard(slot).members.get_mut(&slot) {
                     member.allotted = allotted;
                 }
             }
             Message::Remove { slot } => {
-                self.members.remove(&slot);
-                for probes in self.sources.values_mut() {
+                let shard = self.shard(slot);
+                shard.members.remove(&slot);
+                for probes in shard.sources.values_mut() {
                     probes.remove(&slot);
                 }
             }
@@ -109,38 +127,67 @@ impl State {
         None
     }
 
+    fn shard(&mut self, slot: u64) -> &mut Shard {
+        let shards = self.shards.len() as u64;
+        &mut self.shards[usize::try_from(slot % shards).unwrap_or_default()]
+    }
+
+    /// Reads everything of every container; in the order of slots.
     fn pass(&mut self) -> Sample {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64();
+        let members: usize = self.shards.iter().map(|shard| shard.members.len()).sum();
+        let mut parts = Vec::with_capacity(members);
+        if members < WORTH_THREADS {
+            parts.extend(self.shards.iter_mut().flat_map(|shard| shard.pass(now)));
+        } else {
+            std::thread::scope(|scope| {
+                let (first, rest) = self.shards.split_first_mut().expect("there is one at least");
+                let others: Vec<_> =
+                    rest.iter_mut().map(|shard| scope.spawn(move || shard.pass(now))).collect();
+                parts.extend(first.pass(now));
+                // A probe that panics takes its share of the sample along, nothing more.
+                parts.extend(others.into_iter().filter_map(|o| o.join().ok()).flatten());
+            });
+        }
+        parts.sort_unstable_by_key(|(slot, _)| *slot);
+        Arc::new(parts.into_iter().map(|(_, entry)| entry).collect())
+    }
+
+    fn release(&mut self) {
+        for shard in &mut self.shards {
+            let probes = shard.sources.values_mut().flat_map(BTreeMap::values_mut);
+            probes.for_each(|probe| probe.release());
+            shard.buffer = Vec::new();
+        }
+    }
+}
+
+impl Shard {
+    fn pass(&mut self, now: f64) -> Vec<(u64, (ContainerId, ResourceStatistics))> {
         let mut order: HashMap<u64, usize> = HashMap::with_capacity(self.members.len());
         let mut sample = Vec::with_capacity(self.members.len());
         for (slot, member) in &self.members {
             order.insert(*slot, sample.len());
             let statistics = ResourceStatistics { timestamp: now, ..member.allotted.clone() };
-            sample.push((member.id.clone(), statistics));
+            sample.push((*slot, (member.id.clone(), statistics)));
         }
         for probes in self.sources.values_mut() {
             for (slot, probe) in probes {
-                let Some((_, statistics)) = order.get(slot).and_then(|i| sample.get_mut(*i)) else {
-                    continue;
-                };
+                let at = order.get(slot).and_then(|i| sample.get_mut(*i));
+                let Some((_, (_, statistics))) = at else { continue };
                 // A container that has just ended; its task says so elsewhere.
                 if let Err(error) = probe.sample(&mut self.buffer, statistics) {
                     debug!(error = %error.chain(), "no sample");
                 }
             }
         }
-        Arc::new(sample)
-    }
-
-    fn release(&mut self) {
-        let probes = self.sources.values_mut().flat_map(BTreeMap::values_mut);
-        probes.for_each(|probe| probe.release());
-        self.buffer = Vec::new();
+        sample
     }
 }
 
 async fn run(mut inbox: mpsc::UnboundedReceiver<Message>, age: Duration) {
-    let mut state = State::default();
+    let threads = std::thread::available_parallelism().map_or(1, usize::from).min(THREADS);
+    let mut state = State::new(threads);
     let mut newest: Option<(Instant, Sample)> = None;
     loop {
         let next = match &newest {
@@ -228,7 +275,7 @@ mod tests {
     #[test]
     fn passes_walk_source_by_source() {
         let count = Arc::new(AtomicU32::new(0));
-        let mut state = State::default();
+        let mut state = State::new(1);
         for slot in 0..2 {
             let probe = |source| Box::new(Count(source, Arc::clone(&count))) as Box<dyn Probe>;
             state.apply(Message::Add {
@@ -243,5 +290,23 @@ mod tests {
         assert_eq!(sample[0].1.processes, Some(2));
         assert_eq!(sample[1].1.processes, Some(3));
         state.release();
+    }
+
+    #[test]
+    fn threads_share_a_pass_and_the_order_stays() {
+        let count = Arc::new(AtomicU32::new(0));
+        let mut state = State::new(3);
+        let slots = WORTH_THREADS as u64 + 7;
+        for slot in 0..slots {
+            let allotted = ResourceStatistics::default();
+            let probes: Vec<Box<dyn Probe>> = vec![Box::new(Count("x", Arc::clone(&count)))];
+            state.apply(Message::Add { slot, id: id(&slot.to_string()), allotted, probes });
+        }
+        state.apply(Message::Remove { slot: 5 });
+        let sample = state.pass();
+        let wanted = (0..slots).filter(|slot| *slot != 5).map(|slot| slot.to_string());
+        assert!(sample.iter().map(|(id, _)| id.value.clone()).eq(wanted));
+        assert!(sample.iter().all(|(_, statistics)| statistics.processes.is_some()));
+        assert_eq!(count.load(Ordering::SeqCst), u32::try_from(slots - 1).expect("few"));
     }
 }

@@ -20,7 +20,12 @@ use crate::{require, v0};
 /// Points that only a first registration passes.
 const FIRST: [&str; 3] = ["effect.register", "checkpoint.agent.before", "checkpoint.agent.after"];
 /// Points that only a framework passes of which the agent knows nothing.
-const NEW_FRAMEWORK: [&str; 2] = ["checkpoint.framework.before", "checkpoint.framework.after"];
+const NEW_FRAMEWORK: [&str; 4] = [
+    "checkpoint.framework.before",
+    "checkpoint.framework.after",
+    "checkpoint.unscheduled.before",
+    "checkpoint.unscheduled.after",
+];
 /// Points with tests of their own.
 const ELSEWHERE: [&str; 6] = [
     "checkpoint.forget_agent.before",
