@@ -6,7 +6,6 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
-use std::io;
 use std::path::{Path, PathBuf};
 
 use mesos::Resource;
@@ -63,9 +62,11 @@ impl Store {
     /// # Errors
     /// What could not be written; nothing of it is half done.
     pub fn write(&self, record: &Record) -> Result<Unflushed> {
+        kernel::failpoint!(&format!("checkpoint.{}.before", record.name()));
         let mut writer =
             Writer { store: self, owed: record.is_owed(), unflushed: Unflushed::default() };
         writer.record(record)?;
+        kernel::failpoint!(&format!("checkpoint.{}.after", record.name()));
         Ok(writer.unflushed)
     }
 
@@ -168,12 +169,11 @@ impl Writer<'_> {
                 }
                 self.mark(&self.run(run, names::SENTINEL))
             }
-            Record::ForgetAgent => match fs::remove_file(work.latest_agent()) {
-                Err(source) if source.kind() != io::ErrorKind::NotFound => {
-                    Err(StorageError::Remove { path: work.latest_agent(), source })
-                }
-                _ => Ok(()),
-            },
+            Record::Drain { agent, config: Some(config) } => {
+                self.put(work.drain_config(agent), &framed(config))
+            }
+            Record::Drain { agent, config: None } => remove(work.drain_config(agent)),
+            Record::ForgetAgent => remove(work.latest_agent()),
             Record::Scheduled { garbage, item } => garbage::add(&work.garbage_log(), garbage, item),
             Record::Unscheduled(garbage) => garbage::gone(&work.garbage_log(), garbage),
             Record::Schedule(all) => garbage::rewrite(&work.garbage_log(), all),
@@ -242,6 +242,16 @@ fn aged<M: Message + Clone>(message: &M, resources: fn(&mut M) -> &mut Vec<Resou
     match convert(resources(&mut old), Format::Pre) {
         Ok(()) => framed(&old),
         Err(_) => framed(message),
+    }
+}
+
+/// Removes a file; one that is gone is fine.
+fn remove(path: PathBuf) -> Result<()> {
+    match fs::remove_file(&path) {
+        Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
+            Err(StorageError::Remove { path, source })
+        }
+        _ => Ok(()),
     }
 }
 

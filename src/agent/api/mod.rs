@@ -204,7 +204,7 @@ impl Api {
             );
         }
         let found = containers::collect(snapshot, &*self.context.containerizer, &selection).await;
-        Response::json(containers::render(&found, snapshot))
+        Response::json(containers::render(&found, snapshot, &self.context.containerizer.troubles()))
     }
 }
 

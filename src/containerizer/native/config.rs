@@ -83,6 +83,10 @@ pub struct Config {
     pub secrets: isolators::secret::Secrets,
     /// Who makes root file systems of images, if anybody.
     pub provisioner: Option<Arc<dyn isolators::image::Provisioner>>,
+    /// `--work_dir`: leftovers of mounts are looked for below it.
+    pub work_dir: Option<PathBuf>,
+    /// Between two searches for leftovers.
+    pub sweep_interval: Duration,
     /// `--container_logger`; `None`: tasks write to the files of their sandbox.
     pub logs: Option<Settings>,
     /// The program `bulkhead-helper`, if not beside this one.
@@ -124,6 +128,8 @@ impl Default for Config {
             gpu: isolators::gpu::Settings::default(),
             secrets: isolators::secret::Secrets::default(),
             provisioner: None,
+            work_dir: None,
+            sweep_interval: Duration::from_secs(60),
             logs: None,
             helper: None,
             statistics_age: Duration::from_secs(1),

@@ -13,6 +13,9 @@ pub mod cgroup;
 pub mod cpus;
 pub mod directory;
 mod error;
+#[cfg(debug_assertions)]
+pub mod failpoint;
+pub mod hung;
 pub mod idmap;
 pub mod leash;
 pub mod lock;
@@ -36,3 +39,16 @@ pub mod users;
 pub mod walk;
 
 pub use error::{Error, chain};
+
+/// A place where tests make the process die; nothing in a release. See `failpoint`.
+#[macro_export]
+macro_rules! failpoint {
+    (soon $name:expr) => {
+        #[cfg(debug_assertions)]
+        $crate::failpoint::reach_soon($name);
+    };
+    ($name:expr) => {
+        #[cfg(debug_assertions)]
+        $crate::failpoint::reach($name);
+    };
+}

@@ -343,6 +343,7 @@ impl Core {
                 uuid: call.uuid,
             },
         );
+        self.check_drained(&agent);
         self.count("valid_status_update_acknowledgements");
     }
 
