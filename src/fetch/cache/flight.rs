@@ -8,7 +8,7 @@ use kernel::chain;
 use tokio::sync::watch;
 use tracing::{info, warn};
 
-use super::core::{Entry, Key, Reservation};
+use super::core::{Key, Reservation};
 use super::{Inner, Landing, Lease};
 use crate::fetch::message::{Job, Report, Task, Trouble, Validators};
 use crate::fetch::process::{Descriptors, Program};
@@ -127,13 +127,8 @@ type Begun<'a> = (Option<(Validators, Arc<Lease>)>, Part<'a>);
 fn begin<'a>(inner: &'a Arc<Inner>, key: &'a Key) -> Result<Begun<'a>, String> {
     let mut state = inner.lock();
     let (name, file) = state.files(inner)?.begin(key).map_err(|error| chain(&error))?;
-    let known = state.book.hold(key).map(|Entry { file, validators, .. }| {
-        if let Ok(files) = state.files(inner) {
-            files.touch(key, &file);
-        }
-        let lease = Lease { inner: Arc::clone(inner), key: key.clone(), file };
-        (validators, Arc::new(lease))
-    });
+    let known = Lease::take(inner, &mut state, key);
+    let known = known.map(|(validators, lease)| (validators, Arc::new(lease)));
     drop(state);
     Ok((known, Part { inner, key, name, file, reservation: Reservation::default(), kept: false }))
 }
@@ -180,11 +175,10 @@ impl Part<'_> {
         let old = state.book.enter(self.key.clone(), self.name.clone(), size, validators);
         state.sweep(old);
         self.kept = true;
-        state.book.hold(self.key);
-        let (inner, key) = (Arc::clone(self.inner), self.key.clone());
-        let file = self.name.clone();
-        drop(guard);
-        Landing::Ready(Arc::new(Lease { inner, key, file }))
+        match Lease::take(self.inner, state, self.key) {
+            Some((_, lease)) => Landing::Ready(Arc::new(lease)),
+            None => Landing::Bypass("its file is gone from the cache".into()),
+        }
     }
 }
 
