@@ -196,3 +196,60 @@ impl Drop for Part<'_> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Write};
+
+    use super::super::Cache;
+    use super::*;
+
+    fn text(lease: &Lease) -> String {
+        let mut text = String::new();
+        lease.open().expect("open").read_to_string(&mut text).expect("read");
+        text
+    }
+
+    fn committed(inner: &Arc<Inner>, key: &Key, content: &str) -> Arc<Lease> {
+        let (_, mut part) = begin(inner, key).expect("begun");
+        part.file.write_all(content.as_bytes()).expect("write");
+        let validators = Validators { etag: Some(content.into()), modified: None };
+        match part.commit(validators) {
+            Landing::Ready(lease) => lease,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn what_is_read_is_whole_whatever_comes_after() {
+        let dir = std::env::temp_dir().join(format!("fetch-flight-{}", std::process::id()));
+        let _ = std::fs::remove_dir_all(&dir);
+        let cache = Cache::new(&dir, 10);
+        let (inner, key) = (&cache.inner, Key { user: None, uri: "http://x/y".into() });
+        let old = committed(inner, &key, "first");
+        let new = committed(inner, &key, "other");
+        assert_eq!(
+            (text(&old), text(&new), text(&old)),
+            ("first".into(), "other".into(), "first".into())
+        );
+        assert_eq!(cache.sizes(), (5, 10));
+        // An unfinished one leaves nothing, and does not take what others read.
+        let (known, mut part) = begin(inner, &key).expect("begun");
+        assert_eq!(known.expect("known").0.etag.as_deref(), Some("other"));
+        assert!(part.grow(6).is_err() && part.grow(5).is_ok());
+        drop(part);
+        assert_eq!(cache.sizes(), (5, 10));
+        let mut names: Vec<_> = std::fs::read_dir(&dir)
+            .expect("there")
+            .map(|entry| entry.expect("an entry").file_name().into_string().expect("text"))
+            .collect();
+        names.sort();
+        assert_eq!(names, [".lock", "c2-y", "c2-y.entry"]);
+        // Somebody cleaned up by hand.
+        std::fs::remove_file(dir.join("c2-y")).expect("remove");
+        assert!(begin(inner, &key).expect("begun").0.is_none());
+        assert_eq!(cache.sizes(), (0, 10));
+        drop((old, new));
+        std::fs::remove_dir_all(&dir).expect("remove");
+    }
+}
