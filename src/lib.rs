@@ -10,6 +10,7 @@ pub mod containerizer;
 pub mod daemon;
 pub mod executor;
 pub mod fetch;
+pub mod gc;
 pub mod launch;
 pub mod logs;
 pub mod master;

@@ -1,13 +1,20 @@
 //! What the agent's flags say to the isolators. Built once at start.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use kernel::cgroup::Hierarchies;
 
+use crate::cdi::settings::Settings as CdiSettings;
 use crate::cgroups::settings::Settings as CgroupSettings;
 use crate::disk;
+use crate::gpu::settings::Settings as GpuSettings;
+use crate::ids::IdRange;
+use crate::image::Provisioner;
 use crate::linux::capabilities::Set;
+use crate::secret::Secrets;
 
 /// How containers are started; `--launcher`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -51,6 +58,10 @@ pub struct Config {
     pub disallow_sharing_agent_ipc_namespace: bool,
     /// `--default_container_shm_size` in bytes.
     pub default_container_shm_size: Option<u64>,
+    /// `--container_sysctls`, ours: by dotted name, checked.
+    pub container_sysctls: BTreeMap<String, String>,
+    /// `--userns_remap`, ours: the host's ids that containers get in their place.
+    pub userns_remap: Option<IdRange>,
     /// Flags of the single controllers.
     pub cgroups: CgroupSettings,
     /// `--effective_capabilities`: of containers that ask for none.
@@ -63,6 +74,14 @@ pub struct Config {
     pub seccomp_profile_name: Option<String>,
     /// Flags of `disk/*`.
     pub disk: disk::Config,
+    /// Flags of `devices/cdi`.
+    pub cdi: CdiSettings,
+    /// Flags of `gpu/nvidia`.
+    pub gpu: GpuSettings,
+    /// Where secrets come from.
+    pub secrets: Secrets,
+    /// Who makes root file systems of images, if anybody.
+    pub provisioner: Option<Arc<dyn Provisioner>>,
     /// Whether the agent runs as root.
     pub root: bool,
 }
@@ -86,12 +105,18 @@ impl Config {
             disallow_sharing_agent_pid_namespace: false,
             disallow_sharing_agent_ipc_namespace: false,
             default_container_shm_size: None,
+            container_sysctls: BTreeMap::new(),
+            userns_remap: None,
             cgroups: CgroupSettings::default(),
             effective_capabilities: None,
             bounding_capabilities: None,
             seccomp_config_dir: None,
             seccomp_profile_name: None,
             disk: disk::Config::default(),
+            cdi: CdiSettings::default(),
+            gpu: GpuSettings::default(),
+            secrets: Secrets::default(),
+            provisioner: None,
             root: true,
         }
     }

@@ -11,13 +11,14 @@ use thiserror::Error;
 use crate::api::{Isolator, IsolatorError};
 use crate::cgroups::{Cgroups, Controller};
 use crate::config::{Config, Launcher};
-use crate::{disk, filesystem, linux, namespaces, posix, volume};
+use crate::traced::{Ledger, PATIENCE, Traced};
+use crate::{cdi, disk, filesystem, gpu, linux, namespaces, posix, volume};
 
 /// `--isolation`'s default, Mesos' own.
 pub const DEFAULT: &str = "posix/cpu,posix/mem";
 
 /// Every name `--isolation` may hold, in order, and whether this version has it.
-pub const TABLE: [(&str, bool); 39] = [
+pub const TABLE: [(&str, bool); 43] = [
     ("filesystem/posix", true),
     ("filesystem/linux", true),
     ("filesystem/shared", false),
@@ -40,20 +41,24 @@ pub const TABLE: [(&str, bool); 39] = [
     ("linux/devices", true),
     ("linux/capabilities", true),
     ("linux/nnp", true),
+    ("linux/sysctl", true),
     ("namespaces/ipc", true),
     ("namespaces/pid", true),
     ("namespaces/cgroup", true),
     ("namespaces/uts", true),
+    ("namespaces/time", true),
+    ("namespaces/user", true),
     ("volume/sandbox_path", true),
     ("docker/volume", false),
     ("volume/host_path", true),
-    ("volume/image", false),
-    ("volume/secret", false),
+    ("volume/image", true),
+    ("volume/secret", true),
     ("volume/csi", false),
     ("disk/du", true),
     ("disk/xfs", true),
     ("linux/seccomp", true),
-    ("gpu/nvidia", false),
+    ("devices/cdi", true),
+    ("gpu/nvidia", true),
     ("network/cni", false),
     ("network/port_mapping", false),
     ("network/ports", false),
@@ -100,6 +105,18 @@ pub struct Isolation {
     pub names: Vec<&'static str>,
     /// Old names that were used: worth a warning.
     pub deprecated: Vec<&'static str>,
+}
+
+impl Isolation {
+    /// Another flag brings an isolator of the table along.
+    fn imply(&mut self, name: &'static str) {
+        if !self.names.contains(&name) {
+            // Plugins stay last.
+            let place = |name: &str| index(name, &[]).unwrap_or(usize::MAX);
+            let at = self.names.partition_point(|known| place(known) < place(name));
+            self.names.insert(at, name);
+        }
+    }
 }
 
 /// Parses a flag value, without plugins.
@@ -155,8 +172,7 @@ pub fn parse_with(flag: &str, plugins: &[&'static str]) -> Result<Isolation, Par
         [first, second, ..] => return Err(ParseError::TwoFilesystems(first, second)),
     }
     if names.contains(&"filesystem/linux") {
-        // Mesos implies volume/image too; images are of a later version.
-        for implied in ["volume/sandbox_path", "volume/host_path"] {
+        for implied in ["volume/sandbox_path", "volume/host_path", "volume/image"] {
             if !names.contains(&implied) {
                 names.push(implied);
             }
@@ -212,6 +228,10 @@ pub struct Isolators {
     pub layout: Option<crate::cgroups::Layout>,
     /// What `--isolation` meant.
     pub isolation: Isolation,
+    /// Every call to the isolators of the table.
+    pub ledger: Arc<Ledger>,
+    /// How busy the GPUs are, with `gpu/nvidia`.
+    pub gpus: Option<gpu::Figures>,
 }
 
 impl std::fmt::Debug for Isolators {
@@ -238,7 +258,10 @@ pub fn create_with(
     plugins: &[Arc<dyn Isolator>],
 ) -> Result<Isolators, CreateError> {
     let known: Vec<&'static str> = plugins.iter().map(|plugin| plugin.name()).collect();
-    let isolation = parse_with(flag, &known)?;
+    let mut isolation = parse_with(flag, &known)?;
+    if config.userns_remap.is_some() {
+        isolation.imply("namespaces/user");
+    }
     let enabled: BTreeSet<&'static str> = isolation.names.iter().copied().collect();
     let linux_fs = enabled.contains("filesystem/linux");
     let binds = linux_fs && config.launcher == Launcher::Linux;
@@ -250,7 +273,7 @@ pub fn create_with(
 
     let mut all: Vec<Arc<dyn Isolator>> = Vec::new();
     let mut cgroups = Some(Cgroups::new(Arc::clone(&config), controllers));
-    let mut layout = None;
+    let (mut layout, mut grants, mut gpus) = (None, None, None);
     for (name, _) in TABLE {
         // All cgroups/* are one isolator; with the linux launcher it always is.
         if name.starts_with("cgroups/")
@@ -258,6 +281,7 @@ pub fn create_with(
             && let Some(made) = made.map_err(CreateError::Start)?
         {
             layout = Some(made.layout().clone());
+            grants = made.grants();
             all.push(Arc::new(made));
         }
         if !enabled.contains(name) {
@@ -273,24 +297,38 @@ pub fn create_with(
             "linux/devices" => linux::devices(&config.cgroups.allowed_devices),
             "linux/capabilities" => linux::capabilities(config),
             "linux/nnp" => linux::nnp(&config),
+            "linux/sysctl" => linux::sysctl(config),
             "linux/seccomp" => linux::seccomp(config, &enabled),
             "namespaces/ipc" => namespaces::ipc(config, linux_fs),
             "namespaces/cgroup" => namespaces::cgroup(&config, linux_fs),
             "namespaces/uts" => namespaces::uts(&config, linux_fs),
+            "namespaces/time" => namespaces::time(&config, linux_fs),
+            "namespaces/user" => namespaces::user(config, linux_fs),
             "namespaces/pid" => namespaces::pid(config, linux_fs),
             "volume/sandbox_path" => Ok(volume::sandbox_path(config, binds)),
             "volume/host_path" => volume::host_path(config, linux_fs),
+            "volume/image" => volume::image(config, linux_fs),
+            "volume/secret" => volume::secret(config, linux_fs),
             "disk/du" => disk::du(&config.disk),
             "disk/xfs" => disk::xfs(&config.disk, config.root),
+            "gpu/nvidia" => gpu::nvidia(&config.gpu, grants.clone(), linux_fs).map(|made| {
+                gpus = Some(made.figures());
+                Arc::new(made) as _
+            }),
+            "devices/cdi" => cdi::devices(&config.cdi, grants.clone(), linux_fs),
             // The cgroups are made above; the rest `parse` has refused.
             _ => continue,
         };
         all.push(made.map_err(CreateError::Start)?);
     }
+    let ledger = Arc::new(Ledger::default());
+    let patience = PATIENCE.max(2 * config.cgroups_destroy_timeout);
+    let trace = |isolator| Arc::new(Traced::new(isolator, Arc::clone(&ledger), patience)) as _;
+    let mut all: Vec<Arc<dyn Isolator>> = all.into_iter().map(trace).collect();
     for name in &isolation.names {
         all.extend(plugins.iter().find(|plugin| plugin.name() == *name).cloned());
     }
-    Ok(Isolators { all, layout, isolation })
+    Ok(Isolators { all, layout, isolation, ledger, gpus })
 }
 
 #[cfg(test)]
@@ -315,7 +353,8 @@ mod tests {
                 "cgroups/mem",
                 "namespaces/pid",
                 "volume/sandbox_path",
-                "volume/host_path"
+                "volume/host_path",
+                "volume/image"
             ]
         );
     }
@@ -362,6 +401,22 @@ mod tests {
         assert!(
             error("acme/c").ends_with("The plugins of --isolator_plugins are: acme/b, acme/a.")
         );
+    }
+
+    #[test]
+    fn another_flag_may_bring_an_isolator_along() {
+        let mut parsed = parse_with("acme/a,linux/seccomp,namespaces/pid", &["acme/a"]).unwrap();
+        for _ in 0..2 {
+            parsed.imply("namespaces/user");
+            let wanted = [
+                "filesystem/posix",
+                "namespaces/pid",
+                "namespaces/user",
+                "linux/seccomp",
+                "acme/a",
+            ];
+            assert_eq!(parsed.names, wanted);
+        }
     }
 
     #[test]

@@ -24,6 +24,7 @@ use crate::daemon::logging::Logging;
 use crate::daemon::metrics::{Metrics, system};
 use crate::daemon::signals::{Signal, Signals};
 use crate::daemon::version;
+use crate::gc::Policy;
 use crate::wire::http::{Limits, serve};
 use crate::wire::libprocess::{Post, Upid};
 
@@ -74,7 +75,9 @@ impl App {
         let info = startup::slave_info(&flags, &work_dir, hostname, address.port())?;
         let pid = format!("{}@{address}", api::PROCESS);
         let config = startup::config(&flags, info, &pid, &work_dir)?;
-        let native = Arc::new(Native::new(startup::containerizer(&flags, runtime_dir)?)?);
+        let mut containers = startup::containerizer(&flags, runtime_dir)?;
+        containers.work_dir = Some(work_dir);
+        let native = Arc::new(Native::new(containers)?);
         let (exited, exits) = mpsc::unbounded_channel();
         let post = Post::new(address, exited);
         Ok(App { flags, logging, listener, config, native, post, exits })
@@ -85,7 +88,9 @@ impl App {
     /// # Errors
     /// The agent could not recover, or cannot go on.
     pub async fn run(self, mut signals: Signals) -> Result<(), AppError> {
-        let App { flags, logging, listener, config, native, post, mut exits } = self;
+        let App { flags, logging, listener, mut config, native, post, mut exits } = self;
+        let files = Files::new();
+        config.readers = files.readers();
         tracing::info!(
             "{} started as {}, work directory {}",
             version::line("bulkhead-agent"),
@@ -94,7 +99,13 @@ impl App {
         );
         let outbox = Arc::new(PostOutbox::new(post, api::PROCESS));
         let (handle, mut owner) = super::start(config.clone(), native.clone(), outbox);
-        let api = service(flags, logging.clone(), &config, native, handle.clone());
+        let common = Common {
+            files,
+            metrics: Metrics::new(),
+            logging: logging.clone(),
+            flags: Arc::new(flags),
+        };
+        let api = service(common, &config, native, handle.clone());
         let (stop, stopped) = oneshot::channel::<()>();
         let server = tokio::spawn(serve(listener, Arc::new(api), Limits::default(), async {
             let _ = stopped.await;
@@ -136,26 +147,23 @@ async fn drain(
     server.await.map_err(failed("the HTTP server"))
 }
 
-fn service(
-    flags: Flags,
-    logging: Logging,
-    config: &Config,
-    native: Arc<Native>,
-    handle: Handle,
-) -> Api {
+fn service(common: Common, config: &Config, native: Arc<Native>, handle: Handle) -> Api {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let about = About {
         version: version::info().clone(),
         start_time: now.as_secs_f64(),
         pid: config.pid.clone(),
         capabilities: config.capabilities.clone(),
-        flags: flags.shown().map(|(name, value)| (name.to_owned(), value)).collect(),
+        flags: common.flags.shown().map(|(name, value)| (name.to_owned(), value)).collect(),
     };
-    let (files, metrics) = (Files::new(), Metrics::new());
-    let common = Common { files, metrics, logging, flags: Arc::new(flags) };
     startup::attach_log(&common);
     common.metrics.source(system);
     let reporter = native.clone();
+    let swept = native.clone();
+    common.metrics.source(move |out| {
+        let figure = |(name, value): (&str, u64)| (name.to_owned(), value as f64);
+        out.extend(swept.leftovers().map(figure));
+    });
     common.metrics.source(move |out| {
         for report in reporter.plugins() {
             let name = report.name;
@@ -169,6 +177,7 @@ fn service(
         about,
         work_dir: config.work_dir.clone(),
         switch_user: config.switch_user,
+        collection: Policy { delay: config.gc_delay, headroom: config.gc_disk_headroom },
         common,
         sessions: api::session::Sessions::default(),
     };

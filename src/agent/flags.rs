@@ -6,10 +6,14 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use isolator_plugin::{RemoteIsolator, manifest};
+use isolators::ids::IdRange;
 use isolators::linux::capabilities::Set;
+use isolators::linux::sysctl;
+use isolators::secret::{Directory, Secrets};
 use mesos::SlaveInfo;
 use thiserror::Error;
 
@@ -42,6 +46,8 @@ pub enum StartError {
     Directory { what: &'static str, path: PathBuf, message: String },
     #[error("{0}")]
     Plugins(String),
+    #[error("failed to find the agent's devices: {0}")]
+    Devices(String),
     #[error("--launcher=linux needs root; give --launcher=posix")]
     NotRoot,
 }
@@ -99,7 +105,10 @@ pub fn slave_info(
 ) -> Result<SlaveInfo, StartError> {
     let machine = Machine::detect(work_dir);
     let default_role = flags.text("default_role").unwrap_or("*");
-    let all = resources::complete(flags.text("resources"), default_role, &machine)?.to_protos();
+    let found = super::devices::found(flags)?;
+    let given = flags.text("resources");
+    let all = resources::complete(given, default_role, &machine, &found)?.to_protos();
+    super::devices::check(flags, &all, &found)?;
     resources::prepare_disks(&all, work_dir)?;
     let attributes = flags.text("attributes").map(mesos::attributes::parse).transpose();
     let attributes = attributes.map_err(InfoError::from)?.unwrap_or_default();
@@ -166,6 +175,8 @@ pub fn config(
         let value = config.gc_disk_headroom.to_string();
         return Err(invalid("gc_disk_headroom", &value, "a number from 0.0 to 1.0"));
     }
+    config.gc_non_executor_sandboxes = flags.bool("gc_non_executor_container_sandboxes");
+    config.sync = flags.bool_or("flush_checkpoints", true);
     if let Some(most) = flags.number("max_completed_executors_per_framework") {
         config.max_completed_executors = usize::try_from(most).unwrap_or(usize::MAX);
     }
@@ -176,7 +187,7 @@ pub fn config(
     Ok(config)
 }
 
-fn one_of<T: Copy>(
+pub(super) fn one_of<T: Copy>(
     flags: &Flags,
     name: &'static str,
     known: &[(&'static str, T)],
@@ -309,12 +320,18 @@ pub fn containerizer(flags: &Flags, runtime_dir: PathBuf) -> Result<native::Conf
         disallow_sharing_agent_pid_namespace: flags.bool("disallow_sharing_agent_pid_namespace"),
         disallow_sharing_agent_ipc_namespace: flags.bool("disallow_sharing_agent_ipc_namespace"),
         default_container_shm_size: flags.bytes("default_container_shm_size"),
+        container_sysctls: super::cgroup_flags::parsed(flags, "container_sysctls", sysctl::parse)?
+            .unwrap_or_default(),
+        userns_remap: super::cgroup_flags::parsed(flags, "userns_remap", IdRange::parse)?,
         cgroups: super::cgroup_flags::settings(flags)?,
         effective_capabilities: capabilities(flags, "effective_capabilities")?,
         bounding_capabilities: capabilities(flags, "bounding_capabilities")?,
         seccomp_config_dir: flags.text("seccomp_config_dir").map(PathBuf::from),
         seccomp_profile_name: flags.text("seccomp_profile_name").map(str::to_owned),
         disk: disk(flags),
+        cdi: super::devices::cdi(flags)?,
+        gpu: super::devices::gpu(flags)?,
+        secrets: secrets(flags)?,
         logs: log_flags::settings(flags)?,
         ..native::Config::default()
     })
@@ -324,6 +341,21 @@ pub fn containerizer(flags: &Flags, runtime_dir: PathBuf) -> Result<native::Conf
 fn capabilities(flags: &Flags, flag: &'static str) -> Result<Option<Set>, StartError> {
     let Some(json) = flags.json(flag) else { return Ok(None) };
     Set::of_flag(json).map(Some).map_err(|text| invalid(flag, &json.to_string(), text))
+}
+
+/// Where the secrets come from that tasks refer to.
+fn secrets(flags: &Flags) -> Result<Secrets, StartError> {
+    if let Some(module) = flags.text("secret_resolver").filter(|name| !name.is_empty()) {
+        let expected = "no module: shared libraries are not loaded; see --secrets_dir";
+        return Err(invalid("secret_resolver", module, expected));
+    }
+    let Some(directory) = flags.text("secrets_dir").filter(|path| !path.is_empty()) else {
+        return Ok(Secrets::default());
+    };
+    if !Path::new(directory).is_dir() {
+        return Err(invalid("secrets_dir", directory, "a directory"));
+    }
+    Ok(Secrets::with(Arc::new(Directory::new(directory))))
 }
 
 /// What the fetcher is told.
@@ -459,8 +491,27 @@ mod tests {
         let text = refused(modules);
         assert!(text.contains("'libisolator.so'") && text.contains("--isolator_plugins"), "{text}");
         assert!(refused("--modules_dir=/lib/modules").contains("--isolator_plugins"));
+        let text = refused("--secret_resolver=com_example_Vault");
+        assert!(text.contains("com_example_Vault") && text.contains("--secrets_dir"), "{text}");
+        assert!(refused("--secrets_dir=/nonexistent").contains("'/nonexistent'"));
         let text = refused("--isolator_plugins=/nonexistent");
         assert!(text.contains("failed to read '/nonexistent'"), "{text}");
+    }
+
+    #[test]
+    fn what_isolators_are_told_is_checked() {
+        let with = |flags: &[&str]| containerizer(&parse(flags), PathBuf::from("/run/none"));
+        let config = with(&["--launcher=posix", "--container_sysctls=kernel/msgmax=1; net.a.b=2"]);
+        let settings = config.expect("valid").container_sysctls;
+        assert_eq!(settings.into_keys().collect::<Vec<_>>(), ["kernel.msgmax", "net.a.b"]);
+        for (flag, words) in [
+            ("--container_sysctls=vm.swappiness=1", "--container_sysctls: kernel setting"),
+            ("--userns_remap=[0-65535]", "--userns_remap: '[0-65535]' begins below 65536"),
+            ("--userns_remap=default", "--userns_remap: 'default' is no range of host ids"),
+        ] {
+            let error = with(&["--launcher=posix", flag]).expect_err(flag).to_string();
+            assert!(error.contains(words), "{flag}: {error}");
+        }
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! The Mesos agent: registers with a master, runs executors and tasks in
 //! containers, reports what becomes of them.
 //!
-//! * [`core`]: decides (pure). * [`updates`], [`gc`]: pure parts of it.
+//! * [`core`]: decides (pure). * [`updates`]: a pure part of it.
 //! * [`driver`]: the one task that owns the core, runs its effects, publishes
 //!   the [`snapshot`]. * [`handle`]: the door to it. * `api`: HTTP.
 //!
@@ -12,9 +12,9 @@ pub mod app;
 mod cgroup_flags;
 pub mod config;
 pub mod core;
+mod devices;
 pub mod driver;
 pub mod flags;
-pub mod gc;
 pub mod handle;
 pub mod inbox;
 pub mod info;

@@ -30,6 +30,12 @@ pub enum CliError {
     NoAgent(String),
     #[error("`{option}` cannot be read: {message}")]
     Argument { option: &'static str, message: String },
+    #[error("`{path}` is no work directory of an agent: there is no `meta` in it")]
+    NoWorkDir { path: PathBuf },
+    #[error("failed to read the work directory")]
+    WorkDir(#[source] crate::checkpoint::RecoverError),
+    #[error("only agents collect garbage, this command shows what they would do")]
+    DryRunOnly,
     #[error("nothing to run")]
     NothingToRun,
     #[error("{what} is not supported yet")]
@@ -66,6 +72,10 @@ impl CliError {
                     .to_owned()
             }
             CliError::NoTask(_) => "`bulkhead ps --all` lists the known tasks".to_owned(),
+            CliError::NoWorkDir { .. } => {
+                "name the directory that the agent was given as --work_dir".to_owned()
+            }
+            CliError::DryRunOnly => "add --dry-run".to_owned(),
             CliError::NothingToRun => {
                 "name a command: `bulkhead run -- echo hello`, `--command='echo hello'`, or \
                  --task=FILE"

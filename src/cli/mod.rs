@@ -1,10 +1,11 @@
 //! The people's command: `bulkhead local`, `run`, `ps`, `logs`, `exec`, `kill`, `top`,
-//! `plugin`.
+//! `plugin`, `agent`.
 //!
 //! Speaks to master and agents over their public HTTP APIs only, so it works
-//! against Apache Mesos as well. `src/bin/bulkhead.rs` calls [`main`]. Holds no
-//! state between two commands.
+//! against Apache Mesos as well; `agent` also reads work directories.
+//! `src/bin/bulkhead.rs` calls [`main`]. Holds no state between two commands.
 
+mod agent;
 mod api;
 mod error;
 mod exec;
@@ -56,6 +57,8 @@ enum Command {
     Top(top::TopArgs),
     /// Check isolator plugins
     Plugin(plugin::PluginArgs),
+    /// Explain an agent's work directory and its garbage collection
+    Agent(agent::AgentArgs),
 }
 
 /// Where the master is.
@@ -94,6 +97,7 @@ pub async fn main(cli: Cli) -> ExitCode {
         Command::Kill(args) => kill::kill(&args, output).await,
         Command::Top(args) => top::top(&args, output).await,
         Command::Plugin(args) => plugin::plugin(&args, output).await,
+        Command::Agent(args) => agent::agent(&args, output).await,
     };
     match result {
         Ok(code) => code,

@@ -20,6 +20,7 @@ const FLOORS: &[(&str, u32)] = &[
     ("cli", 30),
     ("logs", 28),
     ("daemon", 25),
+    ("gc", 25),
     ("fetch", 22),
     ("provisioner", 20),
     ("checkpoint", 20),

@@ -69,10 +69,27 @@ pub fn of(snapshot: &Snapshot, around: &Surroundings) -> Vec<(String, f64)> {
     all
 }
 
+/// What Mesos does not count: garbage by size, and checkpoints on a full disk.
+#[must_use]
+pub fn ours(snapshot: &Snapshot) -> Vec<(String, f64)> {
+    let counters = &snapshot.counters;
+    [
+        ("gc/bytes_pending", counters.gc_bytes_pending as f64),
+        ("gc/bytes_removed", counters.gc_bytes_removed as f64),
+        ("gc/files_removed", counters.gc_files_removed as f64),
+        ("gc/removals_postponed", counters.gc_removals_postponed as f64),
+        ("gc/oldest_secs", counters.gc_oldest_secs),
+        ("slave/checkpoints_waiting", f64::from(u8::from(counters.checkpoints_waiting))),
+        ("slave/checkpoint_reserve_files", counters.checkpoint_reserve as f64),
+    ]
+    .map(|(name, value)| (name.to_owned(), value))
+    .into()
+}
+
 /// Whether a metric of the agent only grows.
 #[must_use]
 pub fn is_counter(name: &str) -> bool {
-    const COUNTERS: [&str; 14] = [
+    const COUNTERS: [&str; 17] = [
         "slave/recovery_errors",
         "slave/tasks_finished",
         "slave/tasks_failed",
@@ -87,6 +104,9 @@ pub fn is_counter(name: &str) -> bool {
         "containerizer/fetcher/task_fetches_succeeded",
         "gc/path_removals_succeeded",
         "gc/path_removals_failed",
+        "gc/bytes_removed",
+        "gc/files_removed",
+        "gc/removals_postponed",
     ];
     let prefixes = ["slave/valid_", "slave/invalid_", "resource_provider_manager/events/"];
     COUNTERS.contains(&name)

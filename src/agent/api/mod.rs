@@ -11,6 +11,7 @@ mod attachments;
 pub mod containers;
 pub mod executor;
 mod files;
+mod garbage;
 mod help;
 pub mod metrics;
 pub mod nested;
@@ -36,6 +37,7 @@ use crate::checkpoint::WorkDir;
 use crate::containerizer::Containerizer;
 use crate::daemon::api::help::Help;
 use crate::daemon::api::{Common, Endpoint};
+use crate::gc::Policy;
 use crate::wire::http::routes::Routes;
 use crate::wire::http::{Request, Response, Service, StatusCode};
 use crate::wire::libprocess::Message;
@@ -70,6 +72,8 @@ pub struct Context {
     pub work_dir: WorkDir,
     /// `--switch_user`.
     pub switch_user: bool,
+    /// What is collected when.
+    pub collection: Policy,
     /// What master and agent serve alike: files, metrics, flags, logging.
     pub common: Common,
     /// Sessions in containers that run.
@@ -85,6 +89,7 @@ enum Route {
     Debug,
     Operator,
     Executor,
+    Garbage,
     Help,
 }
 
@@ -94,6 +99,7 @@ fn routes() -> Routes<Route> {
         .add(PROCESS, "containers", Route::Containers)
         .add(PROCESS, "monitor/statistics", Route::Statistics)
         .add(PROCESS, "containerizer/debug", Route::Debug)
+        .add(PROCESS, "gc", Route::Garbage)
         .add(PROCESS, "api/v1", Route::Operator)
         .add(PROCESS, "api/v1/executor", Route::Executor)
 }
@@ -116,7 +122,9 @@ impl Api {
         let handle = context.handle.clone();
         context.common.metrics.counting(metrics::is_counter);
         context.common.metrics.source(move |out| {
-            out.extend(metrics::of(&handle.snapshot(), &around()));
+            let snapshot = handle.snapshot();
+            out.extend(metrics::of(&snapshot, &around()));
+            out.extend(metrics::ours(&snapshot));
         });
         let routes = routes();
         let help = Help::new(&routes, help::WORDS);
@@ -133,7 +141,7 @@ impl Api {
         let response = match route {
             Route::Operator => return v1::serve(context, &self.attachments, request).await,
             Route::Help => return self.help.answer(&request),
-            Route::Executor => return executor::serve(&context.handle, request).await,
+            Route::Executor => return executor::serve(context, request).await,
             Route::Common(Endpoint::Prometheus) => {
                 return self.prometheus(&snapshot, &request).await;
             }
@@ -153,6 +161,7 @@ impl Api {
             Route::Statistics => {
                 Response::json(containers::statistics(&snapshot, &*context.containerizer).await)
             }
+            Route::Garbage => garbage::plan(context, &snapshot).await,
             Route::Debug => Response::json(context.containerizer.debug().to_string()),
         };
         response.jsonp(jsonp.as_deref())
@@ -162,6 +171,10 @@ impl Api {
     async fn prometheus(&self, snapshot: &Snapshot, request: &Request) -> Response {
         let context = &self.context;
         let mut out = context.common.metrics.exposition(Instant::now());
+        prometheus::isolators(&context.containerizer.isolator_calls(), &mut out);
+        let containerizer = Arc::clone(&context.containerizer);
+        let gpus = tokio::task::spawn_blocking(move || containerizer.gpus()).await;
+        prometheus::gpus(&gpus.unwrap_or_default(), &mut out);
         let wanted = match context.common.flags.text("metrics_per_container") {
             Some("executors") => Some(Selection::default()),
             Some("all") => Some(Selection { nested: true, standalone: true, ..Default::default() }),
@@ -191,7 +204,7 @@ impl Api {
             );
         }
         let found = containers::collect(snapshot, &*self.context.containerizer, &selection).await;
-        Response::json(containers::render(&found, snapshot))
+        Response::json(containers::render(&found, snapshot, &self.context.containerizer.troubles()))
     }
 }
 

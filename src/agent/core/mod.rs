@@ -19,7 +19,9 @@ pub mod event;
 pub mod state;
 
 mod checks;
+pub mod drain;
 mod executors;
+mod garbage;
 mod launch;
 mod messages;
 pub(in crate::agent) mod names;
@@ -45,10 +47,9 @@ use self::random::Random;
 use self::registration::Registration;
 use self::state::{Executor, Framework, MAX_COMPLETED_FRAMEWORKS};
 use super::config::Config;
-use super::gc;
 use super::snapshot::{AgentState, Counters, Snapshot};
 use super::updates::{Key, Updates};
-use crate::checkpoint::{Record, RunKey};
+use crate::checkpoint::{Garbage, Record, RunKey};
 
 /// Seconds since the epoch.
 pub type Time = f64;
@@ -62,6 +63,8 @@ enum Then {
     UpdateStored { key: Key, uuid: Vec<u8>, origin: status::Origin },
     /// The next update of the stream may go.
     AcknowledgementStored(Key),
+    /// Tasks may be killed.
+    DrainStored,
 }
 
 /// See the module's header.
@@ -76,15 +79,21 @@ pub struct Core {
     /// Live runs: container to (framework, executor).
     containers: BTreeMap<String, (String, String)>,
     updates: Updates,
-    garbage: gc::Schedule,
-    max_sandbox_age: f64,
+    garbage: garbage::Collection,
     counters: Counters,
+    drain: Option<drain::Drain>,
+    /// What is stored of the agent is not what it is now.
+    info_changed: bool,
+    /// The machine was restarted since the last agent.
+    rebooted: bool,
     recovery_started: Time,
     recovery_secs: Option<f64>,
     random: Random,
     now: Time,
     seq: Seq,
-    waiting: BTreeMap<Seq, Then>,
+    /// The newest checkpoint that is durable.
+    stored: Seq,
+    waiting: BTreeMap<Seq, Vec<Then>>,
     /// Counts kills and streams, see [`Timer`].
     generation: u64,
     publications: u64,
@@ -107,14 +116,17 @@ impl Core {
             completed: VecDeque::new(),
             containers: BTreeMap::new(),
             updates: Updates::default(),
-            garbage: gc::Schedule::default(),
-            max_sandbox_age: 0.0,
+            garbage: garbage::Collection::default(),
             counters: Counters::default(),
+            drain: None,
+            info_changed: false,
+            rebooted: false,
             recovery_started: now,
             recovery_secs: None,
             random,
             now,
             seq: 0,
+            stored: 0,
             waiting: BTreeMap::new(),
             generation: 0,
             publications: 0,
@@ -143,8 +155,13 @@ impl Core {
             }
             Event::Checked { container, event } => self.checked(&container, event),
             Event::Timer(timer) => self.timer(timer),
-            Event::DiskMeasured { used } => self.disk_measured(used),
-            Event::Removed { garbage, result } => self.removed(&garbage, result),
+            Event::DiskMeasured(disk) => self.disk_measured(disk),
+            Event::DiskFull { waiting, reserve } => self.disk_full(waiting, reserve),
+            Event::Discarded { garbage, result } => self.discarded(garbage, result),
+            Event::Removed { garbage, result } => self.removed(garbage, result),
+            Event::Weighed { garbage, bytes } => self.weighed(garbage, bytes),
+            Event::ContainerEnded { sandbox } => self.sandbox_ended(sandbox),
+            Event::ClockSet { by } => self.clock_set(by),
         }
         std::mem::take(&mut self.out)
     }
@@ -153,7 +170,7 @@ impl Core {
     pub fn snapshot(&mut self) -> Snapshot {
         self.publications += 1;
         let mut counters = self.counters.clone();
-        counters.gc_path_removals_pending = self.garbage.len() as u64;
+        self.garbage.count(&mut counters, self.now);
         Snapshot {
             generation: self.publications,
             state: self.state,
@@ -163,7 +180,8 @@ impl Core {
             completed_frameworks: self.completed.clone(),
             counters,
             recovery_secs: self.recovery_secs,
-            max_sandbox_age_secs: self.max_sandbox_age,
+            max_sandbox_age_secs: self.garbage.max_age_secs,
+            drain: self.drain,
         }
     }
 
@@ -193,6 +211,7 @@ impl Core {
         match message {
             Inbound::SlaveRegistered(m) => self.registered(m),
             Inbound::SlaveReregistered(m) => self.reregistered(m),
+            Inbound::Drain(m) => self.drain(m.config),
             Inbound::Shutdown(m) => self.shutdown(m.message.as_deref()),
             Inbound::RunTask(m) => self.run_task(*m),
             Inbound::RunTaskGroup(m) => self.run_task_group(*m),
@@ -242,7 +261,7 @@ impl Core {
                 let actions = self.updates.timeout(&Key { framework, task }, generation);
                 self.act(actions);
             }
-            Timer::DiskWatch => self.out.push(Effect::MeasureDisk),
+            Timer::DiskWatch { generation } => self.disk_watch(generation),
             Timer::StreamHeartbeat(stream) => self.stream_heartbeat(stream),
         }
     }
@@ -257,11 +276,20 @@ impl Core {
     /// Stores `record`; `then` happens once it is durable.
     fn persist_then(&mut self, record: Record, then: Then) {
         self.persist(record);
-        self.waiting.insert(self.seq, then);
+        self.when_stored(then);
+    }
+
+    /// `then` happens once everything handed in so far is durable.
+    fn when_stored(&mut self, then: Then) {
+        if self.stored == self.seq {
+            return self.then(then);
+        }
+        self.waiting.entry(self.seq).or_default().push(then);
     }
 
     fn persisted(&mut self, seq: Seq) {
-        if let Some(then) = self.waiting.remove(&seq) {
+        self.stored = self.stored.max(seq);
+        for then in self.waiting.remove(&seq).unwrap_or_default() {
             self.then(then);
         }
     }
@@ -270,6 +298,7 @@ impl Core {
         match then {
             Then::Effects(effects) => self.out.extend(effects),
             Then::UpdateStored { key, uuid, origin } => self.update_stored(&key, &uuid, &origin),
+            Then::DrainStored => self.drain_tasks(),
             Then::AcknowledgementStored(key) => {
                 let actions = self.updates.next(&key);
                 self.act(actions);
@@ -342,43 +371,22 @@ impl Core {
         }
         let Some(framework) = self.frameworks.remove(id) else { return };
         self.updates.remove_framework(id);
-        self.garbage.add(
-            gc::Garbage::Framework { agent: self.agent_id().to_owned(), framework: id.to_owned() },
-            self.now,
-        );
+        let agent = self.agent_id().to_owned();
+        self.discard_later(Garbage::Framework { agent, framework: id.to_owned() }, "");
         self.completed.retain(|f| f.id() != id);
         if self.completed.len() == MAX_COMPLETED_FRAMEWORKS {
             self.completed.pop_front();
         }
         self.completed.push_back(framework);
+        self.drain_progress();
         self.exit_if_empty();
     }
 
     fn exit_if_empty(&mut self) {
         if self.state == AgentState::Terminating && self.frameworks.is_empty() {
-            self.out.push(Effect::Exit { message: "agent shut down".to_owned(), ok: true });
-        }
-    }
-
-    fn disk_measured(&mut self, used: f64) {
-        let age = gc::max_allowed_age(self.config.gc_delay, self.config.gc_disk_headroom, used);
-        self.max_sandbox_age = age.as_secs_f64();
-        for garbage in self.garbage.due(self.now, age) {
-            self.out.push(Effect::Remove(garbage));
-        }
-        self.out.push(Effect::Schedule {
-            after: self.config.disk_watch_interval,
-            timer: Timer::DiskWatch,
-        });
-    }
-
-    fn removed(&mut self, garbage: &gc::Garbage, result: Result<(), String>) {
-        match result {
-            Ok(()) => self.counters.gc_path_removals_succeeded += 1,
-            Err(error) => {
-                self.counters.gc_path_removals_failed += 1;
-                tracing::warn!(?garbage, error, "failed to collect a directory");
-            }
+            // After what is to be stored and forgotten.
+            let exit = Effect::Exit { message: "agent shut down".to_owned(), ok: true };
+            self.when_stored(Then::Effects(vec![exit]));
         }
     }
 

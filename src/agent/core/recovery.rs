@@ -19,12 +19,14 @@ use super::state::{
 };
 use super::{AgentState, Core, Time, names};
 use crate::agent::config::{ReconfigurationPolicy, RecoverMode};
-use crate::agent::gc::Garbage;
 use crate::agent::updates::Key;
 use crate::checkpoint::{
-    Recovered, RecoveredExecutor, RecoveredFramework, RecoveredRun, RecoveredTask,
+    Garbage, Recovered, RecoveredExecutor, RecoveredFramework, RecoveredRun, RecoveredTask,
 };
 use crate::containerizer::Termination;
+
+/// Wait status of what was killed before it ran.
+const SIGKILL: i32 = 9;
 
 /// Why an agent cannot carry on with what it finds.
 #[derive(Debug, Error)]
@@ -53,15 +55,18 @@ impl Core {
     /// is sent yet.
     pub fn recover(&mut self, recovered: Recovered) -> Result<(), RecoveryError> {
         self.counters.recovery_errors = recovered.errors.len() as u64;
-        for (agent, modified) in recovered.other_agents {
-            self.garbage.add(Garbage::Agent(agent), modified);
-        }
-        let Some(old) = recovered.agent else { return Ok(()) };
+        self.rebooted = recovered.rebooted;
+        let garbage = recovered.garbage;
+        let Some(old) = recovered.agent else {
+            self.recover_garbage(garbage);
+            return Ok(());
+        };
         if let Err(detail) = compatible(&old, &self.info, self.config.reconfiguration) {
             if recovered.rebooted {
                 tracing::warn!(detail, "agent info changed over a reboot: starting as a new agent");
+                self.recover_garbage(garbage);
                 if let Some(id) = old.id {
-                    self.garbage.add(Garbage::Agent(id.value), self.now);
+                    self.discard_later(Garbage::Agent(id.value), "");
                 }
                 self.persist(crate::checkpoint::Record::ForgetAgent);
                 return Ok(());
@@ -73,10 +78,13 @@ impl Core {
                 old: Box::new(old),
             });
         }
-        Arc::make_mut(&mut self.info).id = old.id;
+        Arc::make_mut(&mut self.info).id.clone_from(&old.id);
+        self.info_changed = *self.info != old;
+        self.drain = recovered.drain.map(|config| super::drain::Drain { config, since: self.now });
         for framework in recovered.frameworks {
             self.recover_framework(framework, recovered.rebooted);
         }
+        self.recover_garbage(garbage);
         Ok(())
     }
 
@@ -98,34 +106,22 @@ impl Core {
             if let Some(f) = self.frameworks.remove(&id) {
                 self.completed.push_back(f);
             }
-            let garbage = Garbage::Framework { agent: self.agent_id().to_owned(), framework: id };
-            self.garbage.add(garbage, recovered.modified);
         }
     }
 
     fn recover_executor(&mut self, framework: &str, recovered: RecoveredExecutor, rebooted: bool) {
-        for (run, modified) in recovered.old_runs {
-            self.garbage.add(Garbage::Run(run), modified);
-        }
         let id = recovered.info.executor_id.value.clone();
-        let garbage = Garbage::Executor {
-            agent: self.agent_id().to_owned(),
-            framework: framework.to_owned(),
-            executor: id.clone(),
-        };
         let generated = recovered.generated;
-        // A command task's executor without the task: the agent died in between,
-        // nothing was launched.
-        let empty = |run: &RecoveredRun| generated && run.tasks.is_empty();
-        let Some(mut run) = recovered.run.filter(|run| !empty(run)) else {
-            return self.garbage.add(garbage, self.now);
-        };
+        if recovered.begun().is_none() {
+            return;
+        }
+        let Some(mut run) = recovered.run else { return };
         if rebooted {
             run.forked_pid = None;
             run.libprocess_pid = None;
         }
         let completed = run.completed;
-        let (modified, key) = (run.modified, run.key.clone());
+        let key = run.key.clone();
         let tasks = std::mem::take(&mut run.tasks);
         let mut executor = self.executor_from(framework, recovered.info, run, &tasks);
         executor.generated = generated;
@@ -136,8 +132,6 @@ impl Core {
         let Some(f) = self.frameworks.get_mut(framework).map(Arc::make_mut) else { return };
         if completed {
             f.completed.push_back(executor);
-            self.garbage.add(Garbage::Run(key), modified);
-            self.garbage.add(garbage, modified);
         } else {
             f.executors.insert(id.clone(), executor);
             self.containers.insert(key.container, (framework.to_owned(), id));
@@ -214,9 +208,8 @@ impl Core {
         }
     }
 
-    /// Second step, after the containerizer recovered: `alive` are the containers
-    /// it knows, running or just ended, with their pids.
-    pub fn resume(&mut self, now: Time, alive: &BTreeMap<String, Option<u32>>) -> Vec<Effect> {
+    /// Second step, after the containerizer recovered: what it found.
+    pub fn resume(&mut self, now: Time, found: &FoundContainers) -> Vec<Effect> {
         self.now = now;
         let runs: Vec<(String, String, String)> = self
             .containers
@@ -226,9 +219,13 @@ impl Core {
             })
             .collect();
         for (container, framework, executor) in runs {
+            if found.never_ran.contains(&container) {
+                self.launch_again(&container, &framework, &executor);
+                continue;
+            }
             let id = ContainerId { value: container.clone(), parent: None };
             self.out.push(Effect::Watch { container: id });
-            if let Some(pid) = alive.get(&container) {
+            if let Some(pid) = found.alive.get(&container) {
                 self.take_over(&framework, &executor, *pid);
             }
         }
@@ -241,6 +238,29 @@ impl Core {
         }
         self.recovery_progress();
         std::mem::take(&mut self.out)
+    }
+
+    /// The last agent stored a run and died before anything of it ran. A command
+    /// task is launched as if nothing had happened. compat: Mesos reports its end.
+    fn launch_again(&mut self, container: &str, framework: &str, executor: &str) {
+        let rebooted = self.rebooted;
+        let Some(e) = self.executor_mut(framework, executor) else { return };
+        let killed = e.played.as_ref().is_some_and(|played| played.kill.is_some());
+        if killed {
+            let killed = Termination { status: Some(SIGKILL), ..Termination::default() };
+            return self.terminated(container, Some(&killed));
+        }
+        let task = e.played.as_ref().filter(|_| !rebooted).map(|played| played.task.clone());
+        // Tasks of executors are told as lost on the way, which only costs a retry.
+        let Some(task) = task.filter(|task| e.launched.contains_key(&task.task_id.value)) else {
+            return self.terminated(container, None);
+        };
+        tracing::info!(framework, task = task.task_id.value, "launching a task that never ran");
+        e.launched.remove(&task.task_id.value);
+        e.queued.insert(task.task_id.value.clone(), task);
+        if let Some(spec) = self.launch_spec(framework, executor) {
+            self.out.push(Effect::Launch(Box::new(spec)));
+        }
     }
 
     /// A played task whose container lives on.
@@ -282,7 +302,8 @@ impl Core {
         self.frameworks
             .values()
             .flat_map(|f| f.executors.values())
-            .any(|e| e.state == ExecutorState::Registering)
+            // What is launched again has its task in the queue: nobody waits for it.
+            .any(|e| e.state == ExecutorState::Registering && e.queued.is_empty())
     }
 
     /// Ends recovery once nobody is waited for. compat: Mesos always waits for
@@ -329,11 +350,16 @@ impl Core {
     fn recovered(&mut self) {
         self.recovery_secs = Some((self.now - self.recovery_started).max(0.0));
         tracing::info!(seconds = self.recovery_secs, "finished recovery");
-        self.out.push(Effect::Schedule { after: Duration::ZERO, timer: Timer::DiskWatch });
+        self.watch_disk(Duration::ZERO);
         if self.config.recover == RecoverMode::Cleanup {
             return self.terminate();
         }
         self.state = AgentState::Disconnected;
+        if self.drain.is_some() {
+            tracing::info!("draining goes on");
+            self.drain_tasks();
+            self.drain_progress();
+        }
         self.out.push(Effect::Detect);
     }
 
@@ -361,6 +387,15 @@ impl Core {
             })
             .collect()
     }
+}
+
+/// What the containerizer found at recovery.
+#[derive(Debug, Default)]
+pub struct FoundContainers {
+    /// Those it knows, running or just ended, with their pids.
+    pub alive: BTreeMap<String, Option<u32>>,
+    /// Those that never executed anything and may be launched.
+    pub never_ran: BTreeSet<String>,
 }
 
 /// A run that may still have a container.

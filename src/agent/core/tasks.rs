@@ -16,7 +16,6 @@ use super::event::WireMessage;
 use super::state::{ExecutorState, Framework, FrameworkState};
 use super::status::NewStatus;
 use super::{AgentState, Core, wire};
-use crate::agent::gc::Garbage;
 use crate::checkpoint::Record;
 
 /// One `RunTask` or `RunTaskGroup`, in one form.
@@ -144,6 +143,10 @@ impl Core {
     fn check_run(&self, framework: &str, executor: &str, run: &Run) -> Result<(), Refused> {
         use task_status::Reason as R;
         let refused = |reason, message| Err(Refused { reason, message });
+        if self.drain.is_some() {
+            let message = "Task was received while agent was already draining";
+            return refused(R::SlaveDraining, message);
+        }
         let outdated = run.versions.iter().any(|v| {
             v.resource_provider_id.is_none() && v.uuid.value != self.registration.resource_version
         });
@@ -248,17 +251,6 @@ impl Core {
         } else if state == ExecutorState::Running {
             self.resize(framework, executor, ids);
         }
-    }
-
-    fn unschedule(&mut self, framework: &str, executor: &str) {
-        let agent = self.agent_id().to_owned();
-        self.garbage
-            .remove(&Garbage::Framework { agent: agent.clone(), framework: framework.to_owned() });
-        self.garbage.remove(&Garbage::Executor {
-            agent,
-            framework: framework.to_owned(),
-            executor: executor.to_owned(),
-        });
     }
 
     pub(super) fn kill_task(&mut self, message: &KillTaskMessage) {

@@ -8,10 +8,11 @@
 //! Ends on [`Handle::detach`] (containers live on), or when the core asks to.
 
 mod checks;
+mod clock;
+mod collector;
 mod containers;
 mod environment;
 mod outbox;
-mod removal;
 mod sandbox;
 mod start;
 mod storage;
@@ -25,6 +26,8 @@ use mesos::executor;
 use thiserror::Error;
 use tokio::sync::{mpsc, oneshot, watch};
 
+use self::clock::Clock;
+use self::collector::Collector;
 use self::containers::Containers;
 use self::storage::Storage;
 use self::timers::Timers;
@@ -75,6 +78,8 @@ struct Driver {
     back: mpsc::Sender<Mail>,
     snapshots: watch::Sender<Arc<Snapshot>>,
     storage: Storage,
+    collector: Collector,
+    clock: Clock,
     timers: Timers,
     containers: Containers,
     outbox: Arc<dyn Outbox>,
@@ -85,6 +90,29 @@ struct Driver {
     /// Events that effects caused at once, to be handled next.
     local: Vec<Event>,
     ended: Option<Result<Outcome, AgentError>>,
+}
+
+/// The message whose sending tests interrupt.
+const UPDATE: &str = "mesos.internal.StatusUpdateMessage";
+
+/// The point before an effect, where it has one.
+#[cfg(debug_assertions)]
+fn failpoint_of(effect: &Effect) -> Option<&'static str> {
+    Some(match effect {
+        Effect::Launch(_) => "effect.launch",
+        Effect::Watch { .. } => "effect.watch",
+        Effect::Update { .. } => "effect.update",
+        Effect::Signal { .. } => "effect.signal",
+        Effect::Destroy { .. } => "effect.destroy",
+        Effect::Forget { .. } => "effect.forget",
+        Effect::Send { message, .. } => match message.name.as_str() {
+            UPDATE => "send.update.before",
+            "mesos.internal.RegisterSlaveMessage" => "effect.register",
+            "mesos.internal.ReregisterSlaveMessage" => "effect.reregister",
+            _ => return None,
+        },
+        _ => return None,
+    })
 }
 
 /// Mail handled before the snapshot is published.
@@ -106,6 +134,9 @@ impl Driver {
                 }
             }
             let mut effects = Vec::new();
+            if let Some(by) = self.clock.set() {
+                effects.extend(self.core.handle(now(), Event::ClockSet { by }));
+            }
             for mail in batch.drain(..) {
                 self.take(mail, &mut effects);
             }
@@ -113,6 +144,7 @@ impl Driver {
             self.apply(effects);
             if let Some(ended) = self.ended.take() {
                 self.storage.finish().await;
+                self.containers.finish().await;
                 return ended;
             }
         }
@@ -167,10 +199,20 @@ impl Driver {
     }
 
     fn run_effect(&mut self, effect: Effect) {
+        #[cfg(debug_assertions)]
+        if let Some(name) = failpoint_of(&effect) {
+            kernel::failpoint!(name);
+        }
         match effect {
             Effect::Detect => start::detect(self.master.clone(), self.back.clone()),
             Effect::Link { to } => self.outbox.link(&to),
-            Effect::Send { to, message } => self.outbox.send(&to, message),
+            Effect::Send { to, message } => {
+                let update = message.name == UPDATE;
+                self.outbox.send(&to, message);
+                if update {
+                    kernel::failpoint!(soon "send.update.after");
+                }
+            }
             Effect::Stream { stream, event } => self.write(stream, *event),
             Effect::CloseStream(stream) => {
                 self.streams.remove(&stream);
@@ -196,8 +238,16 @@ impl Driver {
             }
             Effect::Forget { container } => self.containers.forget(container),
             Effect::Schedule { after, timer } => self.timers.add(after, timer),
-            Effect::MeasureDisk => self.containers.measure_disk(),
-            Effect::Remove(garbage) => self.containers.remove(garbage),
+            Effect::MeasureDisk => {
+                self.storage.refill();
+                self.collector.measure_disk();
+            }
+            Effect::Discard { garbage, urgent } if !urgent && self.collector.is_read(&garbage) => {
+                self.local.push(self.collector.in_use(garbage));
+            }
+            Effect::Discard { garbage, .. } => self.storage.discard(garbage),
+            Effect::Remove { garbage, paths } => self.collector.remove(Some(garbage), paths),
+            Effect::Weigh(garbage) => self.collector.weigh(garbage),
             Effect::Exit { message, ok } => {
                 let result = if ok {
                     tracing::info!("{message}");

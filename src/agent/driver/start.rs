@@ -1,13 +1,15 @@
 //! Starting the agent: checkpoints, then containers, then the loop.
 
-use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
+use kernel::failpoint;
 use mesos::{Address, MasterInfo};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
+use super::clock::Clock;
+use super::collector::Collector;
 use super::containers::Containers;
 use super::storage::Storage;
 use super::timers::Timers;
@@ -15,8 +17,9 @@ use super::{AgentError, Driver, Outbox, Outcome, now};
 use crate::agent::config::Config;
 use crate::agent::core::Core;
 use crate::agent::core::event::Event;
+use crate::agent::core::recovery::FoundContainers;
 use crate::agent::handle::{Handle, MAILBOX, Mail};
-use crate::checkpoint::{self, Recovered, Store};
+use crate::checkpoint::{self, Mode, Recovered, Store, nested_sandbox};
 use crate::containerizer::{Containerizer, KnownContainer};
 
 /// Starts the owner task. It recovers first; readers see
@@ -47,6 +50,7 @@ struct Parts {
 impl Parts {
     async fn run(self, mut core: Core) -> Result<Outcome, AgentError> {
         core.recover(self.read().await?)?;
+        failpoint!("recover.read");
         let containers =
             Containers::new(self.containerizer.clone(), self.config.clone(), self.mail.clone());
         let known = core
@@ -54,8 +58,11 @@ impl Parts {
             .into_iter()
             .map(|run| KnownContainer { request: containers.request(run.spec), pid: run.pid })
             .collect();
-        self.containerizer.recover(known).await?;
-        let alive: BTreeMap<String, Option<u32>> = self
+        let never_ran = self.containerizer.recover(known).await?;
+        if self.config.gc_non_executor_sandboxes {
+            self.watch_nested(&core);
+        }
+        let alive = self
             .containerizer
             .containers()
             .into_iter()
@@ -63,15 +70,22 @@ impl Parts {
             .map(|(id, pid)| (id.value, pid))
             .collect();
         let store = Store::new(self.config.work_dir.clone(), self.config.sync);
+        let collector = Collector::new(&self.config, self.mail.clone());
+        for path in store.discarded() {
+            collector.remove(None, vec![path]);
+        }
         let storage = Storage::start(store, self.mail.clone())
             .map_err(|e| AgentError::Fatal(format!("failed to start the storage thread: {e}")))?;
-        let effects = core.resume(now(), &alive);
+        let never_ran = never_ran.into_iter().map(|id| id.value).collect();
+        let effects = core.resume(now(), &FoundContainers { alive, never_ran });
         let mut driver = Driver {
             core,
             mailbox: self.mailbox,
             back: self.mail,
             snapshots: self.snapshots,
             storage,
+            collector,
+            clock: Clock::new(),
             timers: Timers::default(),
             containers,
             outbox: self.outbox,
@@ -84,13 +98,42 @@ impl Parts {
         };
         driver.publish();
         driver.apply(effects);
+        failpoint!("recover.resumed");
         driver.run().await
     }
 
+    /// Hears of the end of nested containers that a former agent launched.
+    fn watch_nested(&self, core: &Core) {
+        let runs = core.known_runs();
+        for (id, _) in self.containerizer.containers() {
+            let mut root = &id;
+            while let Some(parent) = &root.parent {
+                root = parent;
+            }
+            let Some(run) = runs.iter().find(|r| r.spec.container == *root) else { continue };
+            if id.parent.is_none() {
+                continue;
+            }
+            let sandbox = nested_sandbox(&self.config.work_dir.sandbox(&run.spec.run), &id);
+            let relative = sandbox.strip_prefix(self.config.work_dir.root());
+            let Ok(sandbox) = relative.map(std::path::Path::to_owned) else { continue };
+            let (containerizer, mail) = (self.containerizer.clone(), self.mail.clone());
+            tokio::spawn(async move {
+                containerizer.wait(&id).await;
+                let _ = mail.send(Mail::Event(Event::ContainerEnded { sandbox })).await;
+            });
+        }
+    }
+
     async fn read(&self) -> Result<Recovered, AgentError> {
-        let (work, strict) = (self.config.work_dir.clone(), self.config.strict);
+        let work = self.config.work_dir.clone();
+        let mode = Mode {
+            strict: self.config.strict,
+            repair: true,
+            completed: self.config.max_completed_executors,
+        };
         let read = tokio::task::spawn_blocking(move || {
-            let recovered = checkpoint::recover(&work, strict)?;
+            let recovered = checkpoint::recover(&work, mode)?;
             if let Err(error) = checkpoint::write_boot_id(&work) {
                 tracing::warn!(error = %kernel::chain(&error), "failed to remember the boot id");
             }

@@ -1,11 +1,13 @@
 //! What the agent's flags say to the native containerizer.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use isolators::api::Isolator;
 use isolators::config::Launcher;
+use isolators::ids::IdRange;
 use isolators::linux::capabilities::Set;
 use isolators::registry::{self, Isolators};
 use kernel::cgroup::Hierarchies;
@@ -13,6 +15,9 @@ use kernel::cgroup::Hierarchies;
 use crate::containerizer::ContainerizerError;
 use crate::launch::Engine;
 use crate::logs::{self, settings::Settings};
+
+/// Longest path of a Unix socket in bytes.
+const LONGEST_SOCKET: usize = 107;
 
 /// Flags with Mesos' names and defaults.
 #[derive(Debug, Clone)]
@@ -52,6 +57,10 @@ pub struct Config {
     pub disallow_sharing_agent_ipc_namespace: bool,
     /// `--default_container_shm_size` in bytes.
     pub default_container_shm_size: Option<u64>,
+    /// `--container_sysctls`, ours: see docs/isolators/linux-sysctl.md.
+    pub container_sysctls: BTreeMap<String, String>,
+    /// `--userns_remap`, ours: see docs/isolators/namespaces-user.md.
+    pub userns_remap: Option<IdRange>,
     /// `--effective_capabilities`.
     pub effective_capabilities: Option<Set>,
     /// `--bounding_capabilities`.
@@ -66,6 +75,18 @@ pub struct Config {
     pub hooks: Vec<String>,
     /// Flags of `disk/*`.
     pub disk: isolators::disk::Config,
+    /// Flags of `devices/cdi`.
+    pub cdi: isolators::cdi::Settings,
+    /// Flags of `gpu/nvidia`.
+    pub gpu: isolators::gpu::Settings,
+    /// `--secrets_dir`: where secrets come from.
+    pub secrets: isolators::secret::Secrets,
+    /// Who makes root file systems of images, if anybody.
+    pub provisioner: Option<Arc<dyn isolators::image::Provisioner>>,
+    /// `--work_dir`: leftovers of mounts are looked for below it.
+    pub work_dir: Option<PathBuf>,
+    /// Between two searches for leftovers.
+    pub sweep_interval: Duration,
     /// `--container_logger`; `None`: tasks write to the files of their sandbox.
     pub logs: Option<Settings>,
     /// The program `bulkhead-helper`, if not beside this one.
@@ -94,6 +115,8 @@ impl Default for Config {
             disallow_sharing_agent_pid_namespace: false,
             disallow_sharing_agent_ipc_namespace: false,
             default_container_shm_size: None,
+            container_sysctls: BTreeMap::new(),
+            userns_remap: None,
             effective_capabilities: None,
             bounding_capabilities: None,
             seccomp_config_dir: None,
@@ -101,6 +124,12 @@ impl Default for Config {
             plugins: Vec::new(),
             hooks: Vec::new(),
             disk: isolators::disk::Config::default(),
+            cdi: isolators::cdi::Settings::default(),
+            gpu: isolators::gpu::Settings::default(),
+            secrets: isolators::secret::Secrets::default(),
+            provisioner: None,
+            work_dir: None,
+            sweep_interval: Duration::from_secs(60),
             logs: None,
             helper: None,
             statistics_age: Duration::from_secs(1),
@@ -116,13 +145,21 @@ impl Config {
             own.unwrap_or_default().with_file_name(logs::client::PROGRAM)
         };
         let program = self.helper.clone().unwrap_or_else(beside);
-        match self.logs.is_none() || logs::is_program(&program) {
-            true => Ok(program),
-            false => Err(ContainerizerError::Start(format!(
-                "the container logger needs the program '{}', which cannot be executed",
-                program.display()
-            ))),
+        let start = |text| Err(ContainerizerError::Start(text));
+        let socket = logs::helper::socket(&self.runtime_dir);
+        if self.logs.is_some() && !logs::is_program(&program) {
+            let program = program.display();
+            return start(format!(
+                "the container logger needs the program '{program}', which cannot be executed"
+            ));
         }
+        if self.logs.is_some() && socket.as_os_str().len() > LONGEST_SOCKET {
+            let socket = socket.display();
+            return start(format!(
+                "--runtime_dir is too long for the container logger: the kernel takes no socket '{socket}'"
+            ));
+        }
+        Ok(program)
     }
 
     /// Makes the isolators: finds the cgroup hierarchies, makes root cgroups.
@@ -150,17 +187,28 @@ impl Config {
             disallow_sharing_agent_pid_namespace: self.disallow_sharing_agent_pid_namespace,
             disallow_sharing_agent_ipc_namespace: self.disallow_sharing_agent_ipc_namespace,
             default_container_shm_size: self.default_container_shm_size,
+            container_sysctls: self.container_sysctls.clone(),
+            userns_remap: self.userns_remap,
             effective_capabilities: self.effective_capabilities,
             bounding_capabilities: self.bounding_capabilities,
             seccomp_config_dir: self.seccomp_config_dir.clone(),
             seccomp_profile_name: self.seccomp_profile_name.clone(),
             disk: self.disk.clone(),
+            cdi: self.cdi.clone(),
+            gpu: self.gpu.clone(),
+            secrets: self.secrets.clone(),
+            provisioner: self.provisioner.clone(),
             root: kernel::proctree::is_root(),
             ..isolators::config::Config::new(launcher, hierarchies)
         };
         if launcher == Launcher::Linux && !config.root {
             let text = "--launcher=linux needs root; use --launcher=posix";
             return Err(start(text.into()));
+        }
+        if self.userns_remap.is_some() && self.launcher != Engine::Linux {
+            // libcontainer cannot map the ids of mounts.
+            let text = format!("--userns_remap needs --launcher=linux, not {}", self.launcher);
+            return Err(start(text));
         }
         let plugins: Vec<Arc<dyn Isolator>> =
             self.plugins.iter().map(|plugin| Arc::new(plugin.clone()) as _).collect();

@@ -141,10 +141,10 @@ pub fn spawn_with(
 }
 
 /// All signals blocked in this thread until dropped.
-struct BlockedSignals(libc::sigset_t);
+pub(crate) struct BlockedSignals(libc::sigset_t);
 
 impl BlockedSignals {
-    fn new() -> BlockedSignals {
+    pub(crate) fn new() -> BlockedSignals {
         let mut all = MaybeUninit::<libc::sigset_t>::uninit();
         let mut old = MaybeUninit::<libc::sigset_t>::uninit();
         // SAFETY: both sets are filled in before they are read.

@@ -20,6 +20,7 @@ use bulkhead::daemon::files::Files;
 use bulkhead::daemon::flags::{Flags, agent::FLAGS};
 use bulkhead::daemon::logging::Logging;
 use bulkhead::daemon::metrics::Metrics;
+use bulkhead::gc::Policy;
 use bulkhead::wire::client::{Call, Client, Reply};
 use bulkhead::wire::http::{Limits, Method, serve};
 use mesos::{ContainerId, ContainerStatus, Resource, SlaveInfo};
@@ -34,7 +35,10 @@ struct Nothing;
 
 #[async_trait]
 impl Containerizer for Nothing {
-    async fn recover(&self, _: Vec<KnownContainer>) -> Result<(), ContainerizerError> {
+    async fn recover(
+        &self,
+        _: Vec<KnownContainer>,
+    ) -> Result<Vec<ContainerId>, ContainerizerError> {
         Ok(())
     }
 
@@ -135,6 +139,7 @@ impl Agent {
             about,
             work_dir,
             switch_user: true,
+            collection: Policy { delay: Duration::from_secs(60), headroom: 0.1 },
             common,
             sessions: Sessions::default(),
         };
