@@ -101,7 +101,7 @@ pub const FLAGS: &[Flag] = &[
     Flag::new("external_log_file", Path, None, "A log file written by somebody else, shown by /files as /slave/log."),
     Flag::new("fetcher_cache_dir", Path, Some("/tmp/mesos/fetch"), "Where downloads are cached, for each user apart; kept over restarts."),
     Flag::new("fetcher_cache_size", Bytes, Some("2GB"), "Size of the cache of downloads; 0: none."),
-    Flag::new("fetcher_size_limit", Bytes, Some("64GB"), "Largest download, and largest content of one archive; no flag of Mesos."),
+    Flag::new("fetcher_size_limit", Bytes, None, "Largest download, and largest content of one archive; default: 64GB; no flag of Mesos."),
     Flag::new("fetcher_stall_timeout", Duration, Some("1mins"), "How long a download may make no progress; 0: for ever."),
     Flag::new("firewall_rules", Json, None, "Endpoints to disable, as JSON.").guard(),
     Flag::new("flush_checkpoints", Bool, None, "Flush checkpoints to the disk, so that status updates survive a power failure; default: true; no flag of Mesos."),
