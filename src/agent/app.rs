@@ -75,7 +75,9 @@ impl App {
         let info = startup::slave_info(&flags, &work_dir, hostname, address.port())?;
         let pid = format!("{}@{address}", api::PROCESS);
         let config = startup::config(&flags, info, &pid, &work_dir)?;
-        let native = Arc::new(Native::new(startup::containerizer(&flags, runtime_dir)?)?);
+        let mut containers = startup::containerizer(&flags, runtime_dir)?;
+        containers.work_dir = Some(work_dir);
+        let native = Arc::new(Native::new(containers)?);
         let (exited, exits) = mpsc::unbounded_channel();
         let post = Post::new(address, exited);
         Ok(App { flags, logging, listener, config, native, post, exits })
@@ -157,6 +159,11 @@ fn service(common: Common, config: &Config, native: Arc<Native>, handle: Handle)
     startup::attach_log(&common);
     common.metrics.source(system);
     let reporter = native.clone();
+    let swept = native.clone();
+    common.metrics.source(move |out| {
+        let figure = |(name, value): (&str, u64)| (name.to_owned(), value as f64);
+        out.extend(swept.leftovers().map(figure));
+    });
     common.metrics.source(move |out| {
         for report in reporter.plugins() {
             let name = report.name;

@@ -12,6 +12,7 @@ pub mod app;
 mod cgroup_flags;
 pub mod config;
 pub mod core;
+mod devices;
 pub mod driver;
 pub mod flags;
 pub mod handle;

@@ -14,8 +14,10 @@ mod e2e {
     pub mod bad_input;
     pub mod checks;
     pub mod collection;
+    pub mod devices;
     pub mod disk;
     pub mod limits;
+    pub mod logs;
     pub mod metrics;
     pub mod restart;
     pub mod tasks;

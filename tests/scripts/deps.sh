@@ -22,6 +22,7 @@ for purpose in "$@"; do
       python3 -c 'import ensurepip, venv' 2>/dev/null || missing+=(python3-venv)
       need runc runc
       need crun crun
+      PATH=$PATH:/usr/sbin:/sbin need logrotate logrotate
       ;;
     vm)
       need qemu-system-x86_64 qemu-system-x86
