@@ -257,7 +257,7 @@ impl World {
                 }
             }
             Effect::Discard { garbage, urgent } => {
-                let result = self.store.discard(&garbage);
+                let result = self.store.discard(&garbage, &[]);
                 let result = result.map_err(|e| NotDiscarded::Failed(kernel::chain(&e)));
                 self.collected.push((garbage.clone(), urgent));
                 self.pending.push(Pending::Event(Event::Discarded { garbage, result }));
