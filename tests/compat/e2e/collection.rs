@@ -131,10 +131,7 @@ async fn what_somebody_reads_is_kept() {
 #[tokio::test]
 async fn a_killed_agent_s_garbage_is_the_next_one_s() {
     require!(root, cgroup);
-    let options = Options::default().agent(&[
-        "--gc_delay=1hrs",
-        "--disk_watch_interval=300ms",
-    ]);
+    let options = Options::default().agent(&["--gc_delay=1hrs", "--disk_watch_interval=300ms"]);
     let mut cluster = Cluster::start("gc-kill", options);
     let work = agent_dir(&cluster);
     let mut framework = Framework::subscribe(&cluster.master, "gc-kill").await;
