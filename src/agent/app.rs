@@ -15,8 +15,10 @@ use super::api::{self, About, Api};
 use super::flags::StartError;
 use super::info::InfoError;
 use super::{AgentError, Config, Handle, Outcome, PostOutbox, flags as startup};
-use crate::containerizer::ContainerizerError;
+use crate::containerizer::composing::{Composing, Named};
+use crate::containerizer::docker::Docker;
 use crate::containerizer::native::Native;
+use crate::containerizer::{Containerizer, ContainerizerError};
 use crate::daemon::api::Common;
 use crate::daemon::files::Files;
 use crate::daemon::flags::Flags;
@@ -51,9 +53,45 @@ pub struct App {
     logging: Logging,
     listener: TcpListener,
     config: Config,
-    native: Arc<Native>,
+    containers: Containers,
     post: Post,
     exits: mpsc::UnboundedReceiver<Upid>,
+}
+
+/// The containerizers of `--containerizers`.
+struct Containers {
+    native: Option<Arc<Native>>,
+    docker: Option<Arc<Docker>>,
+    /// The one that the agent talks to.
+    door: Arc<dyn Containerizer>,
+}
+
+impl Containers {
+    fn new(flags: &Flags, runtime_dir: &std::path::Path) -> Result<Containers, AppError> {
+        let (mut native, mut docker) = (None, None);
+        let mut all: Vec<Named> = Vec::new();
+        for name in startup::containerizers(flags)? {
+            if name == "docker" {
+                let config = super::docker_flags::config(flags, runtime_dir.to_owned())?;
+                let made = Arc::new(Docker::new(config)?);
+                all.push((name, made.clone()));
+                docker = Some(made);
+            } else {
+                let config = startup::containerizer(flags, runtime_dir.to_owned())?;
+                let made = Arc::new(Native::new(config)?);
+                all.push((name, made.clone()));
+                native = Some(made);
+            }
+        }
+        let door: Arc<dyn Containerizer> = match (all.pop(), all.is_empty()) {
+            (Some((_, only)), true) => only,
+            (last, _) => {
+                all.extend(last);
+                Arc::new(Composing::new(all))
+            }
+        };
+        Ok(Containers { native, docker, door })
+    }
 }
 
 impl App {
@@ -74,10 +112,10 @@ impl App {
         let info = startup::slave_info(&flags, &work_dir, hostname, address.port())?;
         let pid = format!("{}@{address}", api::PROCESS);
         let config = startup::config(&flags, info, &pid, &work_dir)?;
-        let native = Arc::new(Native::new(startup::containerizer(&flags, runtime_dir)?)?);
+        let containers = Containers::new(&flags, &runtime_dir)?;
         let (exited, exits) = mpsc::unbounded_channel();
         let post = Post::new(address, exited);
-        Ok(App { flags, logging, listener, config, native, post, exits })
+        Ok(App { flags, logging, listener, config, containers, post, exits })
     }
 
     /// Runs until a signal, the master or an error ends it.
@@ -85,7 +123,7 @@ impl App {
     /// # Errors
     /// The agent could not recover, or cannot go on.
     pub async fn run(self, mut signals: Signals) -> Result<(), AppError> {
-        let App { flags, logging, listener, config, native, post, mut exits } = self;
+        let App { flags, logging, listener, config, containers, post, mut exits } = self;
         tracing::info!(
             "{} started as {}, work directory {}",
             version::line("bulkhead-agent"),
@@ -93,8 +131,8 @@ impl App {
             config.work_dir.root().display()
         );
         let outbox = Arc::new(PostOutbox::new(post, api::PROCESS));
-        let (handle, mut owner) = super::start(config.clone(), native.clone(), outbox);
-        let api = service(flags, logging.clone(), &config, native, handle.clone());
+        let (handle, mut owner) = super::start(config.clone(), containers.door.clone(), outbox);
+        let api = service(flags, logging.clone(), &config, containers, handle.clone());
         let (stop, stopped) = oneshot::channel::<()>();
         let server = tokio::spawn(serve(listener, Arc::new(api), Limits::default(), async {
             let _ = stopped.await;
@@ -140,7 +178,7 @@ fn service(
     flags: Flags,
     logging: Logging,
     config: &Config,
-    native: Arc<Native>,
+    containers: Containers,
     handle: Handle,
 ) -> Api {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
@@ -156,17 +194,20 @@ fn service(
     let common = Common { files, metrics, logging, flags: Arc::new(flags) };
     startup::attach_log(&common);
     common.metrics.source(system);
+    let Containers { native, docker, door } = containers;
     let reporter = native.clone();
     common.metrics.source(move |out| {
-        for report in reporter.plugins() {
+        for report in reporter.iter().flat_map(|native| native.plugins()) {
             let name = report.name;
             let named = |(figure, value)| (format!("containerizer/plugins/{name}/{figure}"), value);
             out.extend(report.figures().map(named));
         }
+        let figures = docker.iter().flat_map(|docker| docker.figures());
+        out.extend(figures.map(|(name, value)| (format!("containerizer/docker/{name}"), value)));
     });
     let context = api::Context {
         handle,
-        containerizer: native.clone(),
+        containerizer: door,
         about,
         work_dir: config.work_dir.clone(),
         switch_user: config.switch_user,
@@ -175,7 +216,7 @@ fn service(
     let started = Instant::now();
     Api::new(context, move || Surroundings {
         uptime_secs: started.elapsed().as_secs_f64(),
-        destroy_errors: native.destroy_errors(),
+        destroy_errors: native.as_ref().map_or(0, |native| native.destroy_errors()),
         fetcher_cache_bytes,
     })
 }

@@ -21,6 +21,8 @@ for purpose in "$@"; do
       python3 -c 'import ensurepip, venv' 2>/dev/null || missing+=(python3-venv)
       need runc runc
       need crun crun
+      PATH=$PATH:/usr/sbin:/sbin need dockerd docker.io
+      need nsenter util-linux
       ;;
     vm)
       need qemu-system-x86_64 qemu-system-x86

@@ -11,6 +11,7 @@ mod control;
 pub mod cpu;
 pub mod cpuset;
 pub mod devices;
+pub mod foreign;
 pub mod hugetlb;
 mod layout;
 pub mod mem;

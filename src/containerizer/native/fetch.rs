@@ -64,7 +64,7 @@ fn plan(uri: &Uri, frameworks_home: Option<&Path>) -> Result<Copy, String> {
 ///
 /// # Errors
 /// Says which URI failed and why; for people.
-pub(super) async fn fetch(
+pub(in crate::containerizer) async fn fetch(
     uris: &[Uri],
     sandbox: &Path,
     frameworks_home: Option<&Path>,

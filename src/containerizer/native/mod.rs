@@ -13,14 +13,14 @@
 mod config;
 mod container;
 mod debug;
-mod fetch;
+pub(super) mod fetch;
 mod finish;
 mod plugins;
 mod recover;
-mod request;
-mod runtime;
-mod sampler;
-mod start;
+pub(super) mod request;
+pub(super) mod runtime;
+pub(super) mod sampler;
+pub(super) mod start;
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -221,7 +221,7 @@ struct Birth {
 }
 
 /// The user's ids; `None` without a user.
-fn ids_of(user: Option<&str>) -> Result<Option<(u32, u32)>, String> {
+pub(super) fn ids_of(user: Option<&str>) -> Result<Option<(u32, u32)>, String> {
     let Some(name) = user else { return Ok(None) };
     match kernel::users::by_name(name) {
         Ok(Some(user)) => Ok(Some((user.uid, user.gid))),
@@ -303,7 +303,7 @@ impl Containerizer for Native {
         let (reply, answer) = oneshot::channel();
         self.shared.spawn(birth, Start::Launch(reply), None)?;
         match answer.await {
-            Ok(Ok(pid)) => Ok(Launched { pid }),
+            Ok(Ok(pid)) => Ok(Launched { pid: Some(pid) }),
             Ok(Err(failure)) => {
                 Err(ContainerizerError::Launch { id, step: failure.step, message: failure.message })
             }
@@ -381,5 +381,9 @@ impl Containerizer for Native {
         let table = self.shared.table();
         let open = |door: &&Door| door.view.borrow().end.is_none();
         table.values().filter(open).map(|door| (door.id.clone(), door.view.borrow().pid)).collect()
+    }
+
+    fn knows(&self, id: &ContainerId) -> bool {
+        self.door(id).is_some()
     }
 }

@@ -170,7 +170,7 @@ fn guests_stdio(output: &Output, sandbox: &Path) -> Result<Stdio, (String, io::E
     Ok(Stdio { stdin: null.into(), stdout, stderr })
 }
 
-fn append(path: &Path, ids: Option<(u32, u32)>) -> io::Result<OwnedFd> {
+pub(in crate::containerizer) fn append(path: &Path, ids: Option<(u32, u32)>) -> io::Result<OwnedFd> {
     // A link planted there by an earlier task must not lead anywhere.
     let file = OpenOptions::new()
         .append(true)
