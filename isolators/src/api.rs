@@ -17,7 +17,10 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use mesos::{ContainerId, ContainerInfo, ContainerStatus, Resource, ResourceStatistics};
-use oci_spec::runtime::{LinuxCapabilities, LinuxDevice, LinuxNamespace, Mount, PosixRlimit};
+use oci_spec::runtime::{
+    LinuxCapabilities, LinuxDevice, LinuxIdMapping, LinuxNamespace, LinuxTimeOffset, Mount,
+    PosixRlimit,
+};
 use thiserror::Error;
 use tokio::sync::oneshot;
 
@@ -105,8 +108,33 @@ pub struct Contribution {
     pub file_operations: Vec<FileOperation>,
     pub oom_score_adj: Option<i32>,
     pub hostname: Option<String>,
+    /// Kernel settings of the container's own namespaces, by dotted name.
+    pub sysctls: BTreeMap<String, Sysctl>,
+    /// Of the new time namespace: `monotonic`, `boottime`.
+    pub time_offsets: BTreeMap<String, LinuxTimeOffset>,
+    /// Of the user namespace, new or joined.
+    pub id_mappings: Option<IdMappings>,
     /// The child must wait for this isolator's `isolate` before it executes.
     pub needs_pid: bool,
+}
+
+/// A kernel setting of one of the container's own namespaces.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Sysctl {
+    /// What is written.
+    pub value: String,
+    /// Left out where the container shares the namespace; else that is an error.
+    pub optional: bool,
+}
+
+/// Which ids inside a user namespace are which outside. All bind mounts of the
+/// container are mapped by them: files keep their owners on the host.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct IdMappings {
+    /// Of users.
+    pub uids: Vec<LinuxIdMapping>,
+    /// Of groups.
+    pub gids: Vec<LinuxIdMapping>,
 }
 
 /// A limit was hit; the container is destroyed and the task fails with this.

@@ -1,12 +1,15 @@
 //! What the agent's flags say to the isolators. Built once at start.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use kernel::cgroup::Hierarchies;
 
+use crate::cgroups::settings::Settings as CgroupSettings;
+use crate::disk;
+use crate::ids::IdRange;
 use crate::linux::capabilities::Set;
-use crate::{cgroups, disk};
 
 /// How containers are started; `--launcher`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -50,8 +53,12 @@ pub struct Config {
     pub disallow_sharing_agent_ipc_namespace: bool,
     /// `--default_container_shm_size` in bytes.
     pub default_container_shm_size: Option<u64>,
+    /// `--container_sysctls`, ours: by dotted name, checked.
+    pub container_sysctls: BTreeMap<String, String>,
+    /// `--userns_remap`, ours: the host's ids that containers get in their place.
+    pub userns_remap: Option<IdRange>,
     /// Flags of the single controllers.
-    pub cgroups: cgroups::Settings,
+    pub cgroups: CgroupSettings,
     /// `--effective_capabilities`: of containers that ask for none.
     pub effective_capabilities: Option<Set>,
     /// `--bounding_capabilities`: the most a container may have.
@@ -85,7 +92,9 @@ impl Config {
             disallow_sharing_agent_pid_namespace: false,
             disallow_sharing_agent_ipc_namespace: false,
             default_container_shm_size: None,
-            cgroups: cgroups::Settings::default(),
+            container_sysctls: BTreeMap::new(),
+            userns_remap: None,
+            cgroups: CgroupSettings::default(),
             effective_capabilities: None,
             bounding_capabilities: None,
             seccomp_config_dir: None,

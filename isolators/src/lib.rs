@@ -17,6 +17,7 @@ pub mod config;
 pub mod disk;
 pub mod filesystem;
 pub mod hook;
+pub mod ids;
 pub mod linux;
 pub mod merge;
 mod mounts;

@@ -6,6 +6,8 @@
 //! mounts, devices, file operations and cgroups keep table order; of environment
 //! variables the later isolator's wins, and the command's own over all.
 
+mod own;
+
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -15,6 +17,7 @@ use thiserror::Error;
 
 use crate::api::Contribution;
 use crate::plan::{CgroupJoin, Environment, FileOperation, SystemCallFilter};
+use own::OwnNamespaces;
 
 /// What the containerizer itself says of the process.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -73,6 +76,16 @@ pub enum MergeError {
         /// The later isolator.
         second: &'static str,
     },
+    /// A kernel setting of a namespace that the container shares, or of none.
+    #[error("'{isolator}' sets '{name}' of the container: {why}")]
+    Sysctl {
+        /// The isolator.
+        isolator: &'static str,
+        /// The setting.
+        name: String,
+        /// Why that cannot be, for people.
+        why: String,
+    },
     /// More than one v2 cgroup: a process is in exactly one.
     #[error("both '{first}' and '{second}' place the container in a v2 cgroup")]
     Cgroup {
@@ -129,6 +142,7 @@ pub fn merge(
     let mut seccomp = Owned::new("seccomp filter");
     let mut oom_score_adj = Owned::new("OOM score");
     let mut hostname = Owned::new("hostname");
+    let mut own = OwnNamespaces::new();
     let mut environment = base.environment;
     let (mut mounts, mut devices) = (Vec::new(), Vec::new());
     let (mut masked, mut readonly) = (Vec::new(), Vec::new());
@@ -148,6 +162,7 @@ pub fn merge(
         seccomp.set(name, part.seccomp)?;
         oom_score_adj.set(name, part.oom_score_adj)?;
         hostname.set(name, part.hostname)?;
+        own.add(name, part.time_offsets, part.id_mappings, part.sysctls)?;
         environment.extend(part.environment);
         mounts.extend(part.mounts);
         devices.extend(part.devices);
@@ -180,6 +195,7 @@ pub fn merge(
         .set_seccomp(None)
         .set_masked_paths(Some(masked))
         .set_readonly_paths(Some(readonly));
+    own.finish(&mut linux, &mut mounts)?;
     let mut spec = Spec::default();
     spec.set_process(Some(process))
         .set_root(base.rootfs.map(root))
@@ -264,11 +280,11 @@ mod tests {
 
     use super::*;
 
-    fn new_namespace(kind: LinuxNamespaceType) -> LinuxNamespace {
+    pub(super) fn new_namespace(kind: LinuxNamespaceType) -> LinuxNamespace {
         LinuxNamespaceBuilder::default().typ(kind).build().unwrap()
     }
 
-    fn joined(kind: LinuxNamespaceType, path: &str) -> LinuxNamespace {
+    pub(super) fn joined(kind: LinuxNamespaceType, path: &str) -> LinuxNamespace {
         LinuxNamespaceBuilder::default().typ(kind).path(path).build().unwrap()
     }
 

@@ -7,7 +7,7 @@
 
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 pub use oci_spec::runtime::{LinuxNamespaceType, Spec};
@@ -102,5 +102,30 @@ pub struct Stdio {
     pub stderr: OwnedFd,
 }
 
+/// Whether a bind mount's source is what another process sees, below `/proc/PID/root`:
+/// its pid, and the path as it sees it.
+#[must_use]
+pub fn seen_by(source: &Path) -> Option<(u32, PathBuf)> {
+    let mut parts = source.strip_prefix("/proc").ok()?.components();
+    let pid = parts.next()?.as_os_str().to_str()?.parse().ok()?;
+    let root = parts.next()?.as_os_str() == "root";
+    root.then(|| (pid, Path::new("/").join(parts.as_path())))
+}
+
 /// Environment variables by name; later writers win by the merge's rules.
 pub type Environment = BTreeMap<String, String>;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn views_are_told_from_paths() {
+        let seen = |path: &str| seen_by(Path::new(path));
+        assert_eq!(seen("/proc/7/root/dev/shm"), Some((7, "/dev/shm".into())));
+        assert_eq!(seen("/proc/7/root"), Some((7, "/".into())));
+        for path in ["/proc/sys", "/proc/self/root/x", "/proc/7/cwd", "/a/proc/7/root", "/proc"] {
+            assert_eq!(seen(path), None, "{path}");
+        }
+    }
+}

@@ -17,7 +17,7 @@ use crate::{disk, filesystem, linux, namespaces, posix, volume};
 pub const DEFAULT: &str = "posix/cpu,posix/mem";
 
 /// Every name `--isolation` may hold, in order, and whether this version has it.
-pub const TABLE: [(&str, bool); 39] = [
+pub const TABLE: [(&str, bool); 42] = [
     ("filesystem/posix", true),
     ("filesystem/linux", true),
     ("filesystem/shared", false),
@@ -40,10 +40,13 @@ pub const TABLE: [(&str, bool); 39] = [
     ("linux/devices", true),
     ("linux/capabilities", true),
     ("linux/nnp", true),
+    ("linux/sysctl", true),
     ("namespaces/ipc", true),
     ("namespaces/pid", true),
     ("namespaces/cgroup", true),
     ("namespaces/uts", true),
+    ("namespaces/time", true),
+    ("namespaces/user", true),
     ("volume/sandbox_path", true),
     ("docker/volume", false),
     ("volume/host_path", true),
@@ -100,6 +103,18 @@ pub struct Isolation {
     pub names: Vec<&'static str>,
     /// Old names that were used: worth a warning.
     pub deprecated: Vec<&'static str>,
+}
+
+impl Isolation {
+    /// Another flag brings an isolator of the table along.
+    fn imply(&mut self, name: &'static str) {
+        if !self.names.contains(&name) {
+            // Plugins stay last.
+            let place = |name: &str| index(name, &[]).unwrap_or(usize::MAX);
+            let at = self.names.partition_point(|known| place(known) < place(name));
+            self.names.insert(at, name);
+        }
+    }
 }
 
 /// Parses a flag value, without plugins.
@@ -238,7 +253,10 @@ pub fn create_with(
     plugins: &[Arc<dyn Isolator>],
 ) -> Result<Isolators, CreateError> {
     let known: Vec<&'static str> = plugins.iter().map(|plugin| plugin.name()).collect();
-    let isolation = parse_with(flag, &known)?;
+    let mut isolation = parse_with(flag, &known)?;
+    if config.userns_remap.is_some() {
+        isolation.imply("namespaces/user");
+    }
     let enabled: BTreeSet<&'static str> = isolation.names.iter().copied().collect();
     let linux_fs = enabled.contains("filesystem/linux");
     let binds = linux_fs && config.launcher == Launcher::Linux;
@@ -273,10 +291,13 @@ pub fn create_with(
             "linux/devices" => linux::devices(&config.cgroups.allowed_devices),
             "linux/capabilities" => linux::capabilities(config),
             "linux/nnp" => linux::nnp(&config),
+            "linux/sysctl" => linux::sysctl(config),
             "linux/seccomp" => linux::seccomp(config, &enabled),
             "namespaces/ipc" => namespaces::ipc(config, linux_fs),
             "namespaces/cgroup" => namespaces::cgroup(&config, linux_fs),
             "namespaces/uts" => namespaces::uts(&config, linux_fs),
+            "namespaces/time" => namespaces::time(&config, linux_fs),
+            "namespaces/user" => namespaces::user(config, linux_fs),
             "namespaces/pid" => namespaces::pid(config, linux_fs),
             "volume/sandbox_path" => Ok(volume::sandbox_path(config, binds)),
             "volume/host_path" => volume::host_path(config, linux_fs),
@@ -362,6 +383,22 @@ mod tests {
         assert!(
             error("acme/c").ends_with("The plugins of --isolator_plugins are: acme/b, acme/a.")
         );
+    }
+
+    #[test]
+    fn another_flag_may_bring_an_isolator_along() {
+        let mut parsed = parse_with("acme/a,linux/seccomp,namespaces/pid", &["acme/a"]).unwrap();
+        for _ in 0..2 {
+            parsed.imply("namespaces/user");
+            let wanted = [
+                "filesystem/posix",
+                "namespaces/pid",
+                "namespaces/user",
+                "linux/seccomp",
+                "acme/a",
+            ];
+            assert_eq!(parsed.names, wanted);
+        }
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! The agent put together: containerizer, owner task, HTTP server. Called by
 //! `bulkhead-agent` and nobody else; decides nothing.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -26,6 +26,8 @@ use crate::daemon::logging::Logging;
 use crate::daemon::metrics::{Metrics, system};
 use crate::daemon::signals::{Signal, Signals};
 use crate::daemon::version;
+use crate::fetch::Fetcher;
+use crate::gc::Policy;
 use crate::wire::http::{Limits, serve};
 use crate::wire::libprocess::{Post, Upid};
 
@@ -62,26 +64,35 @@ pub struct App {
 struct Containers {
     native: Option<Arc<Native>>,
     docker: Option<Arc<Docker>>,
+    /// Theirs, with its cache.
+    fetcher: Arc<Fetcher>,
     /// The one that the agent talks to.
     door: Arc<dyn Containerizer>,
 }
 
 impl Containers {
-    fn new(flags: &Flags, runtime_dir: &std::path::Path) -> Result<Containers, AppError> {
+    fn new(flags: &Flags, work_dir: &Path, runtime_dir: &Path) -> Result<Containers, AppError> {
+        let names = startup::containerizers(flags)?;
         let (mut native, mut docker) = (None, None);
+        if names.contains(&"mesos") {
+            let config = startup::containerizer(flags, runtime_dir.to_owned())?;
+            native = Some(Arc::new(Native::new(config)?));
+        }
+        let fetcher = match &native {
+            Some(native) => native.fetcher(),
+            None => Arc::new(Fetcher::new(startup::fetcher(flags))),
+        };
+        if names.contains(&"docker") {
+            let config = super::docker_flags::config(flags, work_dir, runtime_dir)?;
+            docker = Some(Arc::new(Docker::new(config, fetcher.clone())?));
+        }
         let mut all: Vec<Named> = Vec::new();
-        for name in startup::containerizers(flags)? {
-            if name == "docker" {
-                let config = super::docker_flags::config(flags, runtime_dir.to_owned())?;
-                let made = Arc::new(Docker::new(config)?);
-                all.push((name, made.clone()));
-                docker = Some(made);
-            } else {
-                let config = startup::containerizer(flags, runtime_dir.to_owned())?;
-                let made = Arc::new(Native::new(config)?);
-                all.push((name, made.clone()));
-                native = Some(made);
-            }
+        for name in names {
+            let one: Option<Arc<dyn Containerizer>> = match name {
+                "docker" => docker.clone().map(|docker| docker as _),
+                _ => native.clone().map(|native| native as _),
+            };
+            all.extend(one.map(|one| (name, one)));
         }
         let door: Arc<dyn Containerizer> = match (all.pop(), all.is_empty()) {
             (Some((_, only)), true) => only,
@@ -90,7 +101,7 @@ impl Containers {
                 Arc::new(Composing::new(all))
             }
         };
-        Ok(Containers { native, docker, door })
+        Ok(Containers { native, docker, fetcher, door })
     }
 }
 
@@ -112,7 +123,7 @@ impl App {
         let info = startup::slave_info(&flags, &work_dir, hostname, address.port())?;
         let pid = format!("{}@{address}", api::PROCESS);
         let config = startup::config(&flags, info, &pid, &work_dir)?;
-        let containers = Containers::new(&flags, &runtime_dir)?;
+        let containers = Containers::new(&flags, &work_dir, &runtime_dir)?;
         let (exited, exits) = mpsc::unbounded_channel();
         let post = Post::new(address, exited);
         Ok(App { flags, logging, listener, config, containers, post, exits })
@@ -123,7 +134,9 @@ impl App {
     /// # Errors
     /// The agent could not recover, or cannot go on.
     pub async fn run(self, mut signals: Signals) -> Result<(), AppError> {
-        let App { flags, logging, listener, config, containers, post, mut exits } = self;
+        let App { flags, logging, listener, mut config, containers, post, mut exits } = self;
+        let files = Files::new();
+        config.readers = files.readers();
         tracing::info!(
             "{} started as {}, work directory {}",
             version::line("bulkhead-agent"),
@@ -132,7 +145,13 @@ impl App {
         );
         let outbox = Arc::new(PostOutbox::new(post, api::PROCESS));
         let (handle, mut owner) = super::start(config.clone(), containers.door.clone(), outbox);
-        let api = service(flags, logging.clone(), &config, containers, handle.clone());
+        let common = Common {
+            files,
+            metrics: Metrics::new(),
+            logging: logging.clone(),
+            flags: Arc::new(flags),
+        };
+        let api = service(common, &config, containers, handle.clone());
         let (stop, stopped) = oneshot::channel::<()>();
         let server = tokio::spawn(serve(listener, Arc::new(api), Limits::default(), async {
             let _ = stopped.await;
@@ -174,27 +193,18 @@ async fn drain(
     server.await.map_err(failed("the HTTP server"))
 }
 
-fn service(
-    flags: Flags,
-    logging: Logging,
-    config: &Config,
-    containers: Containers,
-    handle: Handle,
-) -> Api {
+fn service(common: Common, config: &Config, containers: Containers, handle: Handle) -> Api {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let about = About {
         version: version::info().clone(),
         start_time: now.as_secs_f64(),
         pid: config.pid.clone(),
         capabilities: config.capabilities.clone(),
-        flags: flags.shown().map(|(name, value)| (name.to_owned(), value)).collect(),
+        flags: common.flags.shown().map(|(name, value)| (name.to_owned(), value)).collect(),
     };
-    let fetcher_cache_bytes = flags.bytes("fetcher_cache_size").unwrap_or(0);
-    let (files, metrics) = (Files::new(), Metrics::new());
-    let common = Common { files, metrics, logging, flags: Arc::new(flags) };
     startup::attach_log(&common);
     common.metrics.source(system);
-    let Containers { native, docker, door } = containers;
+    let Containers { native, docker, fetcher, door } = containers;
     let reporter = native.clone();
     common.metrics.source(move |out| {
         for report in reporter.iter().flat_map(|native| native.plugins()) {
@@ -211,12 +221,14 @@ fn service(
         about,
         work_dir: config.work_dir.clone(),
         switch_user: config.switch_user,
+        collection: Policy { delay: config.gc_delay, headroom: config.gc_disk_headroom },
         common,
+        sessions: api::session::Sessions::default(),
     };
     let started = Instant::now();
     Api::new(context, move || Surroundings {
         uptime_secs: started.elapsed().as_secs_f64(),
         destroy_errors: native.as_ref().map_or(0, |native| native.destroy_errors()),
-        fetcher_cache_bytes,
+        fetched: fetcher.figures(),
     })
 }

@@ -32,7 +32,8 @@ pub(super) fn settings(flags: &Flags) -> Result<Settings, StartError> {
     })
 }
 
-fn parsed<T>(
+/// A flag that an isolator has the grammar of.
+pub(super) fn parsed<T>(
     flags: &Flags,
     name: &'static str,
     parse: impl Fn(&str) -> Result<T, String>,

@@ -8,6 +8,7 @@ use std::time::Duration;
 use mesos::{SlaveInfo, slave_info};
 
 use crate::checkpoint::WorkDir;
+use crate::daemon::files::Readers;
 
 /// What `--recover` says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -70,6 +71,8 @@ pub struct Config {
     pub gc_delay: Duration,
     /// `--gc_disk_headroom`.
     pub gc_disk_headroom: f64,
+    /// `--gc_non_executor_container_sandboxes`.
+    pub gc_non_executor_sandboxes: bool,
     /// `--disk_watch_interval`.
     pub disk_watch_interval: Duration,
     /// `--max_completed_executors_per_framework`.
@@ -77,10 +80,11 @@ pub struct Config {
     /// `--executor_environment_variables`; `None`: the agent's own environment
     /// without `LIBPROCESS_*` and `MESOS_*`.
     pub executor_environment: Option<BTreeMap<String, String>>,
-    /// Whether checkpoints are flushed to the disk before they count as durable.
-    /// Off as in Mesos: they survive the agent, and what they speak of does not
-    /// survive a reboot.
+    /// `--flush_checkpoints`: whether checkpoints are flushed to the disk before
+    /// they count as durable.
     pub sync: bool,
+    /// Who reads which sandbox.
+    pub readers: Readers,
 }
 
 impl Config {
@@ -117,10 +121,12 @@ impl Config {
             recovery_timeout: Duration::from_secs(15 * 60),
             gc_delay: Duration::from_secs(7 * 24 * 3600),
             gc_disk_headroom: 0.1,
+            gc_non_executor_sandboxes: false,
             disk_watch_interval: Duration::from_secs(60),
             max_completed_executors: 150,
             executor_environment: None,
-            sync: false,
+            sync: true,
+            readers: Readers::default(),
         }
     }
 }

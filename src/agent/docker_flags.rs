@@ -1,6 +1,6 @@
 //! The flags of the docker containerizer. Called by `app`.
 
-use std::path::PathBuf;
+use std::path::Path;
 
 use super::flags::{StartError, invalid};
 use crate::checkpoint::WorkDir;
@@ -11,7 +11,11 @@ use crate::daemon::flags::Flags;
 ///
 /// # Errors
 /// A flag whose value makes no sense, or that asks for what is not there.
-pub(super) fn config(flags: &Flags, runtime_dir: PathBuf) -> Result<Config, StartError> {
+pub(super) fn config(
+    flags: &Flags,
+    work_dir: &Path,
+    runtime_dir: &Path,
+) -> Result<Config, StartError> {
     if let Some(image) = flags.text("docker_mesos_image").filter(|image| !image.is_empty()) {
         let expected = "no value: tasks in docker need no executor process, so there is none to \
                         run in an image";
@@ -23,10 +27,9 @@ pub(super) fn config(flags: &Flags, runtime_dir: PathBuf) -> Result<Config, Star
     let keep = flags.number("docker_keep_exited").map(|n| usize::try_from(n).unwrap_or(usize::MAX));
     Ok(Config {
         socket: socket.strip_prefix("unix://").unwrap_or(&socket).into(),
-        runtime_dir,
-        owner: text("work_dir"),
+        runtime_dir: runtime_dir.to_owned(),
+        owner: work_dir.display().to_string(),
         sandbox_directory: text("sandbox_directory").into(),
-        frameworks_home: flags.text("frameworks_home").filter(|h| !h.is_empty()).map(Into::into),
         enable_cfs: flags.bool("cgroups_enable_cfs"),
         count_processes: flags.bool("cgroups_cpu_enable_pids_and_tids_count"),
         stop_timeout: flags.duration("docker_stop_timeout").unwrap_or(default.stop_timeout),
@@ -53,13 +56,13 @@ mod tests {
         let base = ["--work_dir=/w", "--master=127.0.0.1:5050"];
         let arguments = base.iter().chain(more).map(|a| (*a).to_owned());
         let flags = Flags::parse(FLAGS, arguments, []).expect("known flags");
-        config(&flags, "/run/x".into())
+        config(&flags, Path::new("/w"), Path::new("/run/x"))
     }
 
     #[test]
     fn defaults_are_those_of_mesos() {
         let config = built(&[]).expect("fine");
-        assert_eq!(config.socket, PathBuf::from("/var/run/docker.sock"));
+        assert_eq!(config.socket, Path::new("/var/run/docker.sock"));
         assert_eq!(config.policy, Policy { delay: Duration::from_secs(6 * 3600), keep: 50 });
         assert_eq!((config.owner.as_str(), config.kill_orphans), ("/w", true));
         assert!(config.stop_timeout.is_zero());
@@ -77,7 +80,7 @@ mod tests {
             "--default_container_dns={\"docker\": []}",
         ])
         .expect("fine");
-        assert_eq!(config.socket, PathBuf::from("/run/other.sock"));
+        assert_eq!(config.socket, Path::new("/run/other.sock"));
         assert_eq!(config.policy, Policy { delay: Duration::from_secs(60), keep: 3 });
         assert!(!config.kill_orphans);
         assert_eq!(config.stop_timeout, Duration::from_secs(5));

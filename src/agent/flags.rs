@@ -9,17 +9,21 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use isolator_plugin::{RemoteIsolator, manifest};
+use isolators::ids::IdRange;
 use isolators::linux::capabilities::Set;
+use isolators::linux::sysctl;
 use mesos::SlaveInfo;
 use thiserror::Error;
 
 use super::config::{Config, ReconfigurationPolicy, RecoverMode};
 use super::info::{self, InfoError, Whereabouts};
+use super::log_flags;
 use super::resources::{self, Machine, ResourcesError};
 use crate::checkpoint::WorkDir;
 use crate::containerizer::native;
 use crate::daemon::api::Common;
 use crate::daemon::flags::{Flags, nearest};
+use crate::fetch;
 use crate::launch::Engine;
 
 /// Why the agent does not start with these flags.
@@ -164,6 +168,8 @@ pub fn config(
         let value = config.gc_disk_headroom.to_string();
         return Err(invalid("gc_disk_headroom", &value, "a number from 0.0 to 1.0"));
     }
+    config.gc_non_executor_sandboxes = flags.bool("gc_non_executor_container_sandboxes");
+    config.sync = flags.bool_or("flush_checkpoints", true);
     if let Some(most) = flags.number("max_completed_executors_per_framework") {
         config.max_completed_executors = usize::try_from(most).unwrap_or(usize::MAX);
     }
@@ -258,7 +264,9 @@ pub fn fill_in(flags: &mut Flags, hostname: &str) -> Result<(), StartError> {
 
 /// `--isolator_plugins`; and `--modules`, which it replaces.
 fn plugins(flags: &Flags, runtime_dir: &Path) -> Result<Vec<RemoteIsolator>, StartError> {
-    if let Some(refusal) = flags.json("modules").and_then(manifest::refused_modules) {
+    // Loggers are built in.
+    let others = flags.json("modules").map(|modules| log_flags::split(modules).1);
+    if let Some(refusal) = others.as_ref().and_then(manifest::refused_modules) {
         return Err(StartError::Plugins(refusal));
     }
     if let Some(directory) = flags.text("modules_dir") {
@@ -288,7 +296,6 @@ pub fn containerizer(flags: &Flags, runtime_dir: PathBuf) -> Result<native::Conf
         _ => Engine::Posix,
     };
     let text = |name: &str| flags.text(name).unwrap_or_default().to_owned();
-    let home = flags.text("frameworks_home").filter(|home| !home.is_empty());
     let forced = flags.text("host_path_volume_force_creation").unwrap_or_default();
     let hooks = flags.text("hooks").unwrap_or_default().split(',').map(str::trim);
     Ok(native::Config {
@@ -298,7 +305,7 @@ pub fn containerizer(flags: &Flags, runtime_dir: PathBuf) -> Result<native::Conf
         launcher,
         runtime_dir,
         sandbox_directory: text("sandbox_directory").into(),
-        frameworks_home: home.map(PathBuf::from),
+        fetcher: fetcher(flags),
         cgroups_root: text("cgroups_root"),
         cgroups_enable_cfs: flags.bool("cgroups_enable_cfs"),
         cgroups_limit_swap: flags.bool("cgroups_limit_swap"),
@@ -316,12 +323,16 @@ pub fn containerizer(flags: &Flags, runtime_dir: PathBuf) -> Result<native::Conf
         disallow_sharing_agent_pid_namespace: flags.bool("disallow_sharing_agent_pid_namespace"),
         disallow_sharing_agent_ipc_namespace: flags.bool("disallow_sharing_agent_ipc_namespace"),
         default_container_shm_size: flags.bytes("default_container_shm_size"),
+        container_sysctls: super::cgroup_flags::parsed(flags, "container_sysctls", sysctl::parse)?
+            .unwrap_or_default(),
+        userns_remap: super::cgroup_flags::parsed(flags, "userns_remap", IdRange::parse)?,
         cgroups: super::cgroup_flags::settings(flags)?,
         effective_capabilities: capabilities(flags, "effective_capabilities")?,
         bounding_capabilities: capabilities(flags, "bounding_capabilities")?,
         seccomp_config_dir: flags.text("seccomp_config_dir").map(PathBuf::from),
         seccomp_profile_name: flags.text("seccomp_profile_name").map(str::to_owned),
         disk: disk(flags),
+        logs: log_flags::settings(flags)?,
         ..native::Config::default()
     })
 }
@@ -330,6 +341,21 @@ pub fn containerizer(flags: &Flags, runtime_dir: PathBuf) -> Result<native::Conf
 fn capabilities(flags: &Flags, flag: &'static str) -> Result<Option<Set>, StartError> {
     let Some(json) = flags.json(flag) else { return Ok(None) };
     Set::of_flag(json).map(Some).map_err(|text| invalid(flag, &json.to_string(), text))
+}
+
+/// What the fetcher is told.
+pub fn fetcher(flags: &Flags) -> fetch::Settings {
+    let default = fetch::Settings::default();
+    let path = |name: &str| flags.text(name).filter(|path| !path.is_empty()).map(PathBuf::from);
+    fetch::Settings {
+        helper: path("launcher_dir").map(|dir| dir.join("bulkhead-helper")),
+        cache_dir: path("fetcher_cache_dir").unwrap_or(default.cache_dir),
+        cache_size: flags.bytes("fetcher_cache_size").unwrap_or(default.cache_size),
+        stall_timeout: flags.duration("fetcher_stall_timeout").unwrap_or(default.stall_timeout),
+        size_limit: flags.bytes("fetcher_size_limit").unwrap_or(default.size_limit),
+        frameworks_home: path("frameworks_home"),
+        hadoop_home: path("hadoop_home"),
+    }
 }
 
 /// What `disk/*` is told.
@@ -453,6 +479,22 @@ mod tests {
         assert!(refused("--modules_dir=/lib/modules").contains("--isolator_plugins"));
         let text = refused("--isolator_plugins=/nonexistent");
         assert!(text.contains("failed to read '/nonexistent'"), "{text}");
+    }
+
+    #[test]
+    fn what_isolators_are_told_is_checked() {
+        let with = |flags: &[&str]| containerizer(&parse(flags), PathBuf::from("/run/none"));
+        let config = with(&["--launcher=posix", "--container_sysctls=kernel/msgmax=1; net.a.b=2"]);
+        let settings = config.expect("valid").container_sysctls;
+        assert_eq!(settings.into_keys().collect::<Vec<_>>(), ["kernel.msgmax", "net.a.b"]);
+        for (flag, words) in [
+            ("--container_sysctls=vm.swappiness=1", "--container_sysctls: kernel setting"),
+            ("--userns_remap=[0-65535]", "--userns_remap: '[0-65535]' begins below 65536"),
+            ("--userns_remap=default", "--userns_remap: 'default' is no range of host ids"),
+        ] {
+            let error = with(&["--launcher=posix", flag]).expect_err(flag).to_string();
+            assert!(error.contains(words), "{flag}: {error}");
+        }
     }
 
     #[test]

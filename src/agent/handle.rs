@@ -3,6 +3,7 @@
 //! Reads take the newest [`Snapshot`]; calls that change something go through a
 //! bounded mailbox. A full mailbox is [`CallError::Busy`] (HTTP 503), never memory.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -176,6 +177,12 @@ impl Handle {
         executor: ExecutorId,
     ) -> Result<(), CallError> {
         self.call(Command::Heartbeat { framework, executor }).await
+    }
+
+    /// A nested or standalone container is over; `sandbox` is relative to the work
+    /// directory.
+    pub async fn container_ended(&self, sandbox: PathBuf) {
+        let _ = self.mailbox.send(Mail::Event(Event::ContainerEnded { sandbox })).await;
     }
 
     /// Unregisters the agent, ends everything on it and then the owner task.

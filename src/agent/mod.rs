@@ -1,7 +1,7 @@
 //! The Mesos agent: registers with a master, runs executors and tasks in
 //! containers, reports what becomes of them.
 //!
-//! * [`core`]: decides (pure). * [`updates`], [`gc`]: pure parts of it.
+//! * [`core`]: decides (pure). * [`updates`]: a pure part of it.
 //! * [`driver`]: the one task that owns the core, runs its effects, publishes
 //!   the [`snapshot`]. * [`handle`]: the door to it. * `api`: HTTP.
 //!
@@ -15,10 +15,10 @@ pub mod core;
 mod docker_flags;
 mod driver;
 pub mod flags;
-pub mod gc;
 pub mod handle;
 pub mod inbox;
 pub mod info;
+mod log_flags;
 pub mod resources;
 pub mod snapshot;
 pub mod updates;

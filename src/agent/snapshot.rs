@@ -46,6 +46,20 @@ pub struct Counters {
     pub gc_path_removals_failed: u64,
     /// Paths waiting for their removal.
     pub gc_path_removals_pending: u64,
+    /// Known bytes in them.
+    pub gc_bytes_pending: u64,
+    /// How long the oldest has waited, in seconds.
+    pub gc_oldest_secs: f64,
+    /// Removals that waited for a reader.
+    pub gc_removals_postponed: u64,
+    /// Files and directories that were deleted.
+    pub gc_files_removed: u64,
+    /// Known bytes in them.
+    pub gc_bytes_removed: u64,
+    /// Whether a checkpoint waits for room on the disk.
+    pub checkpoints_waiting: bool,
+    /// Files left in the reserve for a full disk.
+    pub checkpoint_reserve: u64,
 }
 
 /// The agent at one moment.

@@ -1,7 +1,8 @@
-//! `bulkhead-helper`: one-shot jobs that must not run in a daemon, by their first
-//! argument. No threads, no runtime; started by other programs of this package,
-//! not by people.
+//! `bulkhead-helper`: jobs that must not run in a daemon, by their first argument. No
+//! threads; started by other programs of this package, not by people.
 //!
+//! * `fetch`: fetches one URI into a sandbox or the cache, as a task's user.
+//! * `logger`: takes the output of an agent's containers to where it belongs.
 //! * `oci`: makes a container with libcontainer (feature `oci`).
 
 use std::ffi::OsString;
@@ -10,9 +11,11 @@ use std::process::ExitCode;
 fn main() -> ExitCode {
     let arguments: Vec<OsString> = std::env::args_os().skip(1).collect();
     match arguments.first().and_then(|name| name.to_str()) {
+        Some("fetch") => bulkhead::fetch::main(),
+        Some("logger") => bulkhead::logs::helper::main(&arguments[1..]),
         Some("oci") => oci(&arguments[1..]),
         _ => {
-            eprintln!("usage: bulkhead-helper oci ...");
+            eprintln!("usage: bulkhead-helper fetch|logger|oci ...");
             ExitCode::from(2)
         }
     }

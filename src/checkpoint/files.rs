@@ -9,7 +9,7 @@
 //! it.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Write as _};
+use std::io::{self, BufReader, Read, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
@@ -34,14 +34,16 @@ pub enum StorageError {
     Link { path: PathBuf, source: io::Error },
     #[error("failed to append to '{path}'")]
     Append { path: PathBuf, source: io::Error },
+    #[error("failed to flush '{path}'")]
+    Flush { path: PathBuf, source: io::Error },
     #[error("failed to read '{path}'")]
     Read { path: PathBuf, source: io::Error },
     #[error("failed to truncate '{path}'")]
     Truncate { path: PathBuf, source: io::Error },
     #[error("failed to remove '{path}'")]
     Remove { path: PathBuf, source: io::Error },
-    #[error("'{path}' is damaged: {message}")]
-    Damaged { path: PathBuf, message: String },
+    #[error("'{path}' is damaged at byte {at}: {message}")]
+    Damaged { path: PathBuf, at: u64, message: String },
 }
 
 impl StorageError {
@@ -74,31 +76,31 @@ pub(super) fn framed<M: Message>(message: &M) -> Vec<u8> {
 }
 
 /// Writes a file as a whole or not at all (mode 0600, as Mesos' temporary files).
-pub(super) fn replace(path: &Path, bytes: &[u8], sync: bool) -> Result<()> {
+/// With `sync` an older one is only replaced once the new one is on the disk. The
+/// file is given back so that it can be flushed.
+pub(super) fn replace(path: &Path, bytes: &[u8], sync: bool) -> Result<File> {
     let dir = path.parent().unwrap_or(Path::new("."));
     create_dir(dir)?;
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     // One storage task writes here, so a fixed name cannot clash; what a dead
     // agent left under it is overwritten.
     let temp = dir.join(format!(".{name}.new"));
-    let write = || -> io::Result<()> {
+    let write = || -> io::Result<File> {
         let mut file =
             OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temp)?;
         file.write_all(bytes)?;
-        if sync { file.sync_data() } else { Ok(()) }
+        if sync && path.exists() {
+            file.sync_data()?;
+        }
+        Ok(file)
     };
-    if let Err(source) = write() {
+    let file = write().map_err(|source| {
         let _ = fs::remove_file(&temp);
-        return Err(StorageError::Write { path: path.to_owned(), source });
-    }
+        StorageError::Write { path: path.to_owned(), source }
+    })?;
     fs::rename(&temp, path)
         .map_err(|source| StorageError::Rename { path: path.to_owned(), source })?;
-    if sync {
-        File::open(dir)
-            .and_then(|d| d.sync_all())
-            .map_err(|source| StorageError::Write { path: dir.to_owned(), source })?;
-    }
-    Ok(())
+    Ok(file)
 }
 
 /// Makes an empty file.
@@ -128,8 +130,8 @@ pub(super) fn link(path: &Path, target: &Path) -> Result<()> {
 }
 
 /// Adds one record to a log. A failed append is undone as far as possible, so
-/// that the log stays readable.
-pub(super) fn append(path: &Path, bytes: &[u8], sync: bool) -> Result<()> {
+/// that the log stays readable. The file is given back so that it can be flushed.
+pub(super) fn append(path: &Path, bytes: &[u8]) -> Result<File> {
     if let Some(dir) = path.parent() {
         create_dir(dir)?;
     }
@@ -140,7 +142,7 @@ pub(super) fn append(path: &Path, bytes: &[u8], sync: bool) -> Result<()> {
         let _ = file.set_len(length);
         return Err(failed(source));
     }
-    if sync { file.sync_data().map_err(failed) } else { Ok(()) }
+    Ok(file)
 }
 
 /// The bytes of a file; `None` if there is none.
@@ -156,44 +158,95 @@ pub(super) fn read(path: &Path) -> Result<Option<Vec<u8>>> {
 /// empty files behind when it dies while writing).
 pub(super) fn message<M: Message + Name + Default>(path: &Path) -> Result<Option<M>> {
     let Some(bytes) = read(path)?.filter(|b| !b.is_empty()) else { return Ok(None) };
-    let damaged = |message: String| StorageError::Damaged { path: path.to_owned(), message };
-    let (size, rest) = split(&bytes).ok_or_else(|| damaged("size is cut off".to_owned()))?;
-    let body = rest.get(..size).ok_or_else(|| damaged("message is cut off".to_owned()))?;
-    schema::decode(body).map(Some).map_err(|e| damaged(e.to_string()))
+    let damaged =
+        |at: u64, message: String| StorageError::Damaged { path: path.to_owned(), at, message };
+    let (size, rest) =
+        split(&bytes).ok_or_else(|| damaged(0, "the size is cut off or too large".to_owned()))?;
+    let body = rest.get(..size).ok_or_else(|| {
+        damaged(bytes.len() as u64, format!("the message of {size} bytes is cut off"))
+    })?;
+    schema::decode(body).map(Some).map_err(|e| damaged(4, e.to_string()))
+}
+
+/// What a log holds.
+#[derive(Debug)]
+pub(super) struct Records<M> {
+    /// Its whole records.
+    pub records: Vec<M>,
+    /// Where they end, in bytes: where the log is torn.
+    pub good: u64,
+    /// Bytes behind them, which an agent left that died while writing.
+    pub torn: u64,
 }
 
 /// All whole records of a log. What follows the last whole one, left by an agent
-/// that died while writing, is cut off the file.
-pub(super) fn records<M: Message + Name + Default>(path: &Path) -> Result<Vec<M>> {
-    let Some(bytes) = read(path)? else { return Ok(Vec::new()) };
-    let (records, good) = parse(&bytes)
-        .map_err(|message| StorageError::Damaged { path: path.to_owned(), message })?;
-    if good < bytes.len() {
-        tracing::warn!(path = %path.display(), bytes = bytes.len() - good, "cutting off a torn record");
+/// that died while writing, is cut off the file if `repair` says so.
+pub(super) fn records<M: Message + Name + Default>(
+    path: &Path,
+    repair: bool,
+) -> Result<Records<M>> {
+    let failed = |source| StorageError::Read { path: path.to_owned(), source };
+    let file = match File::open(path) {
+        Ok(file) => file,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => {
+            return Ok(Records { records: Vec::new(), good: 0, torn: 0 });
+        }
+        Err(source) => return Err(failed(source)),
+    };
+    let length = file.metadata().map_err(failed)?.len();
+    let mut reader = BufReader::new(file);
+    let (records, good) = parse(&mut reader, length).map_err(|error| match error {
+        ParseError::Read(source) => failed(source),
+        ParseError::Damaged(at, message) => {
+            StorageError::Damaged { path: path.to_owned(), at, message }
+        }
+    })?;
+    let torn = length.saturating_sub(good);
+    if torn > 0 && repair {
+        tracing::warn!(path = %path.display(), bytes = torn, "cutting off a torn record");
         OpenOptions::new()
             .write(true)
             .open(path)
-            .and_then(|f| f.set_len(good as u64))
+            .and_then(|f| f.set_len(good))
             .map_err(|source| StorageError::Truncate { path: path.to_owned(), source })?;
     }
-    Ok(records)
+    Ok(Records { records, good, torn })
 }
 
-/// Whole records and the length of the good part. A record that is whole but
-/// does not decode is damage, not a torn tail, unless it is the last one.
+#[derive(Debug)]
+enum ParseError {
+    Read(io::Error),
+    Damaged(u64, String),
+}
+
+/// Whole records and the length of the good part, one record in memory at a time.
+/// A record that is whole but does not decode is damage, not a torn tail, unless it
+/// is the last one.
 fn parse<M: Message + Name + Default>(
-    bytes: &[u8],
-) -> std::result::Result<(Vec<M>, usize), String> {
+    input: &mut impl Read,
+    length: u64,
+) -> std::result::Result<(Vec<M>, u64), ParseError> {
     let mut records = Vec::new();
     let mut good = 0;
-    while let Some((size, rest)) = split(&bytes[good..]) {
-        let Some(body) = rest.get(..size) else { break };
-        match schema::decode(body) {
-            Ok(record) => records.push(record),
-            Err(_) if good + 4 + size == bytes.len() => break,
-            Err(error) => return Err(format!("record at byte {good}: {error}")),
+    let mut body = Vec::new();
+    while length - good >= 4 {
+        let mut size = [0; 4];
+        input.read_exact(&mut size).map_err(ParseError::Read)?;
+        let size = u32::from_ne_bytes(size) as usize;
+        let end = good + 4 + size as u64;
+        if size > MAX_RECORD || end > length {
+            break;
         }
-        good += 4 + size;
+        body.resize(size, 0);
+        input.read_exact(&mut body).map_err(ParseError::Read)?;
+        match schema::decode(&body) {
+            Ok(record) => records.push(record),
+            Err(_) if end == length => break,
+            Err(error) => {
+                return Err(ParseError::Damaged(good, error.to_string()));
+            }
+        }
+        good = end;
     }
     Ok((records, good))
 }
@@ -215,6 +268,10 @@ mod tests {
 
     fn record(n: u8) -> StatusUpdateRecord {
         StatusUpdateRecord { r#type: 1, update: None, uuid: Some(vec![n; 16]) }
+    }
+
+    fn parse_all(bytes: &[u8]) -> std::result::Result<(Vec<StatusUpdateRecord>, u64), ParseError> {
+        parse(&mut &*bytes, bytes.len() as u64)
     }
 
     fn dir(name: &str) -> PathBuf {
@@ -248,7 +305,10 @@ mod tests {
         assert_eq!(message(&path).unwrap(), Some(record(1)));
         fs::write(&path, &whole[..whole.len() - 1]).unwrap();
         let error = message::<StatusUpdateRecord>(&path).unwrap_err().to_string();
-        assert!(error.contains("is damaged: message is cut off"), "{error}");
+        assert!(
+            error.contains("is damaged at byte 23: the message of 20 bytes is cut off"),
+            "{error}"
+        );
         fs::remove_dir_all(dir).unwrap();
     }
 
@@ -257,7 +317,7 @@ mod tests {
         let mut bytes = framed(&record(1));
         bytes[4] = 0xff; // a field number that makes no sense
         bytes.extend(framed(&record(2)));
-        assert!(parse::<StatusUpdateRecord>(&bytes).is_err());
+        assert!(parse_all(&bytes).is_err());
     }
 
     proptest! {
@@ -270,15 +330,15 @@ mod tests {
                 ends.push(bytes.len());
             }
             let cut = cut.min(bytes.len());
-            let (records, good) = parse::<StatusUpdateRecord>(&bytes[..cut]).unwrap();
+            let (records, good) = parse_all(&bytes[..cut]).unwrap();
             let whole = ends.iter().filter(|e| **e <= cut).count() - 1;
             prop_assert_eq!(records.len(), whole);
-            prop_assert_eq!(good, ends[whole]);
+            prop_assert_eq!(good, ends[whole] as u64);
         }
 
         #[test]
         fn arbitrary_bytes_never_panic(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
-            let _ = parse::<StatusUpdateRecord>(&bytes);
+            let _ = parse_all(&bytes);
         }
     }
 }

@@ -4,20 +4,30 @@
 //! `meta`, which is Mesos' own: a C++ agent can read what we wrote and the other
 //! way round. The agent's core says *what* is to be stored ([`Record`]), one
 //! storage task writes in order ([`Store`]), [`recover`] reads everything back
-//! ([`Recovered`]).
+//! ([`Recovered`]). [`inspect`] explains a work directory to people; it and
+//! [`survey`] change nothing.
 
+mod discard;
 mod files;
+mod flush;
+mod garbage;
+pub mod inspect;
+mod leftovers;
 mod paths;
 mod record;
 mod recover;
 mod recovered;
+mod reserve;
 mod store;
 
+pub use discard::DiscardError;
 pub use files::StorageError;
+pub use flush::Flusher;
+pub use garbage::{Garbage, Item};
 pub use paths::{RunKey, WorkDir, nested_sandbox};
 pub use record::Record;
-pub use recover::{RecoverError, recover, write_boot_id};
+pub use recover::{Mode, RecoverError, recover, survey, write_boot_id};
 pub use recovered::{
     Recovered, RecoveredExecutor, RecoveredFramework, RecoveredRun, RecoveredTask,
 };
-pub use store::Store;
+pub use store::{Store, Unflushed};

@@ -4,6 +4,8 @@
 //! WORK_DIR
 //! |-- meta                                     what survives the agent ("META")
 //! |   |-- boot_id
+//! |   |-- garbage.log                          what waits for its deletion (ours)
+//! |   |-- reserve/<number>                     room for a full disk (ours)
 //! |   |-- resources/{resources.info, resources.target,
 //! |   |              resources_and_operations.state, resources_and_operations.target}
 //! |   `-- slaves
@@ -31,18 +33,23 @@
 //! |       |-- latest -> <container id>
 //! |       `-- <container id>                   the sandbox
 //! |-- containers/<container id>                sandbox of a standalone container
+//! |-- trash/<number>                           on its way out (ours)
 //! |-- provisioner
 //! `-- volumes/roles/<role>/<persistence id>
 //! ```
 //!
-//! Everything but `task.launch` and `task.kill` is Mesos' own layout; a C++ agent
-//! ignores those two. Used by the storage task, by recovery, by the agent's driver for
+//! What is not marked as ours is Mesos' own layout; a C++ agent ignores the rest.
+//! Used by the storage task, by recovery, by the agent's driver for
 //! sandboxes and by `/files`. It touches no file itself.
 
 use std::path::{Path, PathBuf};
 
+use serde::{Deserialize, Serialize};
+
+use super::Garbage;
+
 /// Names one run of one executor: the four ids that its paths are made of.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct RunKey {
     /// The agent's id.
     pub agent: String,
@@ -149,6 +156,43 @@ impl WorkDir {
         self.meta_tasks(run).join(task)
     }
 
+    /// The log of what waits for its deletion.
+    pub fn garbage_log(&self) -> PathBuf {
+        self.meta().join("garbage.log")
+    }
+
+    /// Files that become checkpoints when the disk is full.
+    pub fn reserve(&self) -> PathBuf {
+        self.meta().join("reserve")
+    }
+
+    /// Where resources and operations are checkpointed.
+    pub fn resources(&self) -> PathBuf {
+        self.meta().join("resources")
+    }
+
+    /// Where directories go that are being deleted.
+    pub fn trash(&self) -> PathBuf {
+        self.0.join("trash")
+    }
+
+    /// A directory that waits for its deletion, then its twin under `meta` if it
+    /// has one.
+    pub fn garbage(&self, garbage: &Garbage) -> Vec<PathBuf> {
+        match garbage {
+            Garbage::Run(run) => vec![self.sandbox(run), self.meta_run(run)],
+            Garbage::Executor { agent, framework, executor } => vec![
+                self.executor(agent, framework, executor),
+                self.meta_executor(agent, framework, executor),
+            ],
+            Garbage::Framework { agent, framework } => {
+                vec![self.framework(agent, framework), self.meta_framework(agent, framework)]
+            }
+            Garbage::Agent(agent) => vec![self.agent(agent), self.meta_agent(agent)],
+            Garbage::Sandbox(path) => vec![self.0.join(path)],
+        }
+    }
+
     /// Sandboxes of one agent id.
     pub fn agent(&self, agent: &str) -> PathBuf {
         self.0.join("slaves").join(agent)
@@ -159,19 +203,34 @@ impl WorkDir {
         self.0.join("slaves")
     }
 
+    /// Sandboxes of an agent id by framework.
+    pub fn frameworks(&self, agent: &str) -> PathBuf {
+        self.agent(agent).join("frameworks")
+    }
+
+    /// Sandboxes of a framework by executor.
+    pub fn executors(&self, agent: &str, framework: &str) -> PathBuf {
+        self.framework(agent, framework).join("executors")
+    }
+
+    /// Sandboxes of an executor by container.
+    pub fn runs(&self, agent: &str, framework: &str, executor: &str) -> PathBuf {
+        self.executor(agent, framework, executor).join("runs")
+    }
+
     /// Sandboxes of a framework.
     pub fn framework(&self, agent: &str, framework: &str) -> PathBuf {
-        self.agent(agent).join("frameworks").join(framework)
+        self.frameworks(agent).join(framework)
     }
 
     /// Sandboxes of an executor.
     pub fn executor(&self, agent: &str, framework: &str, executor: &str) -> PathBuf {
-        self.framework(agent, framework).join("executors").join(executor)
+        self.executors(agent, framework).join(executor)
     }
 
     /// The sandbox of one run.
     pub fn sandbox(&self, run: &RunKey) -> PathBuf {
-        self.executor(&run.agent, &run.framework, &run.executor).join("runs").join(&run.container)
+        self.runs(&run.agent, &run.framework, &run.executor).join(&run.container)
     }
 
     /// The sandbox of a standalone container.
@@ -211,12 +270,17 @@ pub(super) mod names {
     pub const LATEST: &str = "latest";
     pub const SENTINEL: &str = "executor.sentinel";
     pub const HTTP_MARKER: &str = "http.marker";
+    pub const PIDS: &str = "pids";
     pub const FORKED_PID: &str = "pids/forked.pid";
     pub const LIBPROCESS_PID: &str = "pids/libprocess.pid";
     pub const TASK_INFO: &str = "task.info";
     pub const TASK_LAUNCH: &str = "task.launch";
     pub const TASK_KILL: &str = "task.kill";
     pub const TASK_UPDATES: &str = "task.updates";
+    pub const RESOURCES: &str = "resources.info";
+    pub const RESOURCES_TARGET: &str = "resources.target";
+    pub const RESOURCE_STATE: &str = "resources_and_operations.state";
+    pub const RESOURCE_STATE_TARGET: &str = "resources_and_operations.target";
 }
 
 /// The sandbox of a nested container below that of its top-level container:

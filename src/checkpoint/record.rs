@@ -4,7 +4,7 @@
 use mesos::internal::StatusUpdateRecord;
 use mesos::{ExecutorInfo, FrameworkInfo, SlaveInfo, Task, TaskInfo};
 
-use super::RunKey;
+use super::{Garbage, Item, RunKey};
 
 /// One durable fact. Writing the same record twice is harmless, except for
 /// [`Record::Update`], of which recovery drops the repetition.
@@ -81,4 +81,46 @@ pub enum Record {
     },
     /// The agent must come back under a new id.
     ForgetAgent,
+    /// A directory waits for its deletion from now on, or what is known of it
+    /// changed.
+    Scheduled {
+        /// Which.
+        garbage: Garbage,
+        /// Since when, and more.
+        item: Item,
+    },
+    /// It is gone, or used again.
+    Unscheduled(Garbage),
+    /// All that waits: takes the place of what was said before.
+    Schedule(Vec<(Garbage, Item)>),
+}
+
+impl Record {
+    /// Whether a full disk must not hold this back: it keeps a promise that was
+    /// made before. New work can wait.
+    #[must_use]
+    pub fn is_owed(&self) -> bool {
+        match self {
+            Record::Agent(_)
+            | Record::ForkedPid { .. }
+            | Record::LibprocessPid { .. }
+            | Record::HttpMarker { .. }
+            | Record::Kill { .. }
+            | Record::Update { .. }
+            | Record::Sentinel { .. }
+            | Record::ForgetAgent => true,
+            Record::Framework { .. }
+            | Record::Executor { .. }
+            | Record::Task { .. }
+            | Record::Scheduled { .. }
+            | Record::Unscheduled(_)
+            | Record::Schedule(_) => false,
+        }
+    }
+
+    /// Whether the agent can do without: it finds out again by looking.
+    #[must_use]
+    pub fn is_advice(&self) -> bool {
+        matches!(self, Record::Scheduled { .. } | Record::Unscheduled(_) | Record::Schedule(_))
+    }
 }

@@ -2,10 +2,14 @@
 //!
 //! Missing and empty files are what an agent leaves that died between two steps:
 //! the thing simply had not happened. Damaged ones stop the start under
-//! `--strict`, else they are counted and skipped.
+//! `--strict`, else they are counted and skipped. Logs are read record by record,
+//! and of what is over only the newest is kept in memory, so that a work directory
+//! with a week of ended tasks costs little.
 
+use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::time::UNIX_EPOCH;
 
@@ -17,7 +21,8 @@ use thiserror::Error;
 use super::files::{self, StorageError};
 use super::paths::names;
 use super::{
-    Recovered, RecoveredExecutor, RecoveredFramework, RecoveredRun, RecoveredTask, RunKey, WorkDir,
+    Garbage, Item, Recovered, RecoveredExecutor, RecoveredFramework, RecoveredRun, RecoveredTask,
+    RunKey, WorkDir, garbage, leftovers, reserve,
 };
 
 /// Why the checkpoints cannot be used.
@@ -33,32 +38,79 @@ pub enum RecoverError {
     },
 }
 
+/// How to read.
+#[derive(Debug, Clone, Copy)]
+pub struct Mode {
+    /// Damage is an error.
+    pub strict: bool,
+    /// Torn ends of logs are cut off.
+    pub repair: bool,
+    /// How many ended executors of each framework are wanted, the newest.
+    pub completed: usize,
+}
+
+impl Mode {
+    /// All there is, and nothing may be damaged.
+    pub const STRICT: Mode = Mode { strict: true, repair: true, completed: usize::MAX };
+}
+
 /// Reads everything below `work`.
-pub fn recover(work: &WorkDir, strict: bool) -> Result<Recovered, RecoverError> {
-    let mut reader = Reader { work, strict, errors: Vec::new() };
+///
+/// # Errors
+/// [`RecoverError`]
+pub fn recover(work: &WorkDir, mode: Mode) -> Result<Recovered, RecoverError> {
+    let mut reader = Reader { work, mode, errors: Vec::new(), seen: Vec::new() };
     let mut recovered =
         reader.agent().map_err(|source| RecoverError::Damaged { meta: work.meta(), source })?;
+    recovered.garbage = reader.garbage();
     recovered.errors = reader.errors;
     Ok(recovered)
 }
 
+/// Reads everything below `work` and changes nothing, damage or not.
+///
+/// # Errors
+/// [`RecoverError`], if a directory cannot be read.
+pub fn survey(work: &WorkDir) -> Result<Recovered, RecoverError> {
+    recover(work, Mode { strict: false, repair: false, completed: 0 })
+}
+
 /// Remembers the running kernel, so that the next start knows of a reboot.
+///
+/// # Errors
+/// The next start would take this one for another machine's.
 pub fn write_boot_id(work: &WorkDir) -> Result<(), StorageError> {
-    match boot_id() {
-        Some(id) => files::replace(&work.boot_id(), id.as_bytes(), false),
-        None => Ok(()),
+    let Some(id) = boot_id() else { return Ok(()) };
+    let path = work.boot_id();
+    match files::replace(&path, id.as_bytes(), false) {
+        Err(error) if error.is_full() => {
+            match reserve::use_for(&work.reserve(), &path, id.as_bytes()) {
+                Ok(Some(_)) => Ok(()),
+                _ => Err(error),
+            }
+        }
+        other => other.map(drop),
     }
 }
 
-fn boot_id() -> Option<String> {
+/// Of the running kernel.
+pub(super) fn boot_id() -> Option<String> {
     let id = fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
     Some(id.trim().to_owned())
 }
 
+/// The agent id in use, as the link says.
+pub(super) fn latest_agent(work: &WorkDir) -> Option<String> {
+    let target = fs::read_link(work.latest_agent()).ok()?;
+    Some(OsString::from(target.file_name()?).to_string_lossy().into_owned())
+}
+
 struct Reader<'a> {
     work: &'a WorkDir,
-    strict: bool,
+    mode: Mode,
     errors: Vec<String>,
+    /// Garbage as it is found, and when it was changed last.
+    seen: Vec<(Garbage, f64)>,
 }
 
 impl Reader<'_> {
@@ -68,9 +120,11 @@ impl Reader<'_> {
         result: Result<Option<T>, StorageError>,
     ) -> Result<Option<T>, StorageError> {
         match result {
-            Err(error) if !self.strict => {
+            Err(error) if !self.mode.strict => {
                 let error = kernel::chain(&error);
-                tracing::warn!(error, "skipping a damaged checkpoint");
+                if self.mode.repair {
+                    tracing::warn!(error, "skipping a damaged checkpoint");
+                }
                 self.errors.push(error);
                 Ok(None)
             }
@@ -84,12 +138,9 @@ impl Reader<'_> {
             (Some(before), Some(now)) => before.trim_ascii() != now.as_bytes(),
             _ => false,
         };
-        let latest = fs::read_link(self.work.latest_agent())
-            .ok()
-            .and_then(|target| target.file_name().map(OsString::from));
-        let latest = latest.map(|name| name.to_string_lossy().into_owned());
+        let latest = latest_agent(self.work);
         let mut recovered = Recovered { rebooted, ..Recovered::default() };
-        recovered.other_agents = self.other_agents(latest.as_deref())?;
+        self.other_agents(latest.as_deref())?;
         let Some(id) = latest else { return Ok(recovered) };
         let info = files::message(&self.work.agent_info(&id));
         recovered.agent = self.tolerate(info)?.map(|mut info: SlaveInfo| {
@@ -97,6 +148,7 @@ impl Reader<'_> {
             info
         });
         if recovered.agent.is_none() {
+            self.found(Garbage::Agent(id));
             return Ok(recovered);
         }
         for framework in subdirs(&self.work.meta_frameworks(&id))? {
@@ -104,23 +156,49 @@ impl Reader<'_> {
                 recovered.frameworks.push(framework);
             }
         }
+        self.seen.extend(leftovers::sandboxes(self.work, &id)?);
         Ok(recovered)
     }
 
-    fn other_agents(&self, latest: Option<&str>) -> Result<Vec<(String, f64)>, StorageError> {
-        let mut found = subdirs(&self.work.meta_agents())?;
+    /// Notes garbage; it is as old as its youngest directory.
+    fn found(&mut self, garbage: Garbage) {
+        let changed = self.work.garbage(&garbage).iter().map(|p| modified(p)).fold(0.0, f64::max);
+        self.seen.push((garbage, changed));
+    }
+
+    /// Everything found with what the log remembers of it, and sandboxes that only
+    /// the log knows.
+    fn garbage(&mut self) -> Vec<(Garbage, Item)> {
+        let log = garbage::read(&self.work.garbage_log());
+        let log = log.unwrap_or_else(|error| {
+            self.errors.push(kernel::chain(&error));
+            garbage::Log::default()
+        });
+        let path = self.work.garbage_log();
+        for (at, why) in &log.damaged {
+            self.errors.push(format!("'{}' is damaged: at byte {at}: {why}", path.display()));
+        }
+        let mut remembered = log.items;
+        let mut all: Vec<(Garbage, Item)> = Vec::new();
+        for (garbage, changed) in self.seen.drain(..) {
+            let item = remembered.remove(&garbage).unwrap_or_else(|| Item::since(changed));
+            all.push((garbage, item));
+        }
+        let lives = |garbage: &Garbage| {
+            matches!(garbage, Garbage::Sandbox(_))
+                && self.work.garbage(garbage).iter().any(|path| path.exists())
+        };
+        all.extend(remembered.into_iter().filter(|(garbage, _)| lives(garbage)));
+        all
+    }
+
+    fn other_agents(&mut self, latest: Option<&str>) -> Result<(), StorageError> {
+        let mut found: BTreeSet<String> = subdirs(&self.work.meta_agents())?.into_iter().collect();
         found.extend(subdirs(&self.work.agents())?);
-        found.sort();
-        found.dedup();
-        Ok(found
-            .into_iter()
-            .filter(|id| Some(id.as_str()) != latest)
-            .map(|id| {
-                let since =
-                    modified(&self.work.agent(&id)).max(modified(&self.work.meta_agent(&id)));
-                (id, since)
-            })
-            .collect())
+        for id in found.into_iter().filter(|id| Some(id.as_str()) != latest) {
+            self.found(Garbage::Agent(id));
+        }
+        Ok(())
     }
 
     fn framework(
@@ -128,19 +206,66 @@ impl Reader<'_> {
         agent: &str,
         id: &str,
     ) -> Result<Option<RecoveredFramework>, StorageError> {
+        let own = || Garbage::Framework { agent: agent.to_owned(), framework: id.to_owned() };
         let info = files::message(&self.work.framework_info(agent, id));
-        let Some(info) = self.tolerate(info)? else { return Ok(None) };
+        let Some(info) = self.tolerate(info)? else {
+            self.found(own());
+            return Ok(None);
+        };
         let pid = files::read(&self.work.framework_pid(agent, id))?
             .map(|b| String::from_utf8_lossy(&b).into_owned())
             .filter(|pid| !pid.is_empty() && !pid.starts_with('@'));
-        let dir = self.work.meta_framework(agent, id);
         let mut executors = Vec::new();
-        for executor in subdirs(&self.work.meta_executors(agent, id))? {
-            if let Some(executor) = self.executor(agent, id, &executor)? {
+        let all = subdirs(&self.work.meta_executors(agent, id))?;
+        let skipped = self.long_over(agent, id, &all);
+        for name in all {
+            if skipped.contains(&name) {
+                self.found_executor(agent, id, &name)?;
+            } else if let Some(executor) = self.executor(agent, id, &name)? {
                 executors.push(executor);
             }
         }
-        Ok(Some(RecoveredFramework { info, pid, executors, modified: modified(&dir) }))
+        if !executors.iter().any(RecoveredExecutor::is_live) {
+            self.found(own());
+        }
+        Ok(Some(RecoveredFramework { info, pid, executors }))
+    }
+
+    /// Ended executors that nobody will ask for: all but the newest few.
+    fn long_over(&self, agent: &str, framework: &str, all: &[String]) -> BTreeSet<String> {
+        let mut over: Vec<(f64, &String)> = all
+            .iter()
+            .filter_map(|id| {
+                let runs = self.work.meta_runs(agent, framework, id);
+                let latest = fs::read_link(runs.join(names::LATEST)).ok()?;
+                let run = runs.join(latest.file_name()?);
+                run.join(names::SENTINEL).exists().then(|| (modified(&run), id))
+            })
+            .collect();
+        over.sort_by(|a, b| b.0.total_cmp(&a.0));
+        over.into_iter().skip(self.mode.completed).map(|(_, id)| id.clone()).collect()
+    }
+
+    fn found_executor(
+        &mut self,
+        agent: &str,
+        framework: &str,
+        id: &str,
+    ) -> Result<(), StorageError> {
+        for container in subdirs(&self.work.meta_runs(agent, framework, id))? {
+            self.found(Garbage::Run(RunKey {
+                agent: agent.to_owned(),
+                framework: framework.to_owned(),
+                executor: id.to_owned(),
+                container,
+            }));
+        }
+        self.found(Garbage::Executor {
+            agent: agent.to_owned(),
+            framework: framework.to_owned(),
+            executor: id.to_owned(),
+        });
+        Ok(())
     }
 
     fn executor(
@@ -152,47 +277,52 @@ impl Reader<'_> {
         let dir = self.work.meta_executor(agent, framework, id);
         let runs = self.work.meta_runs(agent, framework, id);
         let info = files::message(&dir.join(names::EXECUTOR_INFO));
-        let Some(mut info): Option<ExecutorInfo> = self.tolerate(info)? else { return Ok(None) };
+        let Some(mut info): Option<ExecutorInfo> = self.tolerate(info)? else {
+            self.found_executor(agent, framework, id)?;
+            return Ok(None);
+        };
         upgrade_all(&mut info.resources);
         let generated = files::read(&dir.join(names::GENERATED))?.is_some_and(|b| b == b"1");
         let latest = fs::read_link(runs.join(names::LATEST))
             .ok()
             .and_then(|t| t.file_name().map(|n| n.to_string_lossy().into_owned()));
-        let key = |container: String| RunKey {
-            agent: agent.to_owned(),
-            framework: framework.to_owned(),
-            executor: id.to_owned(),
-            container,
-        };
-        let mut run = None;
-        let mut old_runs = Vec::new();
+        let mut executor = RecoveredExecutor { info, generated, run: None };
         for container in subdirs(&runs)? {
-            if Some(&container) == latest.as_ref() {
-                run = Some(self.run(key(container))?);
+            let is_latest = Some(&container) == latest.as_ref();
+            let key = RunKey {
+                agent: agent.to_owned(),
+                framework: framework.to_owned(),
+                executor: id.to_owned(),
+                container,
+            };
+            if is_latest {
+                executor.run = Some(self.run(key)?);
             } else {
-                let key = key(container);
-                let since = modified(&self.work.meta_run(&key));
-                old_runs.push((key, since));
+                self.found(Garbage::Run(key));
             }
         }
-        Ok(Some(RecoveredExecutor { info, generated, run, old_runs }))
+        if !executor.is_live() {
+            if let Some(run) = &executor.run {
+                self.found(Garbage::Run(run.key.clone()));
+            }
+            self.found(Garbage::Executor {
+                agent: agent.to_owned(),
+                framework: framework.to_owned(),
+                executor: id.to_owned(),
+            });
+        }
+        Ok(Some(executor))
     }
 
     fn run(&mut self, key: RunKey) -> Result<RecoveredRun, StorageError> {
         let dir = self.work.meta_run(&key);
-        let text = |name: &str| -> Result<Option<String>, StorageError> {
-            let bytes = files::read(&dir.join(name))?;
-            Ok(bytes
-                .map(|b| String::from_utf8_lossy(&b).trim().to_owned())
-                .filter(|t| !t.is_empty()))
-        };
-        let forked = match text(names::FORKED_PID)? {
+        let forked = match text(&dir.join(names::FORKED_PID))? {
             None => None,
             Some(pid) => {
-                let parsed = pid.parse().map(Some).map_err(|_| StorageError::Damaged {
-                    path: dir.join(names::FORKED_PID),
-                    message: format!("'{pid}' is not a pid"),
-                });
+                let path = dir.join(names::FORKED_PID);
+                let message = format!("'{pid}' is not a pid");
+                let damaged = |_| StorageError::Damaged { path, at: 0, message };
+                let parsed = pid.parse().map(Some).map_err(damaged);
                 self.tolerate(parsed)?
             }
         };
@@ -204,9 +334,8 @@ impl Reader<'_> {
         }
         Ok(RecoveredRun {
             completed: dir.join(names::SENTINEL).exists(),
-            modified: modified(&dir),
             forked_pid: forked,
-            libprocess_pid: text(names::LIBPROCESS_PID)?,
+            libprocess_pid: text(&dir.join(names::LIBPROCESS_PID))?,
             http: dir.join(names::HTTP_MARKER).exists(),
             tasks,
             key,
@@ -222,10 +351,11 @@ impl Reader<'_> {
         if let Some(launch) = &mut launch {
             upgrade_all(&mut launch.resources);
         }
-        let log = files::records::<StatusUpdateRecord>(&dir.join(names::TASK_UPDATES)).map(Some);
+        let log = dir.join(names::TASK_UPDATES);
+        let log = files::records::<StatusUpdateRecord>(&log, self.mode.repair);
         let mut updates = Vec::new();
         let mut acknowledged = Vec::new();
-        for record in self.tolerate(log)?.unwrap_or_default() {
+        for record in self.tolerate(log.map(|log| Some(log.records)))?.unwrap_or_default() {
             match record.r#type() {
                 status_update_record::Type::Update => updates.extend(record.update),
                 status_update_record::Type::Ack => acknowledged.extend(record.uuid),
@@ -236,12 +366,18 @@ impl Reader<'_> {
     }
 }
 
+/// The text of a small file; `None` if it is missing or empty.
+pub(super) fn text(path: &Path) -> Result<Option<String>, StorageError> {
+    let bytes = files::read(path)?;
+    Ok(bytes.map(|b| String::from_utf8_lossy(&b).trim().to_owned()).filter(|t| !t.is_empty()))
+}
+
 /// Names of the directories (no links) in `path`; none if there is no `path`.
-fn subdirs(path: &Path) -> Result<Vec<String>, StorageError> {
+pub(super) fn subdirs(path: &Path) -> Result<Vec<String>, StorageError> {
     let failed = |source| StorageError::Read { path: path.to_owned(), source };
     let entries = match fs::read_dir(path) {
         Ok(entries) => entries,
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
         Err(source) => return Err(failed(source)),
     };
     let mut names = Vec::new();
@@ -256,7 +392,7 @@ fn subdirs(path: &Path) -> Result<Vec<String>, StorageError> {
 }
 
 /// Seconds since the epoch; 0 if there is no such file.
-fn modified(path: &Path) -> f64 {
+pub(super) fn modified(path: &Path) -> f64 {
     fs::metadata(path)
         .and_then(|m| m.modified())
         .ok()

@@ -3,7 +3,7 @@
 use mesos::internal::StatusUpdate;
 use mesos::{ExecutorInfo, FrameworkInfo, SlaveInfo, Task, TaskInfo};
 
-use super::RunKey;
+use super::{Garbage, Item, RunKey};
 
 /// Everything of the newest agent id.
 #[derive(Debug, Default)]
@@ -14,8 +14,8 @@ pub struct Recovered {
     pub rebooted: bool,
     /// Frameworks that checkpoint.
     pub frameworks: Vec<RecoveredFramework>,
-    /// Other agent ids with directories here, to be collected.
-    pub other_agents: Vec<(String, f64)>,
+    /// What nobody needs any more.
+    pub garbage: Vec<(Garbage, Item)>,
     /// What could not be read (only without `--strict`).
     pub errors: Vec<String>,
 }
@@ -29,8 +29,6 @@ pub struct RecoveredFramework {
     pub pid: Option<String>,
     /// Its executors.
     pub executors: Vec<RecoveredExecutor>,
-    /// When its directory was changed last, seconds since the epoch.
-    pub modified: f64,
 }
 
 /// An executor.
@@ -42,8 +40,21 @@ pub struct RecoveredExecutor {
     pub generated: bool,
     /// Its newest run; `None` if it never got that far.
     pub run: Option<RecoveredRun>,
-    /// Older runs (container id, when changed last), to be collected.
-    pub old_runs: Vec<(RunKey, f64)>,
+}
+
+impl RecoveredExecutor {
+    /// Its newest run, if that ever had something to do. A command task's executor
+    /// without the task: the agent died in between, nothing was launched.
+    #[must_use]
+    pub fn begun(&self) -> Option<&RecoveredRun> {
+        self.run.as_ref().filter(|run| !(self.generated && run.tasks.is_empty()))
+    }
+
+    /// Whether it may still be running, or owes an update.
+    #[must_use]
+    pub fn is_live(&self) -> bool {
+        self.begun().is_some_and(|run| !run.completed)
+    }
 }
 
 /// The newest run of an executor.
@@ -53,8 +64,6 @@ pub struct RecoveredRun {
     pub key: RunKey,
     /// It is over and acknowledged.
     pub completed: bool,
-    /// When its directory was changed last, seconds since the epoch.
-    pub modified: f64,
     /// Init's pid.
     pub forked_pid: Option<u32>,
     /// The address of a V0 executor that registered.

@@ -1,18 +1,22 @@
 //! The storage task: writes [`Record`]s strictly in the order given.
 //!
 //! Runs on a thread of its own, since every call blocks. The driver hands in
-//! records with a number and gets the number back once the record is durable.
+//! records with a number and gets the number back once the record is durable:
+//! [`Store::write`] makes it survive the agent, [`super::flush`] the machine.
 
-use std::fs;
-use std::path::PathBuf;
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io;
+use std::path::{Path, PathBuf};
 
 use mesos::Resource;
 use mesos::resources::{Format, convert};
 use prost::Message;
 
-use super::files::{StorageError, append, create_dir, framed, link, replace, touch};
+use super::discard::{self, DiscardError};
+use super::files::{StorageError, append, create_dir, framed, link, read, replace, touch};
 use super::paths::names;
-use super::{Record, RunKey, WorkDir};
+use super::{Garbage, Record, RunKey, WorkDir, garbage, reserve};
 
 type Result<T> = std::result::Result<T, StorageError>;
 
@@ -23,15 +27,89 @@ pub struct Store {
     sync: bool,
 }
 
+/// Files that were written and may not be on the disk yet.
+#[derive(Debug, Default)]
+pub struct Unflushed(pub(super) BTreeMap<PathBuf, File>);
+
+impl Unflushed {
+    /// How many.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Whether there is none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Takes those of a later record in.
+    pub fn extend(&mut self, later: Unflushed) {
+        self.0.extend(later.0);
+    }
+}
+
 impl Store {
-    /// `sync`: flush to the disk before a record counts as durable.
+    /// `sync`: what is written is to be flushed to the disk, so give it back.
     pub fn new(work: WorkDir, sync: bool) -> Self {
         Store { work, sync }
     }
 
-    /// Makes one record durable.
-    pub fn write(&self, record: &Record) -> Result<()> {
-        let work = &self.work;
+    /// Writes one record, so that it outlives this process. What is to be flushed
+    /// before it outlives the machine comes back.
+    ///
+    /// # Errors
+    /// What could not be written; nothing of it is half done.
+    pub fn write(&self, record: &Record) -> Result<Unflushed> {
+        let mut writer =
+            Writer { store: self, owed: record.is_owed(), unflushed: Unflushed::default() };
+        writer.record(record)?;
+        Ok(writer.unflushed)
+    }
+
+    /// Moves the directories of `garbage` out of the way; what is to be deleted now.
+    ///
+    /// # Errors
+    /// Why they stay where they are.
+    pub fn discard(&self, garbage: &Garbage) -> std::result::Result<Vec<PathBuf>, DiscardError> {
+        discard::discard(&self.work, garbage)
+    }
+
+    /// What was discarded and not deleted before the last agent died.
+    #[must_use]
+    pub fn discarded(&self) -> Vec<PathBuf> {
+        discard::left(&self.work.trash())
+    }
+
+    /// Makes the reserve for a full disk whole again, if there is room.
+    ///
+    /// # Errors
+    /// Why it could not be; checkpoints work without it.
+    pub fn refill(&self) -> Result<()> {
+        // Made now: a full disk may have no room for it.
+        create_dir(&self.work.trash())?;
+        reserve::refill(&self.work.reserve())
+    }
+
+    /// Files left in the reserve.
+    #[must_use]
+    pub fn reserve_left(&self) -> u64 {
+        reserve::left(&self.work.reserve())
+    }
+}
+
+/// Writes one record.
+struct Writer<'a> {
+    store: &'a Store,
+    /// A full disk is no excuse.
+    owed: bool,
+    unflushed: Unflushed,
+}
+
+impl Writer<'_> {
+    fn record(&mut self, record: &Record) -> Result<()> {
+        let work = &self.store.work;
         match record {
             Record::Agent(info) => {
                 let id = info.id.as_ref().map_or("", |id| id.value.as_str());
@@ -47,6 +125,8 @@ impl Store {
                 let dir = work.meta_executor(&run.agent, &run.framework, &run.executor);
                 self.put(dir.join(names::EXECUTOR_INFO), &aged(info, |i| &mut i.resources))?;
                 self.put(dir.join(names::GENERATED), if *generated { b"1" } else { b"0" })?;
+                // Now, not when a full disk has no room for a directory.
+                create_dir(&self.run(run, names::PIDS))?;
                 create_dir(&work.meta_tasks(run))?;
                 let runs = work.meta_runs(&run.agent, &run.framework, &run.executor);
                 link(&runs.join(names::LATEST), &work.meta_run(run))
@@ -57,7 +137,7 @@ impl Store {
             Record::LibprocessPid { run, pid } => {
                 self.put(self.run(run, names::LIBPROCESS_PID), pid.as_bytes())
             }
-            Record::HttpMarker { run } => touch(&self.run(run, names::HTTP_MARKER)),
+            Record::HttpMarker { run } => self.mark(&self.run(run, names::HTTP_MARKER)),
             Record::Task { run, task, launch } => {
                 let dir = work.meta_task(run, &task.task_id.value);
                 if let Some(launch) = launch {
@@ -66,27 +146,85 @@ impl Store {
                 }
                 self.put(dir.join(names::TASK_INFO), &aged(task, |t| &mut t.resources))
             }
-            Record::Kill { run, task } => touch(&work.meta_task(run, task).join(names::TASK_KILL)),
+            Record::Kill { run, task } => {
+                self.mark(&work.meta_task(run, task).join(names::TASK_KILL))
+            }
             Record::Update { run, task, record } => {
                 let path = work.meta_task(run, task).join(names::TASK_UPDATES);
-                append(&path, &framed(&**record), self.sync)
+                // A lost acknowledgement only costs a repetition.
+                self.append(path, &framed(&**record), record.update.is_some())
             }
-            Record::Sentinel { run } => touch(&self.run(run, names::SENTINEL)),
+            Record::Sentinel { run } => {
+                // A run that was deleted meanwhile needs no end.
+                if !work.meta_run(run).is_dir() {
+                    return Ok(());
+                }
+                self.mark(&self.run(run, names::SENTINEL))
+            }
             Record::ForgetAgent => match fs::remove_file(work.latest_agent()) {
-                Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
+                Err(source) if source.kind() != io::ErrorKind::NotFound => {
                     Err(StorageError::Remove { path: work.latest_agent(), source })
                 }
                 _ => Ok(()),
             },
+            Record::Scheduled { garbage, item } => garbage::add(&work.garbage_log(), garbage, item),
+            Record::Unscheduled(garbage) => garbage::gone(&work.garbage_log(), garbage),
+            Record::Schedule(all) => garbage::rewrite(&work.garbage_log(), all),
         }
     }
 
     fn run(&self, run: &RunKey, name: &str) -> PathBuf {
-        self.work.meta_run(run).join(name)
+        self.store.work.meta_run(run).join(name)
     }
 
-    fn put(&self, path: PathBuf, bytes: &[u8]) -> Result<()> {
-        replace(&path, bytes, self.sync)
+    fn put(&mut self, path: PathBuf, bytes: &[u8]) -> Result<()> {
+        let file = match replace(&path, bytes, self.store.sync) {
+            Err(error) => self.rescue(error, &path, bytes)?,
+            Ok(file) => file,
+        };
+        self.written(path, file, true);
+        Ok(())
+    }
+
+    fn append(&mut self, path: PathBuf, bytes: &[u8], flush: bool) -> Result<()> {
+        let file = match append(&path, bytes) {
+            Err(error) if error.is_full() && self.owed => {
+                let mut whole = read(&path)?.unwrap_or_default();
+                whole.extend_from_slice(bytes);
+                self.rescue(error, &path, &whole)?
+            }
+            other => other?,
+        };
+        self.written(path, file, flush);
+        Ok(())
+    }
+
+    fn mark(&self, path: &Path) -> Result<()> {
+        match touch(path) {
+            Err(error) => self.rescue(error, path, b"").map(drop),
+            Ok(()) => Ok(()),
+        }
+    }
+
+    /// Takes the place of a write that found the disk full, where it may.
+    fn rescue(&self, error: StorageError, path: &Path, bytes: &[u8]) -> Result<File> {
+        if !error.is_full() || !self.owed {
+            return Err(error);
+        }
+        let reserve = self.store.work.reserve();
+        match reserve::use_for(&reserve, path, bytes) {
+            Ok(Some(file)) => {
+                tracing::warn!(path = %path.display(), "the disk is full: using the reserve");
+                Ok(file)
+            }
+            _ => Err(error),
+        }
+    }
+
+    fn written(&mut self, path: PathBuf, file: File, flush: bool) {
+        if self.store.sync && flush {
+            self.unflushed.0.insert(path, file);
+        }
     }
 }
 

@@ -7,5 +7,6 @@
 
 pub mod core;
 pub mod network;
+mod redirect;
 
 pub use self::core::{Attempt, Checks, Effect, Event, Kind, Outcome, Probe};

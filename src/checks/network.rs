@@ -1,9 +1,10 @@
 //! HTTP and TCP probes on the loopback address of a container's network.
 //!
 //! Plain HTTP is asked by this process: no `curl` per probe. Only the status line
-//! counts, redirects are not followed. TLS is left to `curl`, as in Mesos.
+//! counts, and redirects are followed as `curl -L` does. TLS is left to `curl`, as in
+//! Mesos.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs as _};
 use std::process::Stdio;
 use std::time::Duration;
 
@@ -15,6 +16,7 @@ use kernel::namespaces;
 use tokio::net::{TcpSocket, TcpStream};
 
 use super::core::{Attempt, Outcome, Probe};
+use super::redirect::{self, MAX_HOPS, Next, Target};
 
 /// Makes an HTTP or TCP probe in the network of the process `pid`; `None` is this
 /// process' own. Commands are not for here.
@@ -26,11 +28,12 @@ pub async fn perform(attempt: &Attempt, pid: Option<u32>) -> Outcome {
                 curl(format!("https://{host}:{port}{path}"), attempt.limit, pid).await
             }
             Probe::Http { port, path, tls: false, ipv6 } => {
-                http(*port, path, *ipv6, pid).await.map(Outcome::Status)
+                http(*port, path, *ipv6, attempt.limit, pid).await
             }
-            Probe::Tcp { port, ipv6 } => {
-                Ok(Outcome::Connected(connect(*port, *ipv6, pid).await.is_ok()))
-            }
+            Probe::Tcp { port, ipv6 } => Ok(Outcome::Connected(match number(*port) {
+                Ok(port) => connect(SocketAddr::new(loopback(*ipv6), port), pid).await.is_ok(),
+                Err(_) => false,
+            })),
             Probe::Command(_) => Err("a command runs in the task's container".to_owned()),
         }
     };
@@ -50,12 +53,20 @@ pub(crate) fn words(limit: Duration) -> String {
     format!("{} s", limit.as_secs_f64())
 }
 
-async fn connect(port: u32, ipv6: bool, pid: Option<u32>) -> Result<TcpStream, String> {
-    let port = u16::try_from(port).map_err(|_| format!("there is no port {port}"))?;
-    let socket = if ipv6 { TcpSocket::new_v6 } else { TcpSocket::new_v4 };
-    let address: IpAddr =
-        if ipv6 { Ipv6Addr::LOCALHOST.into() } else { Ipv4Addr::LOCALHOST.into() };
-    let failed = |error: std::io::Error| format!("failed to connect to port {port}: {error}");
+fn loopback(ipv6: bool) -> IpAddr {
+    if ipv6 { Ipv6Addr::LOCALHOST.into() } else { Ipv4Addr::LOCALHOST.into() }
+}
+
+fn number(port: u32) -> Result<u16, String> {
+    u16::try_from(port).map_err(|_| format!("there is no port {port}"))
+}
+
+async fn connect(address: SocketAddr, pid: Option<u32>) -> Result<TcpStream, String> {
+    let socket = if address.is_ipv6() { TcpSocket::new_v6 } else { TcpSocket::new_v4 };
+    let failed = |error: std::io::Error| match address.ip().is_loopback() {
+        true => format!("failed to connect to port {}: {error}", address.port()),
+        false => format!("failed to connect to {address}: {error}"),
+    };
     let socket = match pid {
         None => socket().map_err(failed)?,
         // A socket stays in the network in which it was made.
@@ -63,21 +74,71 @@ async fn connect(port: u32, ipv6: bool, pid: Option<u32>) -> Result<TcpStream, S
             namespaces::in_network_of(pid, socket).and_then(|socket| socket).map_err(failed)?
         }
     };
-    socket.connect(SocketAddr::new(address, port)).await.map_err(failed)
+    socket.connect(address).await.map_err(failed)
 }
 
-async fn http(port: u32, path: &str, ipv6: bool, pid: Option<u32>) -> Result<u16, String> {
-    let stream = connect(port, ipv6, pid).await?;
-    let path = if path.is_empty() { "/" } else { path };
-    let host = if ipv6 { format!("[::1]:{port}") } else { format!("127.0.0.1:{port}") };
+/// Asks, and goes where answers send on to, until one does not.
+async fn http(
+    port: u32,
+    path: &str,
+    ipv6: bool,
+    limit: Option<Duration>,
+    pid: Option<u32>,
+) -> Result<Outcome, String> {
+    let path = if path.is_empty() { "/" } else { path }.to_owned();
+    let mut target = Target { host: loopback(ipv6).to_string(), port: number(port)?, path };
+    for _ in 0..=MAX_HOPS {
+        let (status, location) = ask(&target, pid).await?;
+        let Some(location) = location.filter(|_| (300..400).contains(&status)) else {
+            return Ok(Outcome::Status(status));
+        };
+        target = match redirect::resolve(&target, &location)? {
+            Next::Plain(target) => target,
+            Next::Tls(url) => return curl(url, limit, pid).await,
+        };
+    }
+    Err(format!("more than {MAX_HOPS} redirects, the last one to {}", target.path))
+}
+
+/// The addresses of a host, looked up in the network of the process `pid`.
+async fn addresses(target: &Target, pid: Option<u32>) -> Result<Vec<SocketAddr>, String> {
+    if let Ok(ip) = target.host.parse() {
+        return Ok(vec![SocketAddr::new(ip, target.port)]);
+    }
+    let host = target.host.clone();
+    let pair = (host.clone(), target.port);
+    let look = move || pair.to_socket_addrs().map(Iterator::collect::<Vec<_>>);
+    let looking = tokio::task::spawn_blocking(move || match pid {
+        None => look(),
+        Some(pid) => namespaces::in_network_of(pid, look).and_then(|found| found),
+    });
+    let found = looking.await.map_err(|error| error.to_string())?;
+    found.map_err(|error| format!("failed to look up '{host}': {error}"))
+}
+
+async fn dial(target: &Target, pid: Option<u32>) -> Result<TcpStream, String> {
+    let mut why = format!("'{}' has no address", target.host);
+    for address in addresses(target, pid).await? {
+        match connect(address, pid).await {
+            Ok(stream) => return Ok(stream),
+            Err(error) => why = error,
+        }
+    }
+    Err(why)
+}
+
+/// Status and `Location` of one answer.
+async fn ask(target: &Target, pid: Option<u32>) -> Result<(u16, Option<String>), String> {
+    let path = &target.path;
     let request = hyper::Request::get(path)
-        .header("host", host)
+        .header("host", target.authority())
         .header("user-agent", concat!("bulkhead/", env!("CARGO_PKG_VERSION")))
         .header("accept", "*/*")
         .header("connection", "close")
         .body(Empty::<Bytes>::new())
         .map_err(|error| format!("the path '{path}' cannot be asked for: {error}"))?;
-    let failed = |error: hyper::Error| format!("failed to ask port {port}: {error}");
+    let stream = dial(target, pid).await?;
+    let failed = |error: hyper::Error| format!("failed to ask port {}: {error}", target.port);
     let (mut sender, connection) = handshake(TokioIo::new(stream)).await.map_err(failed)?;
     let asking = sender.send_request(request);
     // The connection is worked on here, so that it ends with this probe.
@@ -90,7 +151,10 @@ async fn http(port: u32, path: &str, ipv6: bool, pid: Option<u32>) -> Result<u16
             Err(error) => Err(error),
         },
     };
-    answer.map(|answer| answer.status().as_u16()).map_err(failed)
+    let answer = answer.map_err(failed)?;
+    let location = answer.headers().get("location");
+    let location = location.map(|l| String::from_utf8_lossy(l.as_bytes()).into_owned());
+    Ok((answer.status().as_u16(), location))
 }
 
 /// Certificates are not verified: the task's own is rarely signed for `127.0.0.1`.
@@ -155,12 +219,62 @@ mod tests {
     async fn the_status_line_is_what_counts() {
         for (answer, status) in [
             ("HTTP/1.1 204 No Content\r\n\r\n", 204),
-            ("HTTP/1.1 302 Found\r\nlocation: /there\r\ncontent-length: 0\r\n\r\n", 302),
+            ("HTTP/1.1 302 Found\r\ncontent-length: 0\r\n\r\n", 302),
+            ("HTTP/1.1 204 Look elsewhere\r\nlocation: /there\r\n\r\n", 204),
             ("HTTP/1.0 500 Oops\r\n\r\nbroken", 500),
         ] {
             let port = server(answer).await;
             let outcome = perform(&attempt(get(port, "/health?x=1"), 5000), None).await;
             assert_eq!(outcome, Outcome::Status(status), "{answer:?}");
+        }
+    }
+
+    /// Answers a path with what stands beside it, others with 404.
+    async fn site(pages: Vec<(&'static str, String)>) -> u32 {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = u32::from(listener.local_addr().unwrap().port());
+        tokio::spawn(async move {
+            while let Ok((mut stream, _)) = listener.accept().await {
+                let mut request = [0; 1024];
+                let n = stream.read(&mut request).await.unwrap_or(0);
+                let request = String::from_utf8_lossy(&request[..n]).into_owned();
+                let path = request.split(' ').nth(1).unwrap_or("").to_owned();
+                let page = pages.iter().find(|(name, _)| *name == path).map(|(_, answer)| answer);
+                let answer = match page.map(String::as_str) {
+                    Some("") => "HTTP/1.1 200 OK\r\n\r\n".to_owned(),
+                    Some(location) => format!("HTTP/1.1 302 Found\r\nLocation: {location}\r\n\r\n"),
+                    None => "HTTP/1.1 404 Not Found\r\n\r\n".to_owned(),
+                };
+                let _ = stream.write_all(answer.as_bytes()).await;
+            }
+        });
+        port
+    }
+
+    #[tokio::test]
+    async fn redirects_are_followed_as_far_as_curl_goes() {
+        let other = site(vec![("/well", String::new())]).await;
+        let port = site(vec![
+            ("/near", "there/".into()),
+            ("/there/", "/well?x=1".into()),
+            ("/well?x=1", String::new()),
+            ("/far", format!("http://localhost:{other}/well")),
+            ("/lost", "/nowhere".into()),
+            ("/round", "/round".into()),
+            ("/strange", "gopher://h/".into()),
+        ])
+        .await;
+        let ask = |path: &'static str| async move {
+            perform(&attempt(get(port, path), 10_000), None).await
+        };
+        assert_eq!(ask("/near").await, Outcome::Status(200));
+        assert_eq!(ask("/far").await, Outcome::Status(200));
+        assert_eq!(ask("/lost").await, Outcome::Status(404));
+        for (path, wanted) in [("/round", "more than 50 redirects"), ("/strange", "gopher://h/")] {
+            match ask(path).await {
+                Outcome::Failed(why) => assert!(why.contains(wanted), "{why}"),
+                other => panic!("{path}: {other:?}"),
+            }
         }
     }
 

@@ -3,19 +3,24 @@
 //! A thin layer over `wire::client` that turns transport failures and refusals
 //! into [`CliError`] and follows one redirect to the leading master.
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use serde_json::Value;
+use tokio::sync::mpsc;
 
 use super::error::CliError;
+use super::follow::Piece;
+use crate::daemon::files::FILE_IDENTITY;
 use crate::wire::client::{Call, Client, Events, Reply};
 
 /// One daemon.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Api {
     what: &'static str,
     address: String,
-    client: Client,
+    client: Arc<Client>,
 }
 
 /// Events of a scheduler stream may carry thousands of offers.
@@ -25,7 +30,7 @@ impl Api {
     /// The daemon `what` at `address` (host:port). Nothing is dialled yet.
     pub fn new(what: &'static str, address: &str) -> Api {
         let client = Client::new(address).timeout(Duration::from_secs(15));
-        Api { what, address: address.to_owned(), client }
+        Api { what, address: address.to_owned(), client: Arc::new(client) }
     }
 
     /// The agent whose libprocess id is `pid`, e.g. `slave(1)@10.0.0.1:5051`.
@@ -48,6 +53,22 @@ impl Api {
             reply = self.reply(&leader, Call::get(path)).await?;
         }
         self.parse(path, &reply)
+    }
+
+    /// A piece of a file, as bytes if the agent can, else from JSON; `None` if there is
+    /// no such file.
+    pub async fn read(&self, path: &str) -> Result<Option<Piece>, CliError> {
+        let raw = format!("{path}&raw=true");
+        let reply = self.reply(&self.client, Call::get(&raw)).await?;
+        if reply.status.as_u16() == 404 {
+            return Ok(None);
+        }
+        if let Some(identity) = reply.header(FILE_IDENTITY).filter(|_| reply.status.is_success()) {
+            return Ok(Some(Piece { identity: identity.to_owned(), data: reply.body.to_vec() }));
+        }
+        let answer = self.parse(path, &reply)?;
+        let data = answer["data"].as_str().ok_or_else(|| self.unexpected(path, "no `data`"))?;
+        Ok(Some(Piece { identity: String::new(), data: data.into() }))
     }
 
     /// POST of a JSON document; an empty answer is `null`.
@@ -80,6 +101,19 @@ impl Api {
         Ok((id, streaming.events(MAX_EVENT)))
     }
 
+    /// POST of RecordIO of JSON that comes piece by piece; the answer may come before
+    /// its end.
+    pub async fn upload(
+        &self,
+        path: &str,
+        pieces: mpsc::Receiver<Bytes>,
+    ) -> Result<Reply, CliError> {
+        let call = Call::post(path, "application/recordio", Bytes::new())
+            .header("message-content-type", "application/json")
+            .header("accept", "application/json");
+        self.client.upload(call, pieces).await.map_err(|e| self.unreachable(e))
+    }
+
     async fn reply(&self, client: &Client, call: Call<'_>) -> Result<Reply, CliError> {
         client.call(call).await.map_err(|e| self.unreachable(e))
     }
@@ -94,7 +128,8 @@ impl Api {
         serde_json::from_slice(&reply.body).map_err(|e| self.unexpected(path, &e.to_string()))
     }
 
-    fn unreachable(&self, source: crate::wire::client::ClientError) -> CliError {
+    /// No answer, or not all of it.
+    pub fn unreachable(&self, source: crate::wire::client::ClientError) -> CliError {
         CliError::Unreachable { what: self.what, address: self.address.clone(), source }
     }
 

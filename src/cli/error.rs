@@ -22,10 +22,20 @@ pub enum CliError {
     Disconnected { address: String },
     #[error("no task `{0}`")]
     NoTask(String),
+    #[error("task `{task}` does not run: {state}")]
+    NotRunning { task: String, state: String },
+    #[error("no file `{file}` in the sandbox of task `{task}`")]
+    NoFile { file: String, task: String },
     #[error("the agent of task `{0}` is not registered with the master")]
     NoAgent(String),
     #[error("`{option}` cannot be read: {message}")]
     Argument { option: &'static str, message: String },
+    #[error("`{path}` is no work directory of an agent: there is no `meta` in it")]
+    NoWorkDir { path: PathBuf },
+    #[error("failed to read the work directory")]
+    WorkDir(#[source] crate::checkpoint::RecoverError),
+    #[error("only agents collect garbage, this command shows what they would do")]
+    DryRunOnly,
     #[error("nothing to run")]
     NothingToRun,
     #[error("{what} is not supported yet")]
@@ -56,7 +66,16 @@ impl CliError {
             CliError::Refused { status: 401 | 403, .. } => {
                 "this cluster wants credentials; the command line does not send any yet".to_owned()
             }
+            CliError::NotRunning { .. } => {
+                "a command can be run only beside a task that runs; `bulkhead logs` shows what \
+                 an ended one wrote"
+                    .to_owned()
+            }
             CliError::NoTask(_) => "`bulkhead ps --all` lists the known tasks".to_owned(),
+            CliError::NoWorkDir { .. } => {
+                "name the directory that the agent was given as --work_dir".to_owned()
+            }
+            CliError::DryRunOnly => "add --dry-run".to_owned(),
             CliError::NothingToRun => {
                 "name a command: `bulkhead run -- echo hello`, `--command='echo hello'`, or \
                  --task=FILE"

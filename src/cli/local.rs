@@ -162,6 +162,7 @@ impl Cluster {
             format!("--port={}", self.agent_port),
             format!("--work_dir={}", self.dir.join("agent").display()),
             format!("--runtime_dir={}", self.dir.join("run").display()),
+            format!("--fetcher_cache_dir={}", self.dir.join("fetch").display()),
         ];
         if is_root() {
             flags.push("--launcher=linux".to_owned());

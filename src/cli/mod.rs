@@ -1,11 +1,15 @@
-//! The people's command: `bulkhead local`, `run`, `ps`, `logs`, `kill`, `top`, `plugin`.
+//! The people's command: `bulkhead local`, `run`, `ps`, `logs`, `exec`, `kill`, `top`,
+//! `plugin`, `agent`.
 //!
 //! Speaks to master and agents over their public HTTP APIs only, so it works
-//! against Apache Mesos as well. `src/bin/bulkhead.rs` calls [`main`]. Holds no
-//! state between two commands.
+//! against Apache Mesos as well; `agent` also reads work directories.
+//! `src/bin/bulkhead.rs` calls [`main`]. Holds no state between two commands.
 
+mod agent;
 mod api;
 mod error;
+mod exec;
+mod follow;
 mod kill;
 mod local;
 mod logs;
@@ -45,12 +49,16 @@ enum Command {
     Ps(ps::PsArgs),
     /// Print the output of a task
     Logs(logs::LogsArgs),
+    /// Run a command in the container of a task
+    Exec(exec::ExecArgs),
     /// Stop a task
     Kill(kill::KillArgs),
     /// Watch what containers use
     Top(top::TopArgs),
     /// Check isolator plugins
     Plugin(plugin::PluginArgs),
+    /// Explain an agent's work directory and its garbage collection
+    Agent(agent::AgentArgs),
 }
 
 /// Where the master is.
@@ -85,9 +93,11 @@ pub async fn main(cli: Cli) -> ExitCode {
         Command::Run(args) => run::run(&args, output).await,
         Command::Ps(args) => ps::ps(&args, output).await,
         Command::Logs(args) => logs::logs(&args, output).await,
+        Command::Exec(args) => exec::exec(&args, output).await,
         Command::Kill(args) => kill::kill(&args, output).await,
         Command::Top(args) => top::top(&args, output).await,
         Command::Plugin(args) => plugin::plugin(&args, output).await,
+        Command::Agent(args) => agent::agent(&args, output).await,
     };
     match result {
         Ok(code) => code,

@@ -14,6 +14,7 @@ use tokio::time::{Instant, sleep_until};
 use super::MasterArg;
 use super::api::Api;
 use super::error::CliError;
+use super::follow::Begin;
 use super::logs::Tail;
 use super::output::Output;
 use super::spec::{TaskArgs, describe, fits};
@@ -325,7 +326,8 @@ impl Run {
         let executor = self.task["executor"]["executor_id"]["value"].as_str();
         let id = text(&self.task["task_id"]);
         let sandbox = sandbox(&text(&self.session.id), executor.unwrap_or(&id));
-        self.tails = vec![Tail::new(&sandbox, "stdout"), Tail::new(&sandbox, "stderr")];
+        self.tails =
+            ["stdout", "stderr"].map(|name| Tail::new(&sandbox, name, Begin::default())).into();
     }
 
     /// Prints what is new; an agent that is away for a moment is no error.

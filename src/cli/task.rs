@@ -25,10 +25,16 @@ impl Task {
         self.0["statuses"].as_array()?.last()
     }
 
+    /// The id of its container with those around it, once there is one.
+    pub fn container_id(&self) -> Option<&Value> {
+        let ids = self.0["statuses"].as_array()?.iter().rev();
+        let mut ids = ids.map(|s| &s["container_status"]["container_id"]);
+        ids.find(|id| id["value"].is_string())
+    }
+
     /// Its container, once there is one.
     pub fn container(&self) -> Option<&str> {
-        let statuses = self.0["statuses"].as_array()?;
-        statuses.iter().rev().find_map(|s| s["container_status"]["container_id"]["value"].as_str())
+        self.container_id()?["value"].as_str()
     }
 
     /// The sandbox by its virtual name on the agent, the same for every run.

@@ -241,11 +241,7 @@ mod tests {
             true
         }
 
-        async fn destroy(
-            &self,
-            _: &ContainerId,
-            _: Option<Termination>,
-        ) -> Option<Termination> {
+        async fn destroy(&self, _: &ContainerId, _: Option<Termination>) -> Option<Termination> {
             Some(Termination::default())
         }
 

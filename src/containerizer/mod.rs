@@ -61,14 +61,15 @@ pub enum Class {
     Debug(Output),
 }
 
-/// Where the standard output and error of a guest go.
+/// The standard streams of a guest.
 #[derive(Debug, Clone)]
 pub enum Output {
-    /// Both to the end of the parent's `stderr`.
+    /// Nothing to read, both outputs to the end of the parent's `stderr`.
     ParentsStderr,
-    /// To these descriptors, in this order. They stay open until the container is
-    /// forgotten: readers stop when the container has ended, not at the end of file.
-    Pipes(Arc<[OwnedFd; 2]>),
+    /// Input, output and error are these descriptors. They stay open until the
+    /// container is forgotten: readers stop when the container has ended, not at the
+    /// end of file, and writers do not hear that nobody reads.
+    Pipes(Arc<[OwnedFd; 3]>),
 }
 
 /// A launched container.

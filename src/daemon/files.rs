@@ -6,13 +6,15 @@
 //! operator APIs use the same methods. All methods touch the disk: call them
 //! where blocking is allowed.
 //!
-//! The map of attached paths is behind a lock held for map operations only.
+//! The maps of attached paths and of readers are behind locks held for map
+//! operations only.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::{Duration, Instant, UNIX_EPOCH};
 
 use kernel::beneath::{self, BeneathError, Node};
 use kernel::owners;
@@ -43,7 +45,12 @@ pub struct Piece {
     pub size: u64,
     /// What was read; shorter than asked for at the end of the file.
     pub data: Vec<u8>,
+    /// Tells the file from every other one that had its name before or will have it.
+    pub identity: String,
 }
+
+/// Header with the identity of the file that was read.
+pub const FILE_IDENTITY: &str = "bulkhead-file";
 
 /// A file to be sent whole.
 #[derive(Debug)]
@@ -56,10 +63,40 @@ pub struct Download {
     pub name: String,
 }
 
+/// Who has read below which attached directory, and when last; clones share it.
+#[derive(Debug, Clone, Default)]
+pub struct Readers(Arc<Mutex<HashMap<PathBuf, Instant>>>);
+
+impl Readers {
+    /// How many directories are remembered before old ones are forgotten.
+    const MANY: usize = 1024;
+
+    fn note(&self, root: &Path) {
+        let now = Instant::now();
+        let mut read = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if read.len() > Self::MANY {
+            read.retain(|_, at| now.duration_since(*at).as_secs() < 3600);
+        }
+        read.insert(root.to_owned(), now);
+    }
+
+    /// Whether something at or below `path` was read within that time.
+    #[must_use]
+    pub fn is_read(&self, path: &Path, within: Duration) -> bool {
+        let read = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if read.is_empty() {
+            return false;
+        }
+        let real = path.canonicalize().unwrap_or_else(|_| path.to_owned());
+        read.iter().any(|(root, at)| at.elapsed() < within && root.starts_with(&real))
+    }
+}
+
 /// The attached paths; clones share them.
 #[derive(Debug, Clone, Default)]
 pub struct Files {
     attached: Arc<RwLock<BTreeMap<String, PathBuf>>>,
+    readers: Readers,
 }
 
 /// What a virtual path leads to.
@@ -87,6 +124,12 @@ impl Files {
         let mut attached = self.attached.write().unwrap_or_else(PoisonError::into_inner);
         attached.insert(normal(virtual_path), resolved);
         Ok(())
+    }
+
+    /// Who reads what.
+    #[must_use]
+    pub fn readers(&self) -> Readers {
+        self.readers.clone()
     }
 
     /// Makes it invisible again.
@@ -151,7 +194,10 @@ impl Files {
             return Err(FilesError::Invalid("Cannot read a directory.\n".to_owned()));
         }
         let (file, size) = found.open()?;
-        let Some(offset) = offset else { return Ok(Piece { size, data: Vec::new() }) };
+        let identity = identity(&file);
+        let Some(offset) = offset else {
+            return Ok(Piece { size, data: Vec::new(), identity });
+        };
         let wanted = size.saturating_sub(offset).min(length.unwrap_or(u64::MAX)).min(MAX_READ);
         let mut data = vec![0; usize::try_from(wanted).expect("at most MAX_READ")];
         let mut filled = 0;
@@ -169,7 +215,7 @@ impl Files {
             }
         }
         data.truncate(filled);
-        Ok(Piece { size, data })
+        Ok(Piece { size, data, identity })
     }
 
     /// A file to be sent as it is.
@@ -221,6 +267,7 @@ impl Files {
                 real.display()
             )),
         })?;
+        self.readers.note(&root);
         Ok(Found { node, real })
     }
 }
@@ -235,6 +282,14 @@ impl Found {
         let size = file.metadata().map_err(failed)?.len();
         Ok((file, size))
     }
+}
+
+/// Device, number and, as numbers are given again, time of birth.
+fn identity(file: &File) -> String {
+    let Ok(metadata) = file.metadata() else { return String::new() };
+    let born = metadata.created().ok().and_then(|time| time.duration_since(UNIX_EPOCH).ok());
+    let born = born.unwrap_or_default().as_nanos();
+    format!("{:x}-{:x}-{born:x}", metadata.dev(), metadata.ino())
 }
 
 /// With one slash between segments and none at the end.

@@ -374,6 +374,12 @@ impl Flags {
         self.value(name, &[Kind::Bool]) == Some(&Value::Bool(true))
     }
 
+    /// A boolean flag, or what it is without a value.
+    #[must_use]
+    pub fn bool_or(&self, name: &str, default: bool) -> bool {
+        self.value(name, &[Kind::Bool]).map_or(default, |value| *value == Value::Bool(true))
+    }
+
     /// A whole number.
     #[must_use]
     pub fn number(&self, name: &str) -> Option<u64> {

@@ -26,6 +26,8 @@ pub enum Step {
     Hostname,
     /// Mounting, attaching or restricting a mount.
     Mount,
+    /// Mapping the ids of a mount.
+    MapIds,
     /// Making directories, links, device nodes.
     File,
     /// Changing the root.
@@ -70,6 +72,7 @@ impl Step {
             Step::NewNamespace => "make the namespaces",
             Step::Hostname => "set the host name",
             Step::Mount => "mount",
+            Step::MapIds => "map the ids of",
             Step::File => "make",
             Step::Root => "change the root to",
             Step::Mask => "mask",

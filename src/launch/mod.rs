@@ -21,6 +21,7 @@
 mod capabilities;
 mod compile;
 mod error;
+mod ids;
 mod mounts;
 pub mod oci;
 mod program;
@@ -40,6 +41,7 @@ use kernel::boot::BootId;
 use kernel::{memfd, sched, spawn};
 
 pub use error::{LaunchError, Step};
+use ids::{Ids, Outputs};
 pub use record::Exited;
 pub use recover::{Recovered, recover};
 use running::Told;
@@ -155,9 +157,10 @@ impl Launcher {
     /// See [`LaunchError`]; nothing of the container is left running.
     pub async fn launch(&self, plan: &LaunchPlan, record: &Path) -> Result<Launching, LaunchError> {
         short_slice();
+        let user = Ids::of(plan)?;
         let compiled = match &self.oci {
             Some(oci) => oci.prepare(plan, record)?,
-            None => compile::compile(plan, self.engine)?,
+            None => compile::compile(plan, self.engine, user.as_ref().map(Ids::path))?,
         };
         let bundle = self.oci.as_ref().map(|_| oci::of_record(record));
         let file = record::create(record, self.boot, compiled.own_pids)?;
@@ -173,11 +176,11 @@ impl Launcher {
             object: "the launch socket".to_owned(),
             source,
         })?;
-        let stdio = &plan.stdio;
+        let outputs = Outputs::of(plan, user.as_ref());
         let fds = [
-            stdio.stdin.as_fd(),
-            stdio.stdout.as_fd(),
-            stdio.stderr.as_fd(),
+            plan.stdio.stdin.as_fd(),
+            outputs.stdout(),
+            outputs.stderr(),
             program.as_fd(),
             file.as_fd(),
             theirs.as_fd(),
@@ -188,8 +191,12 @@ impl Launcher {
                 object: "the shim".to_owned(),
                 source,
             })?;
-        drop((program, theirs, file));
-        Launching::begin(child, ours, reader, Told { steps: compiled.steps, bundle }).await
+        drop((program, theirs, file, outputs));
+        let told = Told { steps: compiled.steps, bundle };
+        let launching = Launching::begin(child, ours, reader, told).await;
+        // The shim has opened it by now.
+        drop(user);
+        launching
     }
 }
 

@@ -7,10 +7,20 @@ pub(super) struct Options {
     pub flags: u64,
     /// A bind mount, and whether it takes the mounts below along.
     pub bind: Option<bool>,
+    /// Of a bind mount, map ids by the container's user namespace; whether of the
+    /// mounts below, too.
+    pub map_ids: Option<bool>,
     /// `MS_*` propagation flags to apply after the mount, in order.
     pub propagation: Vec<u64>,
     /// What the file system understands, comma separated.
     pub data: String,
+}
+
+impl Options {
+    /// Mounts made there are seen where it came from.
+    pub(super) fn is_shared(&self) -> bool {
+        self.propagation.iter().any(|flags| flags & libc::MS_SHARED != 0)
+    }
 }
 
 /// Reads fstab style options; what is not a known word is the file system's.
@@ -28,6 +38,8 @@ pub(super) fn parse<S: AsRef<str>>(kind: Option<&str>, options: &[S]) -> Options
             match option {
                 "bind" => out.bind = Some(out.bind.unwrap_or(false)),
                 "rbind" => out.bind = Some(true),
+                "idmap" => out.map_ids = Some(false),
+                "ridmap" => out.map_ids = Some(true),
                 "" | "defaults" => {}
                 other => {
                     if !out.data.is_empty() {
@@ -115,6 +127,9 @@ mod tests {
         assert_eq!(rbind.propagation, [libc::MS_SLAVE | libc::MS_REC]);
         assert_eq!(parse::<&str>(Some("bind"), &[]).bind, Some(false));
         assert_eq!(parse(None, &["bind"]).bind, Some(false));
+        assert_eq!(parse(Some("bind"), &["rbind", "ridmap"]).map_ids, Some(true));
+        assert_eq!(parse(Some("bind"), &["idmap"]).map_ids, Some(false));
+        assert!(parse(None, &["bind", "rshared"]).is_shared() && !rbind.is_shared());
     }
 
     #[test]

@@ -39,6 +39,7 @@ fn step_of(code: u32) -> Step {
         code::UNSHARE => Step::NewNamespace,
         code::HOSTNAME => Step::Hostname,
         code::MOUNT | code::ATTACH | code::RESTRICT => Step::Mount,
+        code::MAP_IDS => Step::MapIds,
         code::MKDIR | code::SYMLINK | code::RENAME | code::MKNOD | code::CHOWN => Step::File,
         code::PIVOT | code::CHROOT => Step::Root,
         code::MASK | code::PROTECT => Step::Mask,
@@ -55,9 +56,12 @@ fn step_of(code: u32) -> Step {
         code::SECCOMP => Step::Seccomp,
         code::CHDIR => Step::WorkingDirectory,
         code::EXEC => Step::Exec,
-        code::IDENTIFY | code::SESSION | code::SLICE | code::DIE_WITH_SHIM | code::UMASK => {
-            Step::Process
-        }
+        code::IDENTIFY
+        | code::FILES_AS
+        | code::SESSION
+        | code::SLICE
+        | code::DIE_WITH_SHIM
+        | code::UMASK => Step::Process,
         _ => Step::Load,
     }
 }

@@ -19,7 +19,7 @@ use super::allocator;
 use super::api::{Api, Door};
 use super::core::Core;
 use super::core::config::{Config, MIN_AGENT_REREGISTER_TIMEOUT};
-use super::driver::{Driver, Handle, Hands, now};
+use super::driver::{Driver, Handle, Hands, Limits as QueueLimits, Meters, now};
 use super::election::{Election, Standalone};
 use super::registrar::{self, Embedded, InMemory, Registrar, RegistrarError};
 use super::snapshot::Identity;
@@ -32,7 +32,7 @@ use crate::wire::http::{Limits, serve};
 use crate::wire::libprocess::Post;
 
 /// Window of the allocation timer's distribution, as in Mesos.
-const HOUR: Duration = Duration::from_secs(3600);
+const DAY: Duration = Duration::from_secs(24 * 3600);
 
 /// Why the master does not start, or stopped.
 #[derive(Debug, Error)]
@@ -291,7 +291,11 @@ impl App {
             Some(dir) => Box::new(Embedded::open(dir)?),
             None => Box::new(InMemory::default()),
         };
+        let metrics = Metrics::new();
+        let before = Instant::now();
         let mut registry = registrar.load()?;
+        let fetched = before.elapsed();
+        metrics.timer("registrar/state_fetch", DAY).record(Instant::now(), fetched);
         if registry.weights.is_empty() {
             let weight = |info| mesos::internal::registry::Weight { info };
             registry.weights = settings.weights.into_iter().map(weight).collect();
@@ -306,20 +310,16 @@ impl App {
         };
         let core = Core::new(settings.core, info, &registry, now(started));
         let (exits, exited) = mpsc::unbounded_channel();
-        let (changes, stored) = registrar::start(registrar);
-        let common = Common {
-            files: Files::new(),
-            metrics: Metrics::new(),
-            logging: logging.clone(),
-            flags,
-        };
+        let (changes, stored) = registrar::start(registrar, &metrics);
+        let common = Common { files: Files::new(), metrics, logging: logging.clone(), flags };
         let hands = Hands {
             post: Post::new(address, exits),
             exited,
             changes,
             stored,
-            cycles: common.metrics.timer("allocator/mesos/allocation_run", HOUR),
+            meters: Meters::new(&common.metrics),
             max_watchers: settings.max_watchers,
+            limits: QueueLimits::default(),
         };
         let (driver, handle) = Driver::new(core, started, Arc::new(identity), hands);
         let each = common.flags.bool("publish_per_framework_metrics");

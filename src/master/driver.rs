@@ -16,16 +16,27 @@ use super::core::{
 };
 use super::registrar::RegistrarError;
 use super::snapshot::{Identity, Snapshot};
-use crate::daemon::metrics::Timer;
+use crate::daemon::metrics::{Gauge, Metrics, Timer};
 use crate::wire::libprocess::{Message, Post, Upid};
 
-/// Events that may wait for the owner.
-const MAILBOX: usize = 65_536;
 /// Events handled before a snapshot is published and effects are done.
 const BATCH: usize = 256;
-/// Events that may wait for one scheduler's or operator's connection; a
-/// subscriber that is further behind is cut off.
-pub const STREAM: usize = 8_192;
+
+/// What may wait.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// Events for the owner; more are refused.
+    pub mailbox: usize,
+    /// Events for one scheduler's or operator's connection; a subscriber that is
+    /// further behind is cut off.
+    pub stream: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Limits { mailbox: 65_536, stream: 8_192 }
+    }
+}
 
 /// The mailbox is full.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
@@ -61,6 +72,8 @@ enum Input {
 pub struct Handle {
     inputs: mpsc::Sender<Input>,
     snapshots: watch::Receiver<Arc<Snapshot>>,
+    /// Events that may wait for one connection.
+    stream: usize,
 }
 
 impl Handle {
@@ -97,7 +110,7 @@ impl Handle {
         stream: StreamId,
         subscribe: mesos::scheduler::call::Subscribe,
     ) -> Result<mpsc::Receiver<SchedulerEvent>, Overloaded> {
-        let (events, receiver) = mpsc::channel(STREAM);
+        let (events, receiver) = mpsc::channel(self.stream);
         self.put(Input::Subscribe { stream, subscribe: Box::new(subscribe), events })?;
         Ok(receiver)
     }
@@ -139,7 +152,7 @@ impl Handle {
     pub async fn watch(
         &self,
     ) -> Result<(Arc<Snapshot>, mpsc::Receiver<OperatorEvent>), Overloaded> {
-        let (events, receiver) = mpsc::channel(STREAM);
+        let (events, receiver) = mpsc::channel(self.stream);
         let (from, snapshot) = oneshot::channel();
         self.put(Input::Watch { events, from })?;
         Ok((snapshot.await.map_err(|_| Overloaded)?, receiver))
@@ -156,10 +169,48 @@ pub struct Hands {
     pub changes: std::sync::mpsc::Sender<(u64, Change)>,
     /// Its answers.
     pub stored: mpsc::UnboundedReceiver<Result<u64, RegistrarError>>,
-    /// Times allocation cycles (`allocator/mesos/allocation_run`).
-    pub cycles: Timer,
+    /// What only the driver can measure.
+    pub meters: Meters,
     /// `--max_operator_event_stream_subscribers`.
     pub max_watchers: usize,
+    /// How long queues may get.
+    pub limits: Limits,
+}
+
+/// Figures that the driver keeps itself.
+#[derive(Debug, Clone)]
+pub struct Meters {
+    /// How long allocation cycles take.
+    cycles: Timer,
+    /// How long they wait for their turn.
+    latency: Timer,
+    /// Changes of the registry that are not stored yet.
+    queued: Gauge,
+    /// Operators' event streams.
+    watchers: Gauge,
+}
+
+impl Meters {
+    /// Makes them in `metrics`, under Mesos' names.
+    #[must_use]
+    pub fn new(metrics: &Metrics) -> Meters {
+        const HOUR: Duration = Duration::from_secs(3600);
+        Meters {
+            cycles: metrics.timer("allocator/mesos/allocation_run", HOUR),
+            latency: metrics.timer("allocator/mesos/allocation_run_latency", HOUR),
+            queued: metrics.gauge("registrar/queued_operations"),
+            watchers: metrics.gauge("master/operator_event_stream_subscribers"),
+        }
+    }
+
+    #[allow(clippy::cast_precision_loss)] // JSON numbers are doubles
+    fn queued(&self, changes: u64) {
+        self.queued.set(changes as f64);
+    }
+
+    fn watching(&self, streams: usize) {
+        self.watchers.set(f64::from(u32::try_from(streams).unwrap_or(u32::MAX)));
+    }
 }
 
 /// The owner of the core.
@@ -175,6 +226,9 @@ pub struct Driver {
     next_reply: u64,
     streams: HashMap<StreamId, mpsc::Sender<SchedulerEvent>>,
     watchers: Vec<mpsc::Sender<OperatorEvent>>,
+    /// Numbers of the latest change of the registry that was sent, and stored.
+    changed: u64,
+    stored: u64,
 }
 
 /// The time for the core, from its own start on.
@@ -196,7 +250,8 @@ impl Driver {
         let snapshot =
             Snapshot { generation: 0, master: identity.clone(), cluster: core.cluster().clone() };
         let (snapshots, reader) = watch::channel(Arc::new(snapshot));
-        let (sender, inputs) = mpsc::channel(MAILBOX);
+        let limits = hands.limits;
+        let (sender, inputs) = mpsc::channel(limits.mailbox);
         let driver = Driver {
             core,
             hands,
@@ -209,8 +264,10 @@ impl Driver {
             next_reply: 0,
             streams: HashMap::new(),
             watchers: Vec::new(),
+            changed: 0,
+            stored: 0,
         };
-        (driver, Handle { inputs: sender, snapshots: reader })
+        (driver, Handle { inputs: sender, snapshots: reader, stream: limits.stream })
     }
 
     /// Runs until every handle is gone.
@@ -234,7 +291,11 @@ impl Driver {
                     effects.extend(self.handle(event));
                 }
                 stored = self.hands.stored.recv() => match stored {
-                    Some(Ok(through)) => effects.extend(self.handle(Event::Stored(through))),
+                    Some(Ok(through)) => {
+                        self.stored = through;
+                        self.hands.meters.queued(self.changed.saturating_sub(through));
+                        effects.extend(self.handle(Event::Stored(through)));
+                    }
                     Some(Err(error)) => return Err(error),
                     None => return Ok(()),
                 },
@@ -256,7 +317,9 @@ impl Driver {
         let before = Instant::now();
         let effects = self.core.handle(now(self.started), event);
         if self.core.cluster().counters.allocation_runs != runs {
-            self.hands.cycles.record(before, before.elapsed());
+            let meters = &self.hands.meters;
+            meters.cycles.record(before, before.elapsed());
+            meters.latency.record(before, self.core.cluster().counters.allocation_latency);
         }
         effects
     }
@@ -298,6 +361,7 @@ impl Driver {
             self.watchers.remove(0); // The oldest makes room.
         }
         self.watchers.push(events);
+        self.hands.meters.watching(self.watchers.len());
         let _ = from.send(self.snapshots.borrow().clone());
     }
 
@@ -336,6 +400,8 @@ impl Driver {
                 Effect::Store(seq, change) => {
                     // A registrar that is gone has said why; `run` ends with that.
                     let _ = self.hands.changes.send((seq, change));
+                    self.changed = seq;
+                    self.hands.meters.queued(seq.saturating_sub(self.stored));
                 }
                 Effect::Reply(id, answer) => {
                     if let Some(waiting) = self.replies.remove(&id) {
@@ -356,9 +422,14 @@ impl Driver {
 
     fn tell_watchers(&mut self, event: &OperatorEvent) {
         self.watchers.retain(|watcher| watcher.try_send(event.clone()).is_ok());
+        self.hands.meters.watching(self.watchers.len());
     }
 }
 
 fn upid(pid: &str) -> Option<Upid> {
     pid.parse().map_err(|error| tracing::warn!("cannot send to {pid}: {error}")).ok()
 }
+
+#[cfg(test)]
+#[path = "driver_tests.rs"]
+mod tests;

@@ -3,6 +3,8 @@
 //! Counters come from the core as they are; gauges are computed here when
 //! somebody asks. Names are those of Mesos.
 
+mod allocation;
+
 use std::time::SystemTime;
 
 use mesos::offer::operation;
@@ -20,13 +22,15 @@ pub fn attach(metrics: &Metrics, handle: Handle, each: bool) {
     metrics.counting(move |name| {
         let name = match name.strip_prefix("master/") {
             Some(name) => name,
-            None => return name == "allocator/mesos/allocation_runs",
+            None => return allocation::counts(name),
         };
         counters.snapshot().cluster.counters.contains(name)
     });
     metrics.source(move |out| {
         let snapshot = handle.snapshot();
         figures(&snapshot, out);
+        allocation::allocator(&snapshot, out);
+        allocation::principals(&snapshot.cluster, out);
         if each {
             let cluster = &snapshot.cluster;
             let completed = cluster.completed_frameworks.iter();
@@ -40,7 +44,7 @@ fn count(n: usize) -> f64 {
     f64::from(u32::try_from(n).unwrap_or(u32::MAX))
 }
 
-/// All figures of one snapshot.
+/// The figures of `master/` of one snapshot.
 pub fn figures(snapshot: &Snapshot, out: &mut Figures) {
     let cluster = &snapshot.cluster;
     for (name, value) in cluster.counters.iter() {
@@ -74,10 +78,6 @@ pub fn figures(snapshot: &Snapshot, out: &mut Figures) {
     tasks(cluster, out);
     resources(cluster, out);
     operations(cluster, out);
-    #[allow(clippy::cast_precision_loss)]
-    out.insert("allocator/mesos/allocation_runs".into(), cluster.counters.allocation_runs as f64);
-    out.insert("allocator/mesos/event_queue_dispatches".into(), 0.0);
-    out.insert("allocator/event_queue_dispatches".into(), 0.0);
 }
 
 fn tasks(cluster: &Cluster, out: &mut Figures) {

@@ -7,6 +7,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::mpsc;
+use std::time::{Duration, Instant};
 
 use mesos::internal::{Registry, registry};
 use prost::Message;
@@ -15,6 +16,7 @@ use thiserror::Error;
 use tokio::sync::mpsc as async_mpsc;
 
 use super::core::{Change, apply, time_info};
+use crate::daemon::metrics::Metrics;
 
 const SLAVES: TableDefinition<&str, &[u8]> = TableDefinition::new("slaves");
 const UNREACHABLE: TableDefinition<&str, &[u8]> = TableDefinition::new("unreachable");
@@ -68,6 +70,9 @@ pub trait Registrar: Send {
     /// # Errors
     /// [`RegistrarError`]
     fn store(&mut self, changes: &[Change]) -> Result<(), RegistrarError>;
+
+    /// Bytes that it takes up where it is kept.
+    fn size(&self) -> u64;
 }
 
 /// `--registry=in_memory`: forgotten with the process.
@@ -85,6 +90,10 @@ impl Registrar for InMemory {
             changes.iter().for_each(|change| apply(&mut self.0, change));
         }
         Ok(())
+    }
+
+    fn size(&self) -> u64 {
+        self.0.encoded_len() as u64
     }
 }
 
@@ -239,6 +248,10 @@ impl Registrar for Embedded {
     fn store(&mut self, changes: &[Change]) -> Result<(), RegistrarError> {
         self.write(changes).map_err(|e| self.failed("write", e))
     }
+
+    fn size(&self) -> u64 {
+        std::fs::metadata(&self.path).map_or(0, |file| file.len())
+    }
 }
 
 /// Numbered changes on their way to the registrar's thread.
@@ -248,8 +261,17 @@ pub type Changes = mpsc::Sender<(u64, Change)>;
 pub type Answers = async_mpsc::UnboundedReceiver<Result<u64, RegistrarError>>;
 
 /// Starts the thread that owns the registrar. It answers with the highest
-/// number stored, or with the error it died of.
-pub fn start(mut registrar: Box<dyn Registrar>) -> (Changes, Answers) {
+/// number stored, or with the error it died of. Its figures go to `metrics`; a log
+/// of several copies is what Mesos has, so ours is one that is always there.
+pub fn start(mut registrar: Box<dyn Registrar>, metrics: &Metrics) -> (Changes, Answers) {
+    const DAY: Duration = Duration::from_secs(24 * 3600);
+    let stores = metrics.timer("registrar/state_store", DAY);
+    let size = metrics.gauge("registrar/registry_size_bytes");
+    metrics.gauge("registrar/log/recovered").set(1.0);
+    metrics.gauge("registrar/log/ensemble_size").set(1.0);
+    #[allow(clippy::cast_precision_loss)] // JSON numbers are doubles
+    let measure = move |registrar: &dyn Registrar| size.set(registrar.size() as f64);
+    measure(&*registrar);
     let (changes, queue) = mpsc::channel::<(u64, Change)>();
     let (answer, answers) = async_mpsc::unbounded_channel();
     let work = move || {
@@ -259,7 +281,10 @@ pub fn start(mut registrar: Box<dyn Registrar>) -> (Changes, Answers) {
                 last = seq;
                 batch.push(change);
             }
+            let before = Instant::now();
             let stored = registrar.store(&batch).map(|()| last);
+            stores.record(before, before.elapsed());
+            measure(&*registrar);
             let failed = stored.is_err();
             if answer.send(stored).is_err() || failed {
                 return;
@@ -276,7 +301,6 @@ pub fn start(mut registrar: Box<dyn Registrar>) -> (Changes, Answers) {
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
-    use std::time::Duration;
 
     use super::*;
     use crate::master::ids::AgentId;

@@ -5,20 +5,23 @@
 //! talks to one host over one kept-alive connection and dials again when that is
 //! gone. No redirects, no TLS, no proxies.
 
+use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::pin::Pin;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use http_body_util::{BodyExt, Full};
-use hyper::body::Incoming;
+use hyper::body::{Body, Frame, Incoming};
 use hyper::client::conn::http1::{SendRequest, handshake};
 use hyper_util::rt::TokioIo;
 use mesos::recordio::{Decoder, RecordError};
 use thiserror::Error;
 use tokio::net::{TcpStream, UnixStream};
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, mpsc};
 
 /// Why there is no answer, or not all of it.
 #[derive(Debug, Error)]
@@ -245,6 +248,25 @@ impl Client {
         .await
     }
 
+    /// Sends a call whose body follows piece by piece, on a connection of its own. The
+    /// answer may come before the body has ended; nothing limits how long that takes.
+    ///
+    /// # Errors
+    /// [`ClientError`]; a status like 404 is an answer, not an error.
+    pub async fn upload(
+        &self,
+        call: Call<'_>,
+        pieces: mpsc::Receiver<Bytes>,
+    ) -> Result<Reply, ClientError> {
+        let path = call.path.to_owned();
+        let request = call.build(&self.host)?.map(|_| Pieces(pieces));
+        let mut sender = self.limited(&path, self.dial()).await?;
+        let response = sender.send_request(request).await;
+        let (head, body) = response.map_err(|e| self.exchange(&path, &e))?.into_parts();
+        let body = body.collect().await.map_err(|e| self.exchange(&path, &e))?.to_bytes();
+        Ok(Reply { status: head.status, headers: head.headers, body })
+    }
+
     async fn limited<T>(
         &self,
         path: &str,
@@ -259,7 +281,10 @@ impl Client {
         })
     }
 
-    async fn dial(&self) -> Result<SendRequest<Full<Bytes>>, ClientError> {
+    async fn dial<B>(&self) -> Result<SendRequest<B>, ClientError>
+    where
+        B: Body<Data = Bytes, Error = Infallible> + Send + 'static,
+    {
         let name = || match &self.socket {
             Some(path) => path.display().to_string(),
             None => self.host.clone(),
@@ -285,6 +310,21 @@ impl Client {
     fn exchange(&self, path: &str, error: &hyper::Error) -> ClientError {
         let (host, path) = (self.host.clone(), path.to_owned());
         ClientError::Exchange { host, path, message: error.to_string() }
+    }
+}
+
+/// A body that comes piece by piece.
+struct Pieces(mpsc::Receiver<Bytes>);
+
+impl Body for Pieces {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        self.0.poll_recv(cx).map(|piece| piece.map(|bytes| Ok(Frame::data(bytes))))
     }
 }
 

@@ -6,6 +6,7 @@
 //! * `executor`: the default executor against an agent played by the test.
 //! * `group`: a task group through the built master, agent and executor.
 //! * `group_checks`: checks of a group's tasks, and sessions in them.
+//! * `sessions`: commands in a task's container, their streams, and who attaches.
 //! * `shape`: how JSON documents are compared where values differ by nature.
 
 #[path = "../support/cluster.rs"]
@@ -29,3 +30,5 @@ mod golden;
 mod group;
 #[path = "agent_api/group_checks.rs"]
 mod group_checks;
+#[path = "agent_api/sessions.rs"]
+mod sessions;

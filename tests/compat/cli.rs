@@ -5,7 +5,7 @@ mod cluster;
 #[path = "../support/mod.rs"]
 mod support;
 
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Write};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
@@ -113,6 +113,182 @@ fn tasks_are_listed_read_measured_and_killed() {
     assert!(err.contains("no task `no-such-task`") && err.contains("bulkhead ps --all"), "{err}");
     let (_, _, err) = bulkhead(&cluster, &["--json", "logs", "no-such-task"]);
     assert!(lines(&err)[0]["hint"].is_string(), "{err}");
+}
+
+/// `bulkhead exec` with something to read.
+fn exec(cluster: &Cluster, arguments: &[&str], input: &[u8]) -> (i32, String, String) {
+    let mut child = command(&[&["exec"], arguments].concat())
+        .env("BULKHEAD_MASTER", &cluster.master)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("run bulkhead");
+    let mut stdin = child.stdin.take().expect("a pipe");
+    let input = input.to_owned();
+    // A command may end before it has read everything.
+    let writer = std::thread::spawn(move || stdin.write_all(&input).is_ok());
+    let output = child.wait_with_output().expect("it ends");
+    let _ = writer.join();
+    parts(&output)
+}
+
+#[test]
+fn exec_runs_beside_a_task() {
+    require!(root, cgroup);
+    let cluster = Cluster::start("cli-exec", Options::default());
+    let mut task = background(&cluster, "echo secret > mine; sleep 1000");
+    let by = Instant::now() + Duration::from_secs(60);
+    let id = loop {
+        let (_, out, err) = bulkhead(&cluster, &["ps", "--json"]);
+        let running = lines(&out).into_iter().find(|t| t["state"] == "TASK_RUNNING");
+        if let Some(task) = running {
+            break task["id"].as_str().expect("an id").to_owned();
+        }
+        assert!(Instant::now() < by, "the task does not run: {out} {err}");
+        std::thread::sleep(Duration::from_millis(200));
+    };
+    // It sees what the task sees, reads what we read, and its result is ours.
+    let line = "until test -s mine; do :; done; cat mine; cat; echo bad >&2; exit 7";
+    let (code, out, err) = exec(&cluster, &[&id, "--", "sh", "-c", line], b"input\n");
+    assert_eq!((code, out.as_str(), err.as_str()), (7, "secret\ninput\n", "bad\n"));
+    // More than any pipe holds, there and back.
+    let much = "0123456789abcdef".repeat(64 << 10);
+    let (code, out, err) = exec(&cluster, &[&id, "--", "cat"], much.as_bytes());
+    assert_eq!((code, out.len(), out == much, err.as_str()), (0, much.len(), true, ""));
+    // A command that does not want its input ends all the same.
+    let (code, out, err) = exec(&cluster, &[&id, "--", "head", "-c", "4"], much.as_bytes());
+    assert_eq!((code, out.as_str(), err.as_str()), (0, "0123", ""));
+    let (code, out, err) = exec(&cluster, &["-n", &id, "--", "cat"], b"not wanted");
+    assert_eq!((code, out.as_str(), err.as_str()), (0, "", ""));
+    let (code, out, _) =
+        exec(&cluster, &["--json", &id, "--", "sh", "-c", "echo x; kill -9 $$"], b"");
+    assert_eq!(code, 137);
+    let last = lines(&out).pop().expect("a line");
+    assert_eq!(last["exit_code"], 137, "{out}");
+
+    let (code, _, err) = exec(&cluster, &[&id, "--", "no-such-program"], b"");
+    assert_eq!(code, 2, "{err}");
+    assert!(err.contains("no-such-program"), "{err}");
+    let (code, _, err) = exec(&cluster, &["no-such-task", "--", "true"], b"");
+    assert_eq!(code, 2);
+    assert!(err.contains("no task `no-such-task`"), "{err}");
+    let (code, _, err) = bulkhead(&cluster, &["kill", &id]);
+    assert_eq!(code, 0, "{err}");
+    let _ = task.wait();
+    let (code, _, err) = exec(&cluster, &[&id, "--", "true"], b"");
+    assert_eq!(code, 2);
+    assert!(err.contains("does not run: TASK_"), "{err}");
+}
+
+/// Numbers in bursts, so that a reader meets files in every state.
+const BURSTS: &str = "i=0; while [ $i -lt 20 ]; do seq $((i * 1000)) $((i * 1000 + 999)); \
+                      sleep 0.1; i=$((i + 1)); done; echo done >&2";
+
+fn bursts() -> String {
+    (0..20_000).map(|i| format!("{i}\n")).collect()
+}
+
+/// A test's failure does not print all of it.
+fn same(found: &str, expected: &str) {
+    let at = found.bytes().zip(expected.bytes()).take_while(|(a, b)| a == b).count();
+    let around = |text: &str| text[at.saturating_sub(30)..text.len().min(at + 30)].to_owned();
+    let lengths = (found.len(), expected.len());
+    assert!(
+        found == expected,
+        "at {at} of {lengths:?}: {:?} {:?}",
+        around(found),
+        around(expected)
+    );
+}
+
+#[test]
+fn logs_are_followed_across_rotations() {
+    require!(root, cgroup);
+    let caps = ["--container_log_max_size=4KB", "--container_log_max_files=500"];
+    let cluster = Cluster::start("cli-logs", Options::default().agent(&caps));
+    // What `run` prints, and where it went.
+    let (code, out, err) = bulkhead(&cluster, &["run", "--name=all", "--command", BURSTS]);
+    assert_eq!(code, 0, "{err}");
+    same(&out, &bursts());
+    assert!(err.contains("done") && !err.contains("rotated away"), "{err}");
+
+    let mut task = background(&cluster, BURSTS);
+    let by = Instant::now() + Duration::from_secs(30);
+    let id = loop {
+        let (_, out, _) = bulkhead(&cluster, &["ps", "--json"]);
+        if let Some(task) = lines(&out).first() {
+            break task["id"].as_str().expect("an id").to_owned();
+        }
+        assert!(Instant::now() < by, "the task does not start");
+        std::thread::sleep(Duration::from_millis(50));
+    };
+    let (code, out, err) = bulkhead(&cluster, &["logs", "--follow", &id]);
+    assert_eq!(code, 0, "{err}");
+    same(&out, &bursts());
+    assert!(task.wait().expect("it ends").success());
+
+    let logs = |more: &[&str]| {
+        let (code, out, err) = bulkhead(&cluster, &[&["logs", &id], more].concat());
+        assert_eq!(code, 0, "{more:?}: {err}");
+        (out, err)
+    };
+    same(&logs(&[]).0, &bursts());
+    let last: String = (17_000..20_000).map(|i| format!("{i}\n")).collect();
+    same(&logs(&["-n", "3000"]).0, &last);
+    same(&logs(&["--since=1h"]).0, &bursts());
+    assert_eq!(logs(&["--stderr"]), (String::new(), "done\n".to_owned()));
+    let (code, _, err) = bulkhead(&cluster, &["logs", &id, "nothing"]);
+    assert!(code == 2 && err.contains("no file `nothing`"), "{err}");
+    let (code, _, err) = bulkhead(&cluster, &["logs", &id, "--since=soon"]);
+    assert!(code == 2 && err.contains("--since"), "{err}");
+
+    let files = std::fs::read_dir(cluster.dir.path().join("run")).expect("a directory");
+    let names: Vec<_> = files.flatten().map(|f| f.file_name()).collect();
+    assert!(names.iter().any(|n| n == "logger"), "{names:?}");
+}
+
+#[test]
+fn mesos_modules_json_chooses_the_logger_and_tasks_override_it() {
+    require!(root, cgroup);
+    let modules = r#"--modules={"libraries": [{"file": "liblogrotate_container_logger.so",
+        "modules": [{"name": "org_apache_mesos_LogrotateContainerLogger", "parameters": [
+            {"key": "max_stdout_size", "value": "8KB"},
+            {"key": "logrotate_stdout_options", "value": "rotate 2"}]}]}]}"#;
+    let logger = "--container_logger=org_apache_mesos_LogrotateContainerLogger";
+    let cluster = Cluster::start("cli-modules", Options::default().agent(&[modules, logger]));
+    let listed = |more: &[&str]| -> Vec<(String, u64)> {
+        let line = ["run", "--name=s", "--command", "seq 20000"];
+        let (code, out, err) = bulkhead(&cluster, &[&line[..], more].concat());
+        assert_eq!(code, 0, "{err}");
+        assert!(out.ends_with("20000\n"), "{err}");
+        let id = err.split_whitespace().nth(1).expect("launching ID").to_owned();
+        let (_, tasks, _) = bulkhead(&cluster, &["ps", "--all", "--json"]);
+        let task = lines(&tasks).into_iter().find(|t| t["id"] == id.as_str()).expect("a task");
+        let framework = task["framework_id"].as_str().expect("an id").to_owned();
+        let path = format!("/frameworks/{framework}/executors/{id}/runs/latest");
+        let browse = cluster::get(&cluster.agent, &format!("/files/browse?path={path}"));
+        let files: Vec<Value> = serde_json::from_str(&browse.expect("files")).expect("JSON");
+        let file = |f: &Value| {
+            let name = f["path"].as_str()?.rsplit('/').next()?.to_owned();
+            name.starts_with("stdout").then_some((name, f["size"].as_u64()?))
+        };
+        files.iter().filter_map(file).collect()
+    };
+    let sizes = listed(&[]);
+    let names: Vec<&str> = sizes.iter().map(|(name, _)| name.as_str()).collect();
+    assert_eq!(names, ["stdout", "stdout.1", "stdout.2"]);
+    assert!(sizes.iter().all(|(_, size)| *size <= 8192), "{sizes:?}");
+    let sizes = listed(&[
+        "--env=CONTAINER_LOGGER_MAX_STDOUT_SIZE=4KB",
+        "--env=CONTAINER_LOGGER_LOGROTATE_STDOUT_OPTIONS=rotate 1",
+    ]);
+    assert_eq!(sizes.len(), 2);
+    assert!(sizes.iter().all(|(_, size)| *size <= 4096), "{sizes:?}");
+    let bad = ["--env=CONTAINER_LOGGER_MAX_STDOUT_SIZE=1KB", "--command=true"];
+    let (code, _, err) = bulkhead(&cluster, &[&["run"], &bad[..]].concat());
+    assert!(code != 0 && err.contains("CONTAINER_LOGGER_MAX_STDOUT_SIZE"), "{err}");
+    assert!(err.contains("expected at least 4096 bytes"), "{err}");
 }
 
 #[test]

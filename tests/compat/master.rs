@@ -1,6 +1,7 @@
 //! The master against recordings of the real one: refused requests word by word,
-//! refused launches, a whole scheduler session in JSON and in protobuf, and the
-//! libprocess conversation of an agent and a driver.
+//! refused launches, a whole scheduler session in JSON and in protobuf, the
+//! libprocess conversations of agents, with a driver and with a framework over
+//! HTTP, and the operator's event stream.
 //!
 //! In process, over loopback, with simulated agents that speak the real wire.
 
@@ -10,6 +11,8 @@ mod agents;
 mod conversation;
 #[path = "../support/names.rs"]
 mod names;
+#[path = "../support/raw.rs"]
+mod raw;
 #[path = "../support/shape.rs"]
 mod shape;
 #[path = "../support/mod.rs"]
@@ -19,6 +22,8 @@ mod master {
     //! One file per recording.
     pub mod conversation;
     pub mod errors;
+    pub mod operator;
+    pub mod restart;
     pub mod session;
 }
 

@@ -84,6 +84,12 @@ fn pymesos_is_an_executor() {
 }
 
 #[test]
+fn pymesos_is_an_executor_without_resources() {
+    require!(root, cgroup);
+    scenario("bare");
+}
+
+#[test]
 fn pymesos_fails_over() {
     require!(root, cgroup);
     scenario("failover");

@@ -17,6 +17,8 @@ mod escape;
 mod life;
 #[path = "isolation/limits.rs"]
 mod limits;
+#[path = "isolation/logs.rs"]
+mod logs;
 #[path = "isolation/plugins.rs"]
 mod plugins;
 #[path = "isolation/pressure.rs"]
@@ -25,6 +27,10 @@ mod pressure;
 mod process;
 #[path = "isolation/recovery.rs"]
 mod recovery;
+#[path = "isolation/remap.rs"]
+mod remap;
+#[path = "isolation/settings.rs"]
+mod settings;
 #[path = "isolation/views.rs"]
 mod views;
 
@@ -63,6 +69,11 @@ impl Place {
             cgroups_root: format!("bulkhead-test-{name}-{}-{number}", std::process::id()),
             cgroups_destroy_timeout: Duration::from_secs(20),
             statistics_age: Duration::ZERO,
+            fetcher: bulkhead::fetch::Settings {
+                helper: Some(probe().with_file_name("bulkhead-helper")),
+                cache_dir: dir.path().join("fetch"),
+                ..bulkhead::fetch::Settings::default()
+            },
             ..Config::default()
         };
         Place { dir, config }

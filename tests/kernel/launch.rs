@@ -14,6 +14,8 @@ mod namespaces;
 mod processes;
 #[path = "launch/recovery.rs"]
 mod recovery;
+#[path = "launch/users.rs"]
+mod users;
 
 use std::fs::File;
 use std::path::{Path, PathBuf};

@@ -18,6 +18,7 @@ for purpose in "$@"; do
       need jq jq
       need python3 python3
       need curl curl
+      need openssl openssl
       python3 -c 'import ensurepip, venv' 2>/dev/null || missing+=(python3-venv)
       need runc runc
       need crun crun

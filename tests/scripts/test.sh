@@ -136,7 +136,17 @@ fi
 if [ "$mode" = full ]; then
   step oci-clippy 900 "$CARGO" clippy -p bulkhead --features oci \
     --lib --bin bulkhead-helper --test kernel_engines -- -D warnings
-  suite kernel_engines 1200 -p bulkhead --features oci --test kernel_engines -- --test-threads=1
+  # As the VM builds it, so that it is built once.
+  suite kernel_engines 1200 --workspace --features bulkhead/oci --test kernel_engines \
+    -- --test-threads=1
+  if tests/scripts/deps.sh vm >"$out/vm-deps.log" 2>&1; then
+    VM_FEATURES=bulkhead/oci VM_TESTS=kernel_engines vm cgroup2 600
+  elif [ "${REQUIRE_ALL:-0}" = 1 ]; then
+    failed=$((failed + 1)) failures+=("vm-cgroup2-kernel_engines: qemu is missing")
+  else
+    echo "vm-cgroup2-kernel_engines: qemu is missing" >>"$BULKHEAD_SKIPPED"
+    passed=$((passed + 1))
+  fi
 fi
 
 sort -u -o "$BULKHEAD_SKIPPED" "$BULKHEAD_SKIPPED"

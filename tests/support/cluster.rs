@@ -137,6 +137,7 @@ impl Cluster {
             format!("--port={}", port_of(&self.agent)),
             format!("--work_dir={}", work.display()),
             format!("--runtime_dir={}", dir.join("run").display()),
+            format!("--fetcher_cache_dir={}", dir.join("fetch").display()),
             "--launcher=linux".to_owned(),
             "--isolation=cgroups/cpu,cgroups/mem,cgroups/pids,namespaces/pid,filesystem/linux"
                 .to_owned(),

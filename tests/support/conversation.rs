@@ -15,7 +15,7 @@ use bulkhead::wire::libprocess::{Post, Upid};
 use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
 use crate::names::Names;
 use crate::shape::{self, Rules};
@@ -36,6 +36,15 @@ pub struct Said {
 }
 
 impl Said {
+    /// What the process `from` of the peer at `address` says to `to` at `tested`.
+    pub fn new(from: &str, address: &str, to: &str, tested: &str, message: &impl Speech) -> Said {
+        let name = message.name();
+        let head = format!(
+            "POST /{to}/{name} HTTP/1.1\r\nLibprocess-From: {from}@{address}\r\nHost: {tested}"
+        );
+        Said { at: 0.0, head, body: message.bytes() }
+    }
+
     /// Name of the message.
     pub fn name(&self) -> &str {
         self.path().rsplit('/').next().unwrap_or("")
@@ -51,12 +60,12 @@ impl Said {
     }
 
     /// `(process, address)` of the sender.
-    fn from(&self) -> (&str, &str) {
+    pub fn from(&self) -> (&str, &str) {
         self.header("Libprocess-From").split_once('@').unwrap_or_default()
     }
 
     /// `(process, address)` of the receiver.
-    fn to(&self) -> (&str, &str) {
+    pub fn to(&self) -> (&str, &str) {
         (self.path().split('/').nth(1).unwrap_or(""), self.header("Host"))
     }
 
@@ -66,6 +75,24 @@ impl Said {
         let mut text = Vec::new();
         mesos::json::write(schema, &self.body, &mut text).expect("a whole message");
         String::from_utf8(text).expect("UTF-8")
+    }
+}
+
+/// A message that knows its name.
+pub trait Speech {
+    /// Its full name.
+    fn name(&self) -> String;
+    /// Its bytes.
+    fn bytes(&self) -> Vec<u8>;
+}
+
+impl<M: prost::Message + prost::Name> Speech for M {
+    fn name(&self) -> String {
+        M::full_name()
+    }
+
+    fn bytes(&self) -> Vec<u8> {
+        self.encode_to_vec()
     }
 }
 
@@ -97,6 +124,10 @@ pub fn conversation(capture: &str) -> Vec<Said> {
     let list: Value = serde_json::from_slice(&list).expect("JSON");
     let mut all = Vec::new();
     for connection in list.as_array().expect("a list") {
+        // A connection may have been opened and never used.
+        if connection["c2s_bytes"] == 0 {
+            continue;
+        }
         let name = connection["file"].as_str().expect("a name");
         let bytes = std::fs::read(dir.join(format!("{name}.c2s.bin"))).expect("a recording");
         let index = connection["c2s_index"].as_array().expect("an index");
@@ -119,6 +150,8 @@ struct Peer {
     post: Post,
     inbox: mpsc::UnboundedReceiver<Said>,
     kept: Vec<Said>,
+    /// Told to close the connections that it has.
+    dies: watch::Sender<()>,
 }
 
 impl Peer {
@@ -128,12 +161,21 @@ impl Peer {
         let (exits, mut exited) = mpsc::unbounded_channel();
         tokio::spawn(async move { while exited.recv().await.is_some() {} });
         let (sender, inbox) = mpsc::unbounded_channel();
+        let (dies, _) = watch::channel(());
+        let deaths = dies.clone();
         tokio::spawn(async move {
             while let Ok((mut stream, _)) = listener.accept().await {
-                let sender = sender.clone();
+                let (sender, mut death) = (sender.clone(), deaths.subscribe());
                 tokio::spawn(async move {
                     let (mut bytes, mut part) = (Vec::new(), [0; 4096]);
-                    while let Ok(n @ 1..) = stream.read(&mut part).await {
+                    loop {
+                        let n = tokio::select! {
+                            read = stream.read(&mut part) => read.unwrap_or(0),
+                            _ = death.changed() => return,
+                        };
+                        if n == 0 {
+                            return;
+                        }
                         bytes.extend_from_slice(&part[..n]);
                         let mut rest = bytes.as_slice();
                         while let Some(said) = take(&mut rest) {
@@ -146,7 +188,7 @@ impl Peer {
                 });
             }
         });
-        Peer { post: Post::new(own, exits), inbox, kept: Vec::new() }
+        Peer { post: Post::new(own, exits), inbox, kept: Vec::new(), dies }
     }
 }
 
@@ -193,6 +235,14 @@ impl Stage {
     /// Where the peer of that recorded address listens.
     pub fn address(&self, recorded: &str) -> SocketAddr {
         self.peers[recorded].post.own()
+    }
+
+    /// The peer dies: connections to it end. One at the same address follows.
+    pub fn die(&mut self, recorded: &str) {
+        let peer = self.peers.get_mut(recorded).expect("a peer");
+        peer.kept.clear();
+        while peer.inbox.try_recv().is_ok() {}
+        peer.dies.send_replace(());
     }
 
     /// Where the daemon under test listens.

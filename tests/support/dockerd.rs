@@ -155,7 +155,8 @@ impl Dockerd {
         let method: http::Method = method.parse().expect("a method");
         // A thread of its own: callers may be inside a runtime.
         let asked = std::thread::spawn(move || {
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().ok()?;
+            let runtime =
+                tokio::runtime::Builder::new_current_thread().enable_all().build().ok()?;
             runtime.block_on(async {
                 let client = Client::unix(socket).timeout(Duration::from_secs(60));
                 let call = Call::post(&path, &kind, body).method(method);

@@ -145,7 +145,8 @@ impl Stream {
 }
 
 /// The first whole chunk and the bytes it took.
-fn chunk(bytes: &[u8]) -> Option<(Vec<u8>, usize)> {
+#[must_use]
+pub fn chunk(bytes: &[u8]) -> Option<(Vec<u8>, usize)> {
     let line = bytes.windows(2).position(|w| w == b"\r\n")?;
     let size = usize::from_str_radix(std::str::from_utf8(&bytes[..line]).ok()?, 16).ok()?;
     let data = bytes.get(line + 2..line + 2 + size)?;

@@ -183,8 +183,7 @@ pub fn refused_modules(modules: &Json) -> Option<String> {
 }
 
 /// Modules that come with Mesos, and what does their work here.
-const REPLACEMENTS: [(&str, &str); 6] = [
-    ("org_apache_mesos_LogrotateContainerLogger", "nothing yet: --container_logger is not ready"),
+const REPLACEMENTS: [(&str, &str); 5] = [
     ("org_apache_mesos_TestCpuIsolator", "--isolation=posix/cpu"),
     ("org_apache_mesos_TestMemIsolator", "--isolation=posix/mem"),
     ("org_apache_mesos_TestHook", "--hooks with a plugin of --isolator_plugins"),

@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use isolators::api::{ContainerContext, Contribution, Known, Limitation, Parent};
+use isolators::api::{ContainerContext, Contribution, Known, Limitation, Parent, Sysctl};
 use isolators::linux::seccomp;
 use isolators::plan::{CgroupJoin, FileOperation};
 use mesos::bulkhead::plugin as wire;
@@ -147,6 +147,9 @@ pub fn contribution(part: &Contribution) -> Result<wire::Contribution, ConvertEr
     let text = |path: &PathBuf| path.display().to_string();
     let capabilities = part.capabilities.as_ref().map(std::slice::from_ref);
     let capabilities = of_oci("capabilities", capabilities.unwrap_or_default())?.pop();
+    if !part.time_offsets.is_empty() || part.id_mappings.is_some() {
+        return Err(bad("namespaces", "clocks and ids are not for plugins to set".to_owned()));
+    }
     Ok(wire::Contribution {
         namespaces: of_oci("namespaces", &part.namespaces)?,
         mounts: of_oci("mounts", &part.mounts)?,
@@ -165,6 +168,7 @@ pub fn contribution(part: &Contribution) -> Result<wire::Contribution, ConvertEr
         oom_score_adj: part.oom_score_adj,
         hostname: part.hostname.clone(),
         needs_pid: Some(part.needs_pid),
+        sysctls: part.sysctls.iter().map(|(k, v)| (k.clone(), v.value.clone())).collect(),
     })
 }
 
@@ -208,8 +212,21 @@ pub fn contributed(part: wire::Contribution) -> Result<Contribution, ConvertErro
             .collect::<Result<_, _>>()?,
         oom_score_adj: part.oom_score_adj,
         hostname: part.hostname,
+        sysctls: sysctls(&part.sysctls)?,
         needs_pid: part.needs_pid.unwrap_or(false),
+        ..Contribution::default()
     })
+}
+
+/// Kernel settings: which namespace they are of, and whether the container has it, is
+/// the merge's to say.
+fn sysctls(all: &BTreeMap<String, String>) -> Result<BTreeMap<String, Sysctl>, ConvertError> {
+    let setting = |(name, value): (&String, &String)| {
+        let dotted = isolators::linux::sysctl::dotted(name);
+        let dotted = dotted.ok_or_else(|| bad("sysctls", format!("'{name}' is no setting")))?;
+        Ok((dotted, Sysctl { value: value.clone(), optional: false }))
+    };
+    all.iter().map(setting).collect()
 }
 
 /// Whether every name and value can be an environment variable.

@@ -11,8 +11,7 @@ use mesos::ResourceStatistics;
 use mesos::cgroup_info::blkio::throttling::Statistics;
 use mesos::cgroup_info::blkio::{Operation, Value};
 
-use super::control::Control;
-use super::{Settings, failed};
+use super::control::{Control, failed};
 use crate::api::{ContainerContext, IsolatorError, Probe};
 use crate::probe::FileProbe;
 
@@ -156,9 +155,8 @@ pub(super) struct Blkio {
 }
 
 impl Blkio {
-    pub(super) fn new(settings: &Settings, group: Cgroup) -> Blkio {
-        let throttles = settings.blkio_throttle.clone();
-        Blkio { group, weight: settings.blkio_weight, throttles }
+    pub(super) fn new(weight: Option<u64>, throttles: Vec<Throttle>, group: Cgroup) -> Blkio {
+        Blkio { group, weight, throttles }
     }
 
     fn write(&self, file: &str, value: &str) -> Result<(), IsolatorError> {

@@ -3,7 +3,7 @@
 use kernel::cgroup::{Cgroup, Version, parse};
 use mesos::{Resource, ResourceStatistics};
 
-use super::{Demand, failed};
+use super::control::{Demand, failed};
 use crate::api::{IsolatorError, Probe};
 use crate::config::Config;
 use crate::probe::FileProbe;

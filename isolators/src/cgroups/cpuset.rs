@@ -16,8 +16,7 @@ use kernel::cpus::{self, CpuSet};
 use mesos::Resource;
 use tracing::{info, warn};
 
-use super::control::Control;
-use super::failed;
+use super::control::{Control, failed};
 use super::pinning::{Allocator, exclusive_count};
 use crate::api::{ContainerContext, IsolatorError};
 use crate::quantity;

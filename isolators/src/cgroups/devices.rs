@@ -12,8 +12,7 @@ use kernel::cgroup::{Cgroup, Version};
 use kernel::machine;
 use mesos::DeviceAccess;
 
-use super::control::Control;
-use super::failed;
+use super::control::{Control, failed};
 use crate::api::{ContainerContext, IsolatorError};
 
 /// As in `--isolation`.

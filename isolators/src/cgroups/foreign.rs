@@ -67,7 +67,10 @@ mod tests {
         let v1 = "30 25 0:26 / /sys/fs/cgroup/cpu rw - cgroup cgroup rw,cpu,cpuacct\n\
                   31 25 0:27 / /sys/fs/cgroup/memory rw - cgroup cgroup rw,memory\n";
         let found = sources(v1, "");
-        assert!(found.starts_with(&["cpuacct.stat", "cpu.stat", "memory.usage_in_bytes"]), "{found:?}");
+        assert!(
+            found.starts_with(&["cpuacct.stat", "cpu.stat", "memory.usage_in_bytes"]),
+            "{found:?}"
+        );
         let v2 = "30 25 0:26 / /sys/fs/cgroup rw - cgroup2 cgroup2 rw\n";
         let found = sources(v2, "cpu memory");
         assert!(found.starts_with(&["cpu.stat", "memory.current", "memory.stat"]), "{found:?}");

@@ -9,8 +9,7 @@ use std::collections::BTreeMap;
 
 use kernel::cgroup::{Cgroup, Version};
 
-use super::control::Control;
-use super::failed;
+use super::control::{Control, failed};
 use crate::api::{ContainerContext, IsolatorError};
 
 /// As in `--isolation`.

@@ -7,14 +7,13 @@ use kernel::cgroup::{Cgroup, Version, parse};
 use mesos::ResourceStatistics;
 use tracing::warn;
 
+use super::control::{Demand, failed};
+pub(super) use super::oom::NAME;
 use super::oom::Oom;
-use super::{Demand, failed};
 use crate::api::{IsolatorError, Limitation, Probe, Watch};
 use crate::config::Config;
 use crate::probe::FileProbe;
 use crate::quantity;
-
-pub(super) const NAME: &str = "cgroups/mem";
 
 /// `EBUSY`: the kernel could not take enough back.
 const EBUSY: i32 = 16;

@@ -8,6 +8,7 @@
 
 pub mod blkio;
 mod control;
+mod controllers;
 pub mod cpu;
 pub mod cpuset;
 pub mod devices;
@@ -21,7 +22,7 @@ mod oom;
 pub mod perf_event;
 pub mod pids;
 pub mod pinning;
-mod settings;
+pub(crate) mod settings;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -32,8 +33,9 @@ use kernel::cgroup::{Cgroup, Version};
 use mesos::{ContainerStatus, Resource};
 use tracing::{info, warn};
 
-pub use self::control::Controller;
-use self::control::{Control, Shared};
+use self::control::{Control, Demand};
+pub use self::controllers::Controller;
+use self::controllers::Shared;
 pub use self::layout::Layout;
 pub use self::settings::Settings;
 use crate::api::{
@@ -44,29 +46,6 @@ use crate::config::Config;
 
 /// Name of the isolator where no controller is to blame.
 const NAME: &str = "cgroups";
-
-/// Requests and limits as an update gives them.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Demand<'a> {
-    pub requests: &'a [Resource],
-    pub limits: &'a BTreeMap<String, f64>,
-}
-
-impl Demand<'_> {
-    fn limit(&self, name: &str) -> Option<f64> {
-        self.limits.get(name).copied()
-    }
-}
-
-pub(crate) fn failed(
-    isolator: &'static str,
-    verb: &'static str,
-    group: &Cgroup,
-    knob: &str,
-    error: kernel::cgroup::Error,
-) -> IsolatorError {
-    IsolatorError::new(isolator, verb, group.file(knob).display().to_string(), error)
-}
 
 /// The isolator.
 #[derive(Debug)]

@@ -13,8 +13,7 @@ use kernel::cgroup::Cgroup;
 use mesos::ContainerStatus;
 use mesos::cgroup_info;
 
-use super::control::Control;
-use super::failed;
+use super::control::{Control, failed};
 use crate::api::{ContainerContext, IsolatorError};
 
 /// As in `--isolation`.

@@ -5,8 +5,7 @@
 
 use kernel::cgroup::Cgroup;
 
-use super::control::Control;
-use super::failed;
+use super::control::{Control, failed};
 use crate::api::{ContainerContext, IsolatorError};
 
 /// As in `--isolation`.

@@ -13,10 +13,11 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::oneshot;
 
-use super::mem::NAME;
 use crate::api::{IsolatorError, Limitation, Watch};
 use crate::quantity::{self, bytes_text};
 
+/// As in `--isolation`.
+pub(super) const NAME: &str = "cgroups/mem";
 /// Processes named in the message.
 const LARGEST: usize = 5;
 

@@ -7,8 +7,7 @@
 use kernel::cgroup::Cgroup;
 use mesos::ResourceStatistics;
 
-use super::control::Control;
-use super::failed;
+use super::control::{Control, failed};
 use crate::api::{ContainerContext, IsolatorError, Probe};
 use crate::probe::FileProbe;
 

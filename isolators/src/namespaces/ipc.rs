@@ -1,5 +1,7 @@
 //! `namespaces/ipc`: System V and POSIX shared memory of its own.
 
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use mesos::linux_info::IpcMode;
@@ -7,7 +9,7 @@ use oci_spec::runtime::LinuxNamespaceType;
 
 use crate::api::{ContainerContext, Contribution, Isolator, IsolatorError};
 use crate::config::Config;
-use crate::mounts::{file_system, namespace_of, new_namespace};
+use crate::mounts::{bind, file_system, namespace_of, new_namespace};
 use crate::simple::Preparing;
 
 const NAME: &str = "namespaces/ipc";
@@ -44,6 +46,10 @@ fn prepare(
         vec![file_system("tmpfs", SHM, &options)]
     };
     let join = |pid| vec![namespace_of(LinuxNamespaceType::Ipc, pid, "ipc")];
+    let host_shm = || match context.rootfs {
+        Some(_) => vec![bind(Path::new(SHM), Path::new(SHM), false)],
+        None => Vec::new(),
+    };
     let default = Contribution::default();
     match (mode, &context.parent) {
         (Some(IpcMode::Private), _) => {
@@ -57,12 +63,30 @@ fn prepare(
                 "the agent's IPC namespace: --disallow_sharing_agent_ipc_namespace is set",
             )
         }
-        (Some(IpcMode::ShareParent), None) => Ok(default),
-        (_, Some(parent)) => Ok(Contribution { namespaces: join(parent.pid), ..default }),
+        (Some(IpcMode::ShareParent), None) => Ok(Contribution { mounts: host_shm(), ..default }),
+        (_, Some(parent)) => {
+            // What its parent has there, wherever that came from.
+            let of_parent = PathBuf::from(format!("/proc/{}/root{SHM}", parent.pid));
+            let mounts = match is_another(&of_parent) {
+                true => vec![bind(&of_parent, Path::new(SHM), false)],
+                false => host_shm(),
+            };
+            Ok(Contribution { namespaces: join(parent.pid), mounts, ..default })
+        }
         (_, None) => {
             let mounts = if context.rootfs.is_some() { shm(None) } else { Vec::new() };
             Ok(Contribution { namespaces: new(), mounts, ..default })
         }
+    }
+}
+
+/// Whether a directory is not the host's `/dev/shm`. One that is not there is no other.
+fn is_another(directory: &Path) -> bool {
+    let device = |path: &Path| std::fs::metadata(path).map(|metadata| metadata.dev());
+    match (device(directory), device(Path::new(SHM))) {
+        (Ok(one), Ok(other)) => one != other,
+        (Ok(_), Err(_)) => true,
+        (Err(_), _) => false,
     }
 }
 
@@ -95,14 +119,22 @@ mod tests {
         assert!(prepare(&config, &with(None, Some(8))).is_err());
         let shared = prepare(&config, &with(Some(IpcMode::ShareParent), None)).unwrap();
         assert_eq!(shared, Contribution::default());
+        let mut image = with(Some(IpcMode::ShareParent), None);
+        image.rootfs = Some("/rootfs".into());
+        let shared = prepare(&config, &image).unwrap();
+        assert_eq!(shared.mounts, [bind(Path::new(SHM), Path::new(SHM), false)]);
         let mut nested = with(None, None);
         nested.parent = Some(Parent {
-            pid: 7,
+            pid: u32::MAX >> 1,
             sandbox: "/s".into(),
             runtime: "/r".into(),
             host_pid_namespace: false,
         });
         let joined = prepare(&config, &nested).unwrap();
-        assert_eq!(joined.namespaces[0].path().clone().unwrap().to_str(), Some("/proc/7/ns/ipc"));
+        assert!(joined.mounts.is_empty());
+        assert_eq!(
+            joined.namespaces[0].path().clone().unwrap().to_str(),
+            Some("/proc/2147483647/ns/ipc")
+        );
     }
 }

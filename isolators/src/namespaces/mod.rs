@@ -3,10 +3,14 @@
 mod ipc;
 mod own;
 mod pid;
+pub mod time;
+mod user;
 
 pub use self::ipc::ipc;
 pub use self::own::{cgroup, uts};
 pub use self::pid::pid;
+pub use self::time::time;
+pub use self::user::user;
 use crate::api::IsolatorError;
 use crate::config::{Config, Launcher};
 

@@ -41,26 +41,57 @@ fn prepare(
     let all = volumes(context).map_err(|text| IsolatorError::plain(NAME, "use", text))?;
     for (volume, source) in all {
         let Source::Host { path, bidirectional } = source else { continue };
-        if bidirectional {
-            let object = format!(
-                "volume '{}': bidirectional mount propagation is not supported yet",
-                volume.container_path
-            );
-            return Err(IsolatorError::plain(NAME, "mount", object));
-        }
         let is_dir = find(config, path)?;
+        if bidirectional {
+            check_shared(config, volume, path)?;
+        }
         let target = target(NAME, context, &config.sandbox_directory, volume, is_dir)?;
         // The container sees the host's own path there already.
-        if context.rootfs.is_none() && target == path {
+        if context.rootfs.is_none() && target == path && !bidirectional {
             continue;
         }
-        part.mounts.push(bind(path, &target, read_only(volume)));
+        let mut mount = bind(path, &target, read_only(volume));
+        if bidirectional {
+            let mut options = mount.options().clone().unwrap_or_default();
+            options.push("rshared".to_owned());
+            mount.set_options(Some(options));
+        }
+        part.mounts.push(mount);
     }
     Ok(part)
 }
 
 fn read_only(volume: &Volume) -> bool {
     volume.mode == Mode::Ro as i32
+}
+
+/// Whether mounts made in the volume can be seen on the host.
+fn check_shared(config: &Config, volume: &Volume, path: &Path) -> Result<(), IsolatorError> {
+    let refuse = |why: String| {
+        let object = format!(
+            "volume '{}' with bidirectional mount propagation: {why}",
+            volume.container_path
+        );
+        Err(IsolatorError::plain(NAME, "mount", object))
+    };
+    if config.userns_remap.is_some() {
+        return refuse("with --userns_remap nothing in a container can mount for the host".into());
+    }
+    let failed = |verb, error| {
+        IsolatorError::new(NAME, verb, format!("host path '{}'", path.display()), error)
+    };
+    let path = path.canonicalize().map_err(|error| failed("resolve", error))?;
+    let mounts =
+        kernel::mounts::table().map_err(|error| failed("find the mount of", error.source))?;
+    match kernel::mounts::holding(&mounts, &path) {
+        Some(mount) if mount.shared.is_some() => Ok(()),
+        Some(mount) => refuse(format!(
+            "host path '{}' is on '{}', which is no shared mount (mount --make-shared)",
+            path.display(),
+            mount.target.display()
+        )),
+        None => refuse(format!("host path '{}' is on no mount", path.display())),
+    }
 }
 
 /// Checks the host path, or makes it where the operator allows. Whether it is a

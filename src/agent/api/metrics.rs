@@ -1,6 +1,6 @@
 //! The agent's part of `/metrics/snapshot`, from a [`Snapshot`]. Pure.
 //!
-//! Names are Mesos'. What this agent does not have (fetcher, provisioner,
+//! Names are Mesos'. What this agent does not have (provisioner,
 //! resource providers) is there with its resting value: dashboards and alerts
 //! that divide by it must find it.
 
@@ -10,14 +10,15 @@ use mesos::resources::Resources;
 use super::state::allocated_to;
 use crate::agent::core::state::ExecutorState;
 use crate::agent::snapshot::{AgentState, Snapshot};
+use crate::fetch::Figures;
 
 /// Figures that are not the agent owner's.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Surroundings {
     /// Seconds since the process started.
     pub uptime_secs: f64,
-    /// `--fetcher_cache_size` in bytes.
-    pub fetcher_cache_bytes: u64,
+    /// Of the fetcher.
+    pub fetched: Figures,
     /// Containers that could not be destroyed.
     pub destroy_errors: u64,
 }
@@ -52,11 +53,21 @@ pub fn of(snapshot: &Snapshot, around: &Surroundings) -> Vec<(String, f64)> {
         ("gc/path_removals_succeeded", counters.gc_path_removals_succeeded),
         ("gc/path_removals_failed", counters.gc_path_removals_failed),
         ("gc/path_removals_pending", counters.gc_path_removals_pending),
+        ("gc/bytes_pending", counters.gc_bytes_pending),
+        ("gc/bytes_removed", counters.gc_bytes_removed),
+        ("gc/files_removed", counters.gc_files_removed),
+        ("gc/removals_postponed", counters.gc_removals_postponed),
+        ("slave/checkpoints_waiting", u64::from(counters.checkpoints_waiting)),
+        ("slave/checkpoint_reserve_files", counters.checkpoint_reserve),
         ("containerizer/mesos/container_destroy_errors", around.destroy_errors),
-        ("containerizer/fetcher/cache_size_total_bytes", around.fetcher_cache_bytes),
+        ("containerizer/fetcher/cache_size_used_bytes", around.fetched.cache_used),
+        ("containerizer/fetcher/task_fetches_failed", around.fetched.failed),
+        ("containerizer/fetcher/task_fetches_succeeded", around.fetched.succeeded),
+        ("containerizer/fetcher/cache_size_total_bytes", around.fetched.cache_total),
     ] {
         put(name, value as f64);
     }
+    put("gc/oldest_secs", counters.gc_oldest_secs);
     for name in RESTING {
         put(name, 0.0);
     }
@@ -68,7 +79,7 @@ pub fn of(snapshot: &Snapshot, around: &Surroundings) -> Vec<(String, f64)> {
 /// Whether a metric of the agent only grows.
 #[must_use]
 pub fn is_counter(name: &str) -> bool {
-    const COUNTERS: [&str; 14] = [
+    const COUNTERS: [&str; 17] = [
         "slave/recovery_errors",
         "slave/tasks_finished",
         "slave/tasks_failed",
@@ -83,6 +94,9 @@ pub fn is_counter(name: &str) -> bool {
         "containerizer/fetcher/task_fetches_succeeded",
         "gc/path_removals_succeeded",
         "gc/path_removals_failed",
+        "gc/bytes_removed",
+        "gc/files_removed",
+        "gc/removals_postponed",
     ];
     let prefixes = ["slave/valid_", "slave/invalid_", "resource_provider_manager/events/"];
     COUNTERS.contains(&name)
@@ -91,10 +105,7 @@ pub fn is_counter(name: &str) -> bool {
 }
 
 /// Parts of Mesos that are not here yet or have nothing to count.
-const RESTING: [&str; 9] = [
-    "containerizer/fetcher/cache_size_used_bytes",
-    "containerizer/fetcher/task_fetches_failed",
-    "containerizer/fetcher/task_fetches_succeeded",
+const RESTING: [&str; 6] = [
     "containerizer/mesos/filesystem/containers_new_rootfs",
     "containerizer/mesos/provisioner/bind/remove_rootfs_errors",
     "containerizer/mesos/provisioner/remove_container_errors",

@@ -6,16 +6,19 @@
 //! its [`Handle`]; container calls go to the containerizer. Status codes and
 //! wordings of the agent live here and nowhere else.
 
+mod attach;
 mod attachments;
 pub mod containers;
 pub mod executor;
 mod files;
+mod garbage;
+mod help;
 pub mod metrics;
 pub mod nested;
 pub mod prometheus;
 pub mod reads;
 mod sandbox;
-mod session;
+pub mod session;
 pub mod state;
 pub mod v1;
 pub mod validate;
@@ -32,7 +35,9 @@ use super::handle::Handle;
 use super::snapshot::{AgentState, Snapshot};
 use crate::checkpoint::WorkDir;
 use crate::containerizer::Containerizer;
+use crate::daemon::api::help::Help;
 use crate::daemon::api::{Common, Endpoint};
+use crate::gc::Policy;
 use crate::wire::http::routes::Routes;
 use crate::wire::http::{Request, Response, Service, StatusCode};
 use crate::wire::libprocess::Message;
@@ -67,8 +72,12 @@ pub struct Context {
     pub work_dir: WorkDir,
     /// `--switch_user`.
     pub switch_user: bool,
+    /// What is collected when.
+    pub collection: Policy,
     /// What master and agent serve alike: files, metrics, flags, logging.
     pub common: Common,
+    /// Sessions in containers that run.
+    pub sessions: session::Sessions,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -80,6 +89,19 @@ enum Route {
     Debug,
     Operator,
     Executor,
+    Garbage,
+    Help,
+}
+
+fn routes() -> Routes<Route> {
+    Common::routes(Routes::new(PROCESS), PROCESS, Route::Common)
+        .add(PROCESS, "state", Route::State)
+        .add(PROCESS, "containers", Route::Containers)
+        .add(PROCESS, "monitor/statistics", Route::Statistics)
+        .add(PROCESS, "containerizer/debug", Route::Debug)
+        .add(PROCESS, "gc", Route::Garbage)
+        .add(PROCESS, "api/v1", Route::Operator)
+        .add(PROCESS, "api/v1/executor", Route::Executor)
 }
 
 /// The agent's HTTP service.
@@ -87,6 +109,7 @@ pub struct Api {
     context: Arc<Context>,
     attachments: Arc<Attachments>,
     routes: Routes<Route>,
+    help: Help,
 }
 
 impl Api {
@@ -101,15 +124,11 @@ impl Api {
         context.common.metrics.source(move |out| {
             out.extend(metrics::of(&handle.snapshot(), &around()));
         });
-        let routes = Common::routes(Routes::new(PROCESS), PROCESS, Route::Common)
-            .add(PROCESS, "state", Route::State)
-            .add(PROCESS, "containers", Route::Containers)
-            .add(PROCESS, "monitor/statistics", Route::Statistics)
-            .add(PROCESS, "containerizer/debug", Route::Debug)
-            .add(PROCESS, "api/v1", Route::Operator)
-            .add(PROCESS, "api/v1/executor", Route::Executor);
+        let routes = routes();
+        let help = Help::new(&routes, help::WORDS);
+        let routes = help.routes(routes, &Route::Help);
         let attachments = Arc::new(Attachments::new(context.common.files.clone()));
-        Api { context: Arc::new(context), attachments, routes }
+        Api { context: Arc::new(context), attachments, routes, help }
     }
 
     async fn route(&self, route: Route, request: Request) -> Response {
@@ -119,6 +138,7 @@ impl Api {
         let recovering = snapshot.state == AgentState::Recovering;
         let response = match route {
             Route::Operator => return v1::serve(context, &self.attachments, request).await,
+            Route::Help => return self.help.answer(&request),
             Route::Executor => return executor::serve(&context.handle, request).await,
             Route::Common(Endpoint::Prometheus) => {
                 return self.prometheus(&snapshot, &request).await;
@@ -139,6 +159,7 @@ impl Api {
             Route::Statistics => {
                 Response::json(containers::statistics(&snapshot, &*context.containerizer).await)
             }
+            Route::Garbage => garbage::plan(context, &snapshot).await,
             Route::Debug => Response::json(context.containerizer.debug().to_string()),
         };
         response.jsonp(jsonp.as_deref())
@@ -199,4 +220,14 @@ impl Service for Api {
 /// 503 while the agent reads its checkpoints.
 fn recovering() -> Response {
     Response::text(StatusCode::SERVICE_UNAVAILABLE, "Agent has not finished recovery")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_endpoint_explains_itself() {
+        assert_eq!(Help::new(&routes(), help::WORDS).gaps(help::WORDS), Vec::<String>::new());
+    }
 }

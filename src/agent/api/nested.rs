@@ -46,10 +46,18 @@ pub async fn launch(
         let message = format!("Failed to create sandbox: {error}");
         return Response::text(StatusCode::INTERNAL_SERVER_ERROR, message);
     }
-    match start(context, request).await {
-        Ok(()) => Response::empty(StatusCode::OK),
-        Err(response) => response,
+    let (id, sandbox) = (request.id.clone(), request.sandbox.clone());
+    let started = start(context, request).await;
+    let sandbox = sandbox.strip_prefix(context.work_dir.root()).map(Path::to_owned);
+    if let Ok(sandbox) = sandbox {
+        let context = Arc::clone(context);
+        // Also of a launch that failed: its sandbox is there.
+        tokio::spawn(async move {
+            context.containerizer.wait(&id).await;
+            context.handle.container_ended(sandbox).await;
+        });
     }
+    started.map_or_else(|response| response, |()| Response::empty(StatusCode::OK))
 }
 
 /// Starts a container whose sandbox exists.

@@ -11,22 +11,22 @@ use std::time::Duration;
 
 use mesos::agent::{Call, Response as Answer, call, response};
 use mesos::json::JsonError;
-use mesos::{ContainerId, schema};
+use mesos::schema;
 use prost::Message as _;
 
 use super::attachments::Attachments;
 use super::containers::{self, Selection};
 use super::executor::not_implemented;
-use super::{Context, files, nested, reads, session, validate};
+use super::{Context, attach, files, nested, reads, session, validate};
 use crate::agent::snapshot::{AgentState, Snapshot};
-use crate::wire::http::media::{self, Media};
+use crate::wire::http::media::{self, Media, Shape};
 use crate::wire::http::{Request, Response, StatusCode};
 
 /// Serves one call.
 pub(super) async fn serve(
     context: &Arc<Context>,
     attachments: &Arc<Attachments>,
-    mut request: Request,
+    request: Request,
 ) -> Response {
     let snapshot = context.handle.snapshot();
     if snapshot.state == AgentState::Recovering {
@@ -35,7 +35,7 @@ pub(super) async fn serve(
     if request.method != "POST" {
         return Response::method_not_allowed(&["POST"], &request.method);
     }
-    match answer(context, attachments, &snapshot, &mut request).await {
+    match answer(context, attachments, &snapshot, request).await {
         Ok(response) | Err(response) => response,
     }
 }
@@ -44,24 +44,33 @@ async fn answer(
     context: &Arc<Context>,
     attachments: &Arc<Attachments>,
     snapshot: &Arc<Snapshot>,
-    request: &mut Request,
+    mut request: Request,
 ) -> Result<Response, Response> {
     let content = media::request_shape(&request.headers)?;
     let accept = media::response_shape(&request.headers)?;
-    let media::Shape::Single(content) = content else {
-        return Err(not_yet("a stream of calls (ATTACH_CONTAINER_INPUT)"));
+    let content = match content {
+        Shape::Single(content) => content,
+        Shape::Stream(media) => return attach::streamed(context, request, media, accept).await,
     };
     let body = request.bytes().await?;
-    let call = decode(content, &body)
-        .and_then(|call| {
-            validate::agent_call(&call)
-                .map_err(|e| format!("Failed to validate agent::Call: {e}"))?;
-            Ok(call)
-        })
-        .map_err(|e| Response::text(StatusCode::BAD_REQUEST, e))?;
-    if call.r#type() == call::Type::LaunchNestedContainerSession {
-        let session = call.launch_nested_container_session.unwrap_or_default();
-        return session::launch(context, snapshot, session, accept).await;
+    let call =
+        decode_valid(content, &body).map_err(|e| Response::text(StatusCode::BAD_REQUEST, e))?;
+    match (call.r#type(), accept) {
+        (call::Type::LaunchNestedContainerSession, _) => {
+            let session = call.launch_nested_container_session.unwrap_or_default();
+            return session::launch(context, snapshot, session, accept).await;
+        }
+        (call::Type::AttachContainerOutput, _) => {
+            let attach = call.attach_container_output.unwrap_or_default();
+            return attach::output(context, &attach.container_id, accept);
+        }
+        (kind @ call::Type::AttachContainerInput, _) => {
+            let (wanted, kind) = (media::RECORDIO, kind.as_str_name());
+            let message = format!("Expecting 'Content-Type' to be {wanted} for {kind} call");
+            return Err(Response::text(StatusCode::UNSUPPORTED_MEDIA_TYPE, message));
+        }
+        (kind, Shape::Stream(_)) => return Err(attach::no_stream(kind)),
+        _ => {}
     }
     let accept = accept.media();
     if let Some(answer) = reads::answer(&context.about, snapshot, &call) {
@@ -71,6 +80,13 @@ async fn answer(
         return Ok(encode(&answer, accept));
     }
     dispatch(context, snapshot, call, accept).await
+}
+
+/// Reads a call and checks it; the error is the text of a 400.
+pub(super) fn decode_valid(content: Media, body: &[u8]) -> Result<Call, String> {
+    let call = decode(content, body)?;
+    validate::agent_call(&call).map_err(|e| format!("Failed to validate agent::Call: {e}"))?;
+    Ok(call)
 }
 
 fn decode(content: Media, body: &[u8]) -> Result<Call, String> {
@@ -138,8 +154,7 @@ async fn dispatch(
         | T::KillContainer
         | T::KillNestedContainer
         | T::RemoveContainer
-        | T::RemoveNestedContainer
-        | T::AttachContainerOutput => {
+        | T::RemoveNestedContainer => {
             return on_container(context, snapshot, &call, accept).await;
         }
         T::Unknown => not_implemented(),
@@ -168,19 +183,8 @@ async fn on_container(
     if let Some(remove) = &call.remove_container {
         return Ok(nested::remove(context, snapshot, &remove.container_id).await);
     }
-    if let Some(remove) = &call.remove_nested_container {
-        return Ok(nested::remove(context, snapshot, &remove.container_id).await);
-    }
-    let attach = call.attach_container_output.clone().unwrap_or_default();
-    Ok(attach_output(context, &attach.container_id))
-}
-
-fn attach_output(context: &Context, id: &ContainerId) -> Response {
-    if context.containerizer.containers().iter().any(|(known, _)| known == id) {
-        return not_yet("ATTACH_CONTAINER_OUTPUT");
-    }
-    let message = format!("Container {} cannot be found", nested::display(id));
-    Response::text(StatusCode::NOT_FOUND, message)
+    let remove = call.remove_nested_container.clone().unwrap_or_default();
+    Ok(nested::remove(context, snapshot, &remove.container_id).await)
 }
 
 fn not_yet(what: &str) -> Response {

@@ -23,9 +23,7 @@ pub fn agent_call(call: &agent::Call) -> Result<(), String> {
         T::SetLoggingLevel => present("set_logging_level", call.set_logging_level.is_some()),
         T::ListFiles => present("list_files", call.list_files.is_some()),
         T::ReadFile => present("read_file", call.read_file.is_some()),
-        T::AttachContainerInput => {
-            present("attach_container_input", call.attach_container_input.is_some())
-        }
+        T::AttachContainerInput => attach_input(call),
         T::AddResourceProviderConfig => {
             present("add_resource_provider_config", call.add_resource_provider_config.is_some())
         }
@@ -89,6 +87,19 @@ fn container_call(kind: call::Type, call: &agent::Call) -> Result<(), String> {
         return Err(format!("Expecting '{name}.container_id.parent' to be present"));
     }
     Ok(())
+}
+
+fn attach_input(call: &agent::Call) -> Result<(), String> {
+    use call::attach_container_input::Type;
+    const NAME: &str = "attach_container_input";
+    let attach = call.attach_container_input.as_ref();
+    let attach = attach.ok_or_else(|| format!("Expecting '{NAME}' to be present"))?;
+    attach.r#type.ok_or_else(|| format!("Expecting '{NAME}.type' to be present"))?;
+    match attach.r#type() {
+        Type::Unknown => Err(format!("'{NAME}.type' is unknown")),
+        Type::ContainerId => valid_id(NAME, &attach.container_id.clone().unwrap_or_default()),
+        Type::ProcessIo => Ok(()),
+    }
 }
 
 fn launch_container(call: &agent::Call) -> Result<(), String> {

@@ -4,6 +4,7 @@
 //! [`Effect`]s; results of effects come back as events.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -15,10 +16,10 @@ use mesos::{
 use thiserror::Error;
 
 use super::state::StreamId;
-use crate::agent::gc::Garbage;
-use crate::checkpoint::{Record, RunKey};
+use crate::checkpoint::{Garbage, Record, RunKey};
 use crate::checks;
 use crate::containerizer::Termination;
+use crate::gc::Disk;
 
 /// Numbers a checkpoint; the storage task works them off in order.
 pub type Seq = u64;
@@ -98,17 +99,54 @@ pub enum Event {
     /// A timer fired.
     Timer(Timer),
     /// The file system of the work directory was looked at.
-    DiskMeasured {
-        /// Used fraction, 0 to 1.
-        used: f64,
+    DiskMeasured(Disk),
+    /// Checkpoints met a full disk, or have room again.
+    DiskFull {
+        /// Whether one of them waits for room.
+        waiting: bool,
+        /// Files left in the reserve.
+        reserve: u64,
+    },
+    /// Directories were moved out of the way, or not.
+    Discarded {
+        /// What.
+        garbage: Garbage,
+        /// What is to be deleted now, or why not.
+        result: Result<Vec<PathBuf>, NotDiscarded>,
     },
     /// A removal ended.
     Removed {
+        /// What; `None`: what an earlier agent had begun to delete.
+        garbage: Option<Garbage>,
+        /// Files and directories that went, or why not all.
+        result: Result<u64, String>,
+    },
+    /// Garbage was measured.
+    Weighed {
         /// What.
         garbage: Garbage,
-        /// Why not.
-        result: Result<(), String>,
+        /// What its files occupy; `None`: it could not be read.
+        bytes: Option<u64>,
     },
+    /// A nested or standalone container is over.
+    ContainerEnded {
+        /// Its sandbox, relative to the work directory.
+        sandbox: PathBuf,
+    },
+    /// The clock was set.
+    ClockSet {
+        /// By how many seconds.
+        by: f64,
+    },
+}
+
+/// Why garbage stays where it is for now.
+#[derive(Debug)]
+pub enum NotDiscarded {
+    /// Somebody reads it through `/files`.
+    InUse,
+    /// It cannot be moved.
+    Failed(String),
 }
 
 /// A container that started.
@@ -340,8 +378,23 @@ pub enum Effect {
     },
     /// Look at the work directory's file system ([`Event::DiskMeasured`]).
     MeasureDisk,
-    /// Delete directories ([`Event::Removed`]).
-    Remove(Garbage),
+    /// Move directories out of the way, in order with the checkpoints
+    /// ([`Event::Discarded`]).
+    Discard {
+        /// Which.
+        garbage: Garbage,
+        /// Even if somebody reads it.
+        urgent: bool,
+    },
+    /// Delete what was moved ([`Event::Removed`]).
+    Remove {
+        /// What it was.
+        garbage: Garbage,
+        /// Where it is now.
+        paths: Vec<PathBuf>,
+    },
+    /// Measure garbage ([`Event::Weighed`]).
+    Weigh(Garbage),
     /// End the process: nothing sensible can follow.
     Exit {
         /// For the operator.
@@ -411,7 +464,10 @@ pub enum Timer {
         generation: u64,
     },
     /// Look at the disk and collect sandboxes.
-    DiskWatch,
+    DiskWatch {
+        /// Of the newest look.
+        generation: u64,
+    },
     /// Send HEARTBEAT on an executor's stream.
     StreamHeartbeat(StreamId),
 }

@@ -20,6 +20,7 @@ pub mod state;
 
 mod checks;
 mod executors;
+mod garbage;
 mod launch;
 mod messages;
 pub(in crate::agent) mod names;
@@ -45,10 +46,9 @@ use self::random::Random;
 use self::registration::Registration;
 use self::state::{Executor, Framework, MAX_COMPLETED_FRAMEWORKS};
 use super::config::Config;
-use super::gc;
 use super::snapshot::{AgentState, Counters, Snapshot};
 use super::updates::{Key, Updates};
-use crate::checkpoint::{Record, RunKey};
+use crate::checkpoint::{Garbage, Record, RunKey};
 
 /// Seconds since the epoch.
 pub type Time = f64;
@@ -76,8 +76,7 @@ pub struct Core {
     /// Live runs: container to (framework, executor).
     containers: BTreeMap<String, (String, String)>,
     updates: Updates,
-    garbage: gc::Schedule,
-    max_sandbox_age: f64,
+    garbage: garbage::Collection,
     counters: Counters,
     recovery_started: Time,
     recovery_secs: Option<f64>,
@@ -107,8 +106,7 @@ impl Core {
             completed: VecDeque::new(),
             containers: BTreeMap::new(),
             updates: Updates::default(),
-            garbage: gc::Schedule::default(),
-            max_sandbox_age: 0.0,
+            garbage: garbage::Collection::default(),
             counters: Counters::default(),
             recovery_started: now,
             recovery_secs: None,
@@ -143,8 +141,13 @@ impl Core {
             }
             Event::Checked { container, event } => self.checked(&container, event),
             Event::Timer(timer) => self.timer(timer),
-            Event::DiskMeasured { used } => self.disk_measured(used),
-            Event::Removed { garbage, result } => self.removed(&garbage, result),
+            Event::DiskMeasured(disk) => self.disk_measured(disk),
+            Event::DiskFull { waiting, reserve } => self.disk_full(waiting, reserve),
+            Event::Discarded { garbage, result } => self.discarded(garbage, result),
+            Event::Removed { garbage, result } => self.removed(garbage, result),
+            Event::Weighed { garbage, bytes } => self.weighed(garbage, bytes),
+            Event::ContainerEnded { sandbox } => self.sandbox_ended(sandbox),
+            Event::ClockSet { by } => self.clock_set(by),
         }
         std::mem::take(&mut self.out)
     }
@@ -153,7 +156,7 @@ impl Core {
     pub fn snapshot(&mut self) -> Snapshot {
         self.publications += 1;
         let mut counters = self.counters.clone();
-        counters.gc_path_removals_pending = self.garbage.len() as u64;
+        self.garbage.count(&mut counters, self.now);
         Snapshot {
             generation: self.publications,
             state: self.state,
@@ -163,7 +166,7 @@ impl Core {
             completed_frameworks: self.completed.clone(),
             counters,
             recovery_secs: self.recovery_secs,
-            max_sandbox_age_secs: self.max_sandbox_age,
+            max_sandbox_age_secs: self.garbage.max_age_secs,
         }
     }
 
@@ -242,7 +245,7 @@ impl Core {
                 let actions = self.updates.timeout(&Key { framework, task }, generation);
                 self.act(actions);
             }
-            Timer::DiskWatch => self.out.push(Effect::MeasureDisk),
+            Timer::DiskWatch { generation } => self.disk_watch(generation),
             Timer::StreamHeartbeat(stream) => self.stream_heartbeat(stream),
         }
     }
@@ -342,10 +345,8 @@ impl Core {
         }
         let Some(framework) = self.frameworks.remove(id) else { return };
         self.updates.remove_framework(id);
-        self.garbage.add(
-            gc::Garbage::Framework { agent: self.agent_id().to_owned(), framework: id.to_owned() },
-            self.now,
-        );
+        let agent = self.agent_id().to_owned();
+        self.discard_later(Garbage::Framework { agent, framework: id.to_owned() }, "");
         self.completed.retain(|f| f.id() != id);
         if self.completed.len() == MAX_COMPLETED_FRAMEWORKS {
             self.completed.pop_front();
@@ -357,28 +358,6 @@ impl Core {
     fn exit_if_empty(&mut self) {
         if self.state == AgentState::Terminating && self.frameworks.is_empty() {
             self.out.push(Effect::Exit { message: "agent shut down".to_owned(), ok: true });
-        }
-    }
-
-    fn disk_measured(&mut self, used: f64) {
-        let age = gc::max_allowed_age(self.config.gc_delay, self.config.gc_disk_headroom, used);
-        self.max_sandbox_age = age.as_secs_f64();
-        for garbage in self.garbage.due(self.now, age) {
-            self.out.push(Effect::Remove(garbage));
-        }
-        self.out.push(Effect::Schedule {
-            after: self.config.disk_watch_interval,
-            timer: Timer::DiskWatch,
-        });
-    }
-
-    fn removed(&mut self, garbage: &gc::Garbage, result: Result<(), String>) {
-        match result {
-            Ok(()) => self.counters.gc_path_removals_succeeded += 1,
-            Err(error) => {
-                self.counters.gc_path_removals_failed += 1;
-                tracing::warn!(?garbage, error, "failed to collect a directory");
-            }
         }
     }
 

@@ -19,10 +19,9 @@ use super::state::{
 };
 use super::{AgentState, Core, Time, names};
 use crate::agent::config::{ReconfigurationPolicy, RecoverMode};
-use crate::agent::gc::Garbage;
 use crate::agent::updates::Key;
 use crate::checkpoint::{
-    Recovered, RecoveredExecutor, RecoveredFramework, RecoveredRun, RecoveredTask,
+    Garbage, Recovered, RecoveredExecutor, RecoveredFramework, RecoveredRun, RecoveredTask,
 };
 use crate::containerizer::Termination;
 
@@ -53,15 +52,17 @@ impl Core {
     /// is sent yet.
     pub fn recover(&mut self, recovered: Recovered) -> Result<(), RecoveryError> {
         self.counters.recovery_errors = recovered.errors.len() as u64;
-        for (agent, modified) in recovered.other_agents {
-            self.garbage.add(Garbage::Agent(agent), modified);
-        }
-        let Some(old) = recovered.agent else { return Ok(()) };
+        let garbage = recovered.garbage;
+        let Some(old) = recovered.agent else {
+            self.recover_garbage(garbage);
+            return Ok(());
+        };
         if let Err(detail) = compatible(&old, &self.info, self.config.reconfiguration) {
             if recovered.rebooted {
                 tracing::warn!(detail, "agent info changed over a reboot: starting as a new agent");
+                self.recover_garbage(garbage);
                 if let Some(id) = old.id {
-                    self.garbage.add(Garbage::Agent(id.value), self.now);
+                    self.discard_later(Garbage::Agent(id.value), "");
                 }
                 self.persist(crate::checkpoint::Record::ForgetAgent);
                 return Ok(());
@@ -77,6 +78,7 @@ impl Core {
         for framework in recovered.frameworks {
             self.recover_framework(framework, recovered.rebooted);
         }
+        self.recover_garbage(garbage);
         Ok(())
     }
 
@@ -98,34 +100,22 @@ impl Core {
             if let Some(f) = self.frameworks.remove(&id) {
                 self.completed.push_back(f);
             }
-            let garbage = Garbage::Framework { agent: self.agent_id().to_owned(), framework: id };
-            self.garbage.add(garbage, recovered.modified);
         }
     }
 
     fn recover_executor(&mut self, framework: &str, recovered: RecoveredExecutor, rebooted: bool) {
-        for (run, modified) in recovered.old_runs {
-            self.garbage.add(Garbage::Run(run), modified);
-        }
         let id = recovered.info.executor_id.value.clone();
-        let garbage = Garbage::Executor {
-            agent: self.agent_id().to_owned(),
-            framework: framework.to_owned(),
-            executor: id.clone(),
-        };
         let generated = recovered.generated;
-        // A command task's executor without the task: the agent died in between,
-        // nothing was launched.
-        let empty = |run: &RecoveredRun| generated && run.tasks.is_empty();
-        let Some(mut run) = recovered.run.filter(|run| !empty(run)) else {
-            return self.garbage.add(garbage, self.now);
-        };
+        if recovered.begun().is_none() {
+            return;
+        }
+        let Some(mut run) = recovered.run else { return };
         if rebooted {
             run.forked_pid = None;
             run.libprocess_pid = None;
         }
         let completed = run.completed;
-        let (modified, key) = (run.modified, run.key.clone());
+        let key = run.key.clone();
         let tasks = std::mem::take(&mut run.tasks);
         let mut executor = self.executor_from(framework, recovered.info, run, &tasks);
         executor.generated = generated;
@@ -136,8 +126,6 @@ impl Core {
         let Some(f) = self.frameworks.get_mut(framework).map(Arc::make_mut) else { return };
         if completed {
             f.completed.push_back(executor);
-            self.garbage.add(Garbage::Run(key), modified);
-            self.garbage.add(garbage, modified);
         } else {
             f.executors.insert(id.clone(), executor);
             self.containers.insert(key.container, (framework.to_owned(), id));
@@ -329,7 +317,7 @@ impl Core {
     fn recovered(&mut self) {
         self.recovery_secs = Some((self.now - self.recovery_started).max(0.0));
         tracing::info!(seconds = self.recovery_secs, "finished recovery");
-        self.out.push(Effect::Schedule { after: Duration::ZERO, timer: Timer::DiskWatch });
+        self.watch_disk(Duration::ZERO);
         if self.config.recover == RecoverMode::Cleanup {
             return self.terminate();
         }

@@ -16,7 +16,6 @@ use super::event::WireMessage;
 use super::state::{ExecutorState, Framework, FrameworkState};
 use super::status::NewStatus;
 use super::{AgentState, Core, wire};
-use crate::agent::gc::Garbage;
 use crate::checkpoint::Record;
 
 /// One `RunTask` or `RunTaskGroup`, in one form.
@@ -248,17 +247,6 @@ impl Core {
         } else if state == ExecutorState::Running {
             self.resize(framework, executor, ids);
         }
-    }
-
-    fn unschedule(&mut self, framework: &str, executor: &str) {
-        let agent = self.agent_id().to_owned();
-        self.garbage
-            .remove(&Garbage::Framework { agent: agent.clone(), framework: framework.to_owned() });
-        self.garbage.remove(&Garbage::Executor {
-            agent,
-            framework: framework.to_owned(),
-            executor: executor.to_owned(),
-        });
     }
 
     pub(super) fn kill_task(&mut self, message: &KillTaskMessage) {

@@ -9,7 +9,6 @@ use super::event::{Effect, WireMessage};
 use super::state::{ExecutorSink, ExecutorState, FrameworkState};
 use super::status::NewStatus;
 use super::{AgentState, Core, Then};
-use crate::agent::gc::Garbage;
 use crate::checkpoint::Record;
 use crate::containerizer::Termination;
 
@@ -100,15 +99,7 @@ impl Core {
         } else {
             self.out.push(forget);
         }
-        self.garbage.add(Garbage::Run(e.run.clone()), self.now);
-        self.garbage.add(
-            Garbage::Executor {
-                agent: e.run.agent.clone(),
-                framework: framework.to_owned(),
-                executor: executor.to_owned(),
-            },
-            self.now,
-        );
+        self.executor_ended(&e);
         let terminating =
             self.frameworks.get(framework).is_some_and(|f| f.state == FrameworkState::Terminating);
         if terminating || !self.updates.has_framework(framework) {

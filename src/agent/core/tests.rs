@@ -3,6 +3,7 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod garbage;
 mod model;
 mod scenarios;
 mod world;

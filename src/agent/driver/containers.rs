@@ -1,4 +1,4 @@
-//! Effects on containers and on the disk: each runs in a task of its own and
+//! Effects on containers: each runs in a task of its own and
 //! reports by mail. Resizes go one after the other, so that the newest wins.
 
 use std::collections::BTreeMap;
@@ -7,10 +7,9 @@ use std::sync::Arc;
 use mesos::{ContainerId, Resource};
 use tokio::sync::mpsc;
 
-use super::{checks, environment, removal, sandbox};
+use super::{checks, environment, sandbox};
 use crate::agent::config::Config;
 use crate::agent::core::event::{Event, LaunchSpec, LaunchedContainer};
-use crate::agent::gc::Garbage;
 use crate::agent::handle::Mail;
 use crate::checks::Attempt;
 use crate::containerizer::{Class, Containerizer, ContainerizerError, LaunchRequest, Termination};
@@ -146,35 +145,6 @@ impl Containers {
     pub(super) fn forget(&self, container: ContainerId) {
         let containerizer = self.containerizer.clone();
         tokio::spawn(async move { containerizer.forget(&container).await });
-    }
-
-    pub(super) fn measure_disk(&self) {
-        let (back, root) = (self.back.clone(), self.config.work_dir.root().to_owned());
-        tokio::spawn(async move {
-            let used = tokio::task::spawn_blocking(move || kernel::machine::space(&root)).await;
-            let used = match used {
-                Ok(Ok(space)) if space.total > 0 => {
-                    1.0 - space.available as f64 / space.total as f64
-                }
-                Ok(Err(error)) => {
-                    tracing::warn!(%error, "failed to measure the work directory's file system");
-                    0.0
-                }
-                _ => 0.0,
-            };
-            report(&back, Event::DiskMeasured { used }).await;
-        });
-    }
-
-    pub(super) fn remove(&self, garbage: Garbage) {
-        let (back, work) = (self.back.clone(), self.config.work_dir.clone());
-        tokio::spawn(async move {
-            let what = garbage.clone();
-            let result = tokio::task::spawn_blocking(move || removal::remove(&work, &what))
-                .await
-                .unwrap_or_else(|error| Err(error.to_string()));
-            report(&back, Event::Removed { garbage, result }).await;
-        });
     }
 }
 

@@ -8,10 +8,11 @@
 //! Ends on [`Handle::detach`] (containers live on), or when the core asks to.
 
 mod checks;
+mod clock;
+mod collector;
 mod containers;
 mod environment;
 mod outbox;
-mod removal;
 mod sandbox;
 mod start;
 mod storage;
@@ -25,6 +26,8 @@ use mesos::executor;
 use thiserror::Error;
 use tokio::sync::{mpsc, oneshot, watch};
 
+use self::clock::Clock;
+use self::collector::Collector;
 use self::containers::Containers;
 use self::storage::Storage;
 use self::timers::Timers;
@@ -75,6 +78,8 @@ struct Driver {
     back: mpsc::Sender<Mail>,
     snapshots: watch::Sender<Arc<Snapshot>>,
     storage: Storage,
+    collector: Collector,
+    clock: Clock,
     timers: Timers,
     containers: Containers,
     outbox: Arc<dyn Outbox>,
@@ -106,6 +111,9 @@ impl Driver {
                 }
             }
             let mut effects = Vec::new();
+            if let Some(by) = self.clock.set() {
+                effects.extend(self.core.handle(now(), Event::ClockSet { by }));
+            }
             for mail in batch.drain(..) {
                 self.take(mail, &mut effects);
             }
@@ -196,8 +204,16 @@ impl Driver {
             }
             Effect::Forget { container } => self.containers.forget(container),
             Effect::Schedule { after, timer } => self.timers.add(after, timer),
-            Effect::MeasureDisk => self.containers.measure_disk(),
-            Effect::Remove(garbage) => self.containers.remove(garbage),
+            Effect::MeasureDisk => {
+                self.storage.refill();
+                self.collector.measure_disk();
+            }
+            Effect::Discard { garbage, urgent } if !urgent && self.collector.is_read(&garbage) => {
+                self.local.push(self.collector.in_use(garbage));
+            }
+            Effect::Discard { garbage, .. } => self.storage.discard(garbage),
+            Effect::Remove { garbage, paths } => self.collector.remove(Some(garbage), paths),
+            Effect::Weigh(garbage) => self.collector.weigh(garbage),
             Effect::Exit { message, ok } => {
                 let result = if ok {
                     tracing::info!("{message}");

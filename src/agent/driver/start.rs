@@ -8,6 +8,8 @@ use mesos::{Address, MasterInfo};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
+use super::clock::Clock;
+use super::collector::Collector;
 use super::containers::Containers;
 use super::storage::Storage;
 use super::timers::Timers;
@@ -16,7 +18,7 @@ use crate::agent::config::Config;
 use crate::agent::core::Core;
 use crate::agent::core::event::Event;
 use crate::agent::handle::{Handle, MAILBOX, Mail};
-use crate::checkpoint::{self, Recovered, Store};
+use crate::checkpoint::{self, Mode, Recovered, Store, nested_sandbox};
 use crate::containerizer::{Containerizer, KnownContainer};
 
 /// Starts the owner task. It recovers first; readers see
@@ -55,6 +57,9 @@ impl Parts {
             .map(|run| KnownContainer { request: containers.request(run.spec), pid: run.pid })
             .collect();
         self.containerizer.recover(known).await?;
+        if self.config.gc_non_executor_sandboxes {
+            self.watch_nested(&core);
+        }
         let alive: BTreeMap<String, Option<u32>> = self
             .containerizer
             .containers()
@@ -63,6 +68,10 @@ impl Parts {
             .map(|(id, pid)| (id.value, pid))
             .collect();
         let store = Store::new(self.config.work_dir.clone(), self.config.sync);
+        let collector = Collector::new(&self.config, self.mail.clone());
+        for path in store.discarded() {
+            collector.remove(None, vec![path]);
+        }
         let storage = Storage::start(store, self.mail.clone())
             .map_err(|e| AgentError::Fatal(format!("failed to start the storage thread: {e}")))?;
         let effects = core.resume(now(), &alive);
@@ -72,6 +81,8 @@ impl Parts {
             back: self.mail,
             snapshots: self.snapshots,
             storage,
+            collector,
+            clock: Clock::new(),
             timers: Timers::default(),
             containers,
             outbox: self.outbox,
@@ -87,10 +98,38 @@ impl Parts {
         driver.run().await
     }
 
+    /// Hears of the end of nested containers that a former agent launched.
+    fn watch_nested(&self, core: &Core) {
+        let runs = core.known_runs();
+        for (id, _) in self.containerizer.containers() {
+            let mut root = &id;
+            while let Some(parent) = &root.parent {
+                root = parent;
+            }
+            let Some(run) = runs.iter().find(|r| r.spec.container == *root) else { continue };
+            if id.parent.is_none() {
+                continue;
+            }
+            let sandbox = nested_sandbox(&self.config.work_dir.sandbox(&run.spec.run), &id);
+            let relative = sandbox.strip_prefix(self.config.work_dir.root());
+            let Ok(sandbox) = relative.map(std::path::Path::to_owned) else { continue };
+            let (containerizer, mail) = (self.containerizer.clone(), self.mail.clone());
+            tokio::spawn(async move {
+                containerizer.wait(&id).await;
+                let _ = mail.send(Mail::Event(Event::ContainerEnded { sandbox })).await;
+            });
+        }
+    }
+
     async fn read(&self) -> Result<Recovered, AgentError> {
-        let (work, strict) = (self.config.work_dir.clone(), self.config.strict);
+        let work = self.config.work_dir.clone();
+        let mode = Mode {
+            strict: self.config.strict,
+            repair: true,
+            completed: self.config.max_completed_executors,
+        };
         let read = tokio::task::spawn_blocking(move || {
-            let recovered = checkpoint::recover(&work, strict)?;
+            let recovered = checkpoint::recover(&work, mode)?;
             if let Err(error) = checkpoint::write_boot_id(&work) {
                 tracing::warn!(error = %kernel::chain(&error), "failed to remember the boot id");
             }

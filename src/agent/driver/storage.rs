@@ -1,63 +1,81 @@
 //! The storage thread: writes checkpoints in order and reports each.
 //!
-//! A full disk is waited for, not died of: what depends on the record stays
-//! undone until there is room, so nothing is promised that could be forgotten,
-//! and running containers are not touched. Any other failure ends the agent, as
-//! it ends Mesos'.
+//! Whatever waits is written together and flushed together, so that a busy agent
+//! waits for the disk once per batch and not once per record. A full disk is waited
+//! for, not died of: what depends on the record stays undone until there is room,
+//! so nothing is promised that could be forgotten, and running containers are not
+//! touched; what is owed already goes to the reserve. Any other failure ends the
+//! agent, as it ends Mesos'.
 
+use std::collections::VecDeque;
 use std::thread;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
 
-use crate::agent::core::event::{Event, Seq};
+use crate::agent::core::event::{Event, NotDiscarded, Seq};
 use crate::agent::handle::Mail;
-use crate::checkpoint::{Record, Store};
+use crate::checkpoint::{Flusher, Garbage, Record, StorageError, Store, Unflushed};
 
 /// Between two tries to write on a full disk.
 const RETRY: Duration = Duration::from_millis(500);
+/// Records that are written before the first of them is reported.
+const BATCH: usize = 256;
+/// Files that are open at once because they are yet to be flushed.
+const UNFLUSHED: usize = 128;
+
+/// Something to be done in order.
+enum Job {
+    Write(Seq, Record),
+    Discard(Garbage),
+    /// Bring the reserve up to its size.
+    Refill,
+}
 
 /// The driver's end of the storage thread. The queue is not bounded: the core
 /// hands in a bounded number of records per piece of mail, and mail is bounded.
 pub(super) struct Storage {
-    queue: Option<mpsc::UnboundedSender<(Seq, Record)>>,
+    queue: Option<mpsc::UnboundedSender<Job>>,
     finished: Option<oneshot::Receiver<()>>,
 }
 
 impl Storage {
     pub(super) fn start(store: Store, back: mpsc::Sender<Mail>) -> std::io::Result<Self> {
-        let (queue, mut records) = mpsc::unbounded_channel::<(Seq, Record)>();
+        let (queue, jobs) = mpsc::unbounded_channel::<Job>();
         let (done, finished) = oneshot::channel();
+        let worker = Worker {
+            store,
+            back,
+            jobs,
+            ahead: VecDeque::new(),
+            flusher: Flusher::default(),
+            batch: Batch::default(),
+            reserve: 0,
+        };
         thread::Builder::new().name("storage".to_owned()).spawn(move || {
-            while let Some((seq, record)) = records.blocking_recv() {
-                let mut waiting = false;
-                let event = loop {
-                    match store.write(&record) {
-                        Ok(()) => break Event::Persisted(seq),
-                        // A driver that is leaving does not wait for room.
-                        Err(error) if error.is_full() && !records.is_closed() => {
-                            if !std::mem::replace(&mut waiting, true) {
-                                tracing::error!(error = %kernel::chain(&error), "no space left for checkpoints: waiting");
-                            }
-                            thread::sleep(RETRY);
-                        }
-                        Err(error) => break Event::PersistFailed { seq, error: kernel::chain(&error) },
-                    }
-                };
-                if waiting {
-                    tracing::info!("there is room for checkpoints again");
-                }
-                // The driver may be gone already: the rest is written all the same.
-                let _ = back.blocking_send(Mail::Event(event));
-            }
+            worker.run();
             let _ = done.send(());
         })?;
         Ok(Storage { queue: Some(queue), finished: Some(finished) })
     }
 
     pub(super) fn write(&self, seq: Seq, record: Record) {
+        self.hand_in(Job::Write(seq, record));
+    }
+
+    /// Moves directories away once all that was handed in before is written.
+    pub(super) fn discard(&self, garbage: Garbage) {
+        self.hand_in(Job::Discard(garbage));
+    }
+
+    /// Makes the reserve whole if there is room again.
+    pub(super) fn refill(&self) {
+        self.hand_in(Job::Refill);
+    }
+
+    fn hand_in(&self, job: Job) {
         if let Some(queue) = &self.queue {
-            let _ = queue.send((seq, record));
+            let _ = queue.send(job);
         }
     }
 
@@ -67,5 +85,139 @@ impl Storage {
         if let Some(finished) = self.finished.take() {
             let _ = finished.await;
         }
+    }
+}
+
+/// Written, and not yet reported.
+#[derive(Default)]
+struct Batch {
+    records: Vec<Seq>,
+    files: Unflushed,
+}
+
+struct Worker {
+    store: Store,
+    back: mpsc::Sender<Mail>,
+    jobs: mpsc::UnboundedReceiver<Job>,
+    /// Taken from the queue while a record waited for room.
+    ahead: VecDeque<Job>,
+    flusher: Flusher,
+    batch: Batch,
+    /// Files left in the reserve, as last told.
+    reserve: u64,
+}
+
+impl Worker {
+    fn run(mut self) {
+        self.refill();
+        while let Some(job) = self.ahead.pop_front().or_else(|| self.jobs.blocking_recv()) {
+            self.work_off(job);
+            while self.batch.records.len() < BATCH && self.batch.files.len() < UNFLUSHED {
+                let Some(job) = self.ahead.pop_front().or_else(|| self.jobs.try_recv().ok()) else {
+                    break;
+                };
+                self.work_off(job);
+            }
+            self.report();
+        }
+    }
+
+    fn work_off(&mut self, job: Job) {
+        match job {
+            Job::Refill => self.refill(),
+            Job::Discard(garbage) => self.discard(garbage),
+            Job::Write(seq, record) => match self.write(&record) {
+                Ok(files) => {
+                    self.batch.records.push(seq);
+                    self.batch.files.extend(files);
+                }
+                Err(error) => {
+                    self.report();
+                    self.tell(Event::PersistFailed { seq, error: kernel::chain(&error) });
+                }
+            },
+        }
+    }
+
+    /// Writes a record, however long it takes until there is room.
+    fn write(&mut self, record: &Record) -> Result<Unflushed, StorageError> {
+        let mut waiting = false;
+        loop {
+            match self.store.write(record) {
+                Ok(files) => {
+                    if waiting {
+                        tracing::info!("there is room for checkpoints again");
+                        self.tell_room(false);
+                    }
+                    return Ok(files);
+                }
+                Err(error) if record.is_advice() => {
+                    tracing::warn!(error = %kernel::chain(&error), "failed to note garbage");
+                    return Ok(Unflushed::default());
+                }
+                // A driver that is leaving does not wait for room.
+                Err(error) if error.is_full() && !self.jobs.is_closed() => {
+                    if !std::mem::replace(&mut waiting, true) {
+                        tracing::error!(
+                            error = %kernel::chain(&error),
+                            "no space left for checkpoints: waiting"
+                        );
+                        self.report();
+                        self.tell_room(true);
+                    }
+                    self.discard_ahead();
+                    thread::sleep(RETRY);
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// What is to be discarded makes room: it does not wait for those who need it.
+    /// Nothing that waits is about directories that are garbage.
+    fn discard_ahead(&mut self) {
+        while let Ok(job) = self.jobs.try_recv() {
+            match job {
+                Job::Discard(garbage) => self.discard(garbage),
+                other => self.ahead.push_back(other),
+            }
+        }
+    }
+
+    fn discard(&mut self, garbage: Garbage) {
+        let result = self.store.discard(&garbage);
+        let result = result.map_err(|error| NotDiscarded::Failed(kernel::chain(&error)));
+        self.tell(Event::Discarded { garbage, result });
+    }
+
+    fn refill(&mut self) {
+        if let Err(error) = self.store.refill() {
+            tracing::debug!(error = %kernel::chain(&error), "no reserve for checkpoints");
+        }
+        if self.store.reserve_left() != self.reserve {
+            self.tell_room(false);
+        }
+    }
+
+    fn tell_room(&mut self, waiting: bool) {
+        self.reserve = self.store.reserve_left();
+        self.tell(Event::DiskFull { waiting, reserve: self.reserve });
+    }
+
+    /// Flushes what was written and reports it.
+    fn report(&mut self) {
+        let Batch { records, files } = std::mem::take(&mut self.batch);
+        let flushed = self.flusher.flush(files).map_err(|error| kernel::chain(&error));
+        for seq in records {
+            self.tell(match &flushed {
+                Ok(()) => Event::Persisted(seq),
+                Err(error) => Event::PersistFailed { seq, error: error.clone() },
+            });
+        }
+    }
+
+    fn tell(&self, event: Event) {
+        // The driver may be gone already: the rest is written all the same.
+        let _ = self.back.blocking_send(Mail::Event(event));
     }
 }

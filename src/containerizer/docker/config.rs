@@ -19,8 +19,6 @@ pub struct Config {
     pub owner: String,
     /// `--sandbox_directory`.
     pub sandbox_directory: PathBuf,
-    /// `--frameworks_home`.
-    pub frameworks_home: Option<PathBuf>,
     /// `--cgroups_enable_cfs`.
     pub enable_cfs: bool,
     /// `--cgroups_cpu_enable_pids_and_tids_count`.
@@ -48,7 +46,6 @@ impl Default for Config {
             runtime_dir: "/var/run/mesos".into(),
             owner: String::new(),
             sandbox_directory: "/mnt/mesos/sandbox".into(),
-            frameworks_home: None,
             enable_cfs: false,
             count_processes: false,
             stop_timeout: Duration::ZERO,

@@ -139,6 +139,8 @@ pub(super) struct Container {
     pub(super) request: Arc<LaunchRequest>,
     pub(super) dir: ContainerDir,
     pub(super) view: watch::Sender<View>,
+    /// The engine was asked to make it: there may be one.
+    pub(super) asked_for: bool,
     /// Its first process, once it is known.
     pub(super) process: Option<Process>,
     /// Told that the container has ended.

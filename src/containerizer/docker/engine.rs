@@ -335,7 +335,11 @@ impl Engine {
     }
 
     /// Makes a container; the engine's warnings.
-    pub(super) async fn create(&self, name: &str, body: &Value) -> Result<Vec<String>, EngineError> {
+    pub(super) async fn create(
+        &self,
+        name: &str,
+        body: &Value,
+    ) -> Result<Vec<String>, EngineError> {
         const OPERATION: &str = "create container";
         let path = format!("/containers/create?name={name}");
         let call = Call::post(&path, "application/json", body.to_string());

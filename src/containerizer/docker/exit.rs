@@ -44,7 +44,10 @@ impl Process {
         if !environment.split(|byte| *byte == 0).any(|entry| entry == ours.as_bytes()) {
             return Err(io::Error::new(io::ErrorKind::NotFound, "it is another's process"));
         }
-        Ok(Process { fd: AsyncFd::with_interest(fd, Interest::READABLE)?, pid })
+        // A `Pidfd` keeps its one descriptor until it is dropped.
+        #[allow(deprecated)]
+        let fd = AsyncFd::with_interest(fd, Interest::READABLE)?;
+        Ok(Process { fd, pid })
     }
 
     /// Completes when it has ended.
@@ -127,7 +130,11 @@ pub(super) async fn settle(engine: &Engine, name: &str, patience: Duration) -> E
 
 /// What is said about the end. Pure. `exit`: what became of the container, whatever
 /// the cause.
-pub(super) fn termination(cause: Cause, exit: Option<&Exit>, request: &LaunchRequest) -> Termination {
+pub(super) fn termination(
+    cause: Cause,
+    exit: Option<&Exit>,
+    request: &LaunchRequest,
+) -> Termination {
     let known = match exit {
         Some(Exit::Known(inspected)) => Some(inspected.as_ref()),
         _ => None,

@@ -86,10 +86,14 @@ impl Container {
 
     /// Removes what never ran; if the engine does not answer, the sweep will.
     async fn discard(&self) {
-        if let Err(error) = self.shared.engine.remove(&self.name).await {
-            let error = kernel::chain(&error);
-            warn!(container = %self.key, error, "it will be removed later");
+        if !self.asked_for {
+            return;
+        }
+        let removed = tokio::time::timeout(ORDER, self.shared.engine.remove(&self.name)).await;
+        if !matches!(removed, Ok(Ok(()))) {
+            warn!(container = %self.key, "it never ran and will be removed later");
             self.shared.condemn(&self.name);
+            self.shared.nudge.notify_one();
         }
     }
 

@@ -121,8 +121,7 @@ mod tests {
 
     #[test]
     fn what_is_no_frame_is_refused() {
-        for bytes in [&b"hello world"[..], &frame(1, &vec![0; 0])[..4], &[1, 0, 0, 0, 255, 0, 0, 0]]
-        {
+        for bytes in [&b"hello world"[..], &frame(1, b"")[..4], &[1, 0, 0, 0, 255, 0, 0, 0]] {
             let mut decoder = Decoder::default();
             decoder.feed(bytes);
             let next = decoder.next();

@@ -51,9 +51,8 @@ pub(super) fn expired(now: f64, ended: &[Ended], policy: Policy, full: bool) -> 
     }
     for mut of_framework in kept.into_values() {
         // Finished ones before failed ones, then the oldest first.
-        of_framework.sort_by(|a, b| {
-            a.failed.cmp(&b.failed).then(a.finished.total_cmp(&b.finished))
-        });
+        of_framework
+            .sort_by(|a, b| a.failed.cmp(&b.failed).then(a.finished.total_cmp(&b.finished)));
         let surplus = of_framework.len().saturating_sub(policy.keep);
         expired.extend(of_framework.into_iter().take(surplus).map(|c| c.name.clone()));
     }

@@ -185,7 +185,8 @@ fn sinks(output: &Output, parent: &LaunchRequest) -> std::io::Result<[Arc<File>;
         }
         Output::Pipes(pipes) => {
             let copy = |index: usize| pipes[index].try_clone().map(|fd| Arc::new(File::from(fd)));
-            Ok([copy(0)?, copy(1)?])
+            // The engine's way for input needs a connection of another kind.
+            Ok([copy(1)?, copy(2)?])
         }
     }
 }

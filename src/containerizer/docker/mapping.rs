@@ -240,7 +240,9 @@ pub(super) fn bind(body: &mut Value, source: &Path, target: &str, read_only: boo
 pub(super) fn volume_driver(body: &mut Value, driver: &str) -> Result<(), String> {
     let at = at_path(body, "HostConfig.VolumeDriver");
     if at.as_str().is_some_and(|known| known != driver) {
-        return Err(format!("only one volume driver per container is supported, not '{driver}' too"));
+        return Err(format!(
+            "only one volume driver per container is supported, not '{driver}' too"
+        ));
     }
     *at = driver.into();
     Ok(())

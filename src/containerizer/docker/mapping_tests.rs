@@ -187,8 +187,11 @@ fn volumes() {
         ..Volume::default()
     };
     let with = |volume: Volume| {
-        let made =
-            wanted(&request(DockerInfo::default(), |r| info(r).volumes = vec![volume]), &config(), MACHINE)?;
+        let made = wanted(
+            &request(DockerInfo::default(), |r| info(r).volumes = vec![volume]),
+            &config(),
+            MACHINE,
+        )?;
         let host = &made.body["HostConfig"];
         Ok::<_, String>((host["Binds"].clone(), host["Mounts"][1].clone(), made.directories))
     };
@@ -198,7 +201,10 @@ fn volumes() {
     let (binds, _, _) = with(plain(Some("/h"), "c", rw)).expect("fine");
     assert_eq!(binds, json!(["/h:/mnt/mesos/sandbox/c:rw"]));
     let (binds, mount, _) = with(plain(Some("/h:1"), "/c", ro)).expect("fine");
-    assert_eq!((binds, &mount["Source"], &mount["ReadOnly"]), (Value::Null, &json!("/h:1"), &json!(true)));
+    assert_eq!(
+        (binds, &mount["Source"], &mount["ReadOnly"]),
+        (Value::Null, &json!("/h:1"), &json!(true))
+    );
     let (_, mount, directories) = with(plain(Some("data/x"), "/c", rw)).expect("fine");
     assert_eq!(mount["Source"], "/w/sandbox:1/data/x");
     assert_eq!(directories, [Path::new("data/x")]);
@@ -222,7 +228,8 @@ fn volumes() {
         ..Source::default()
     };
     let volume = Volume { source: Some(source), ..plain(None, "/c", rw) };
-    let made = body(&request(DockerInfo::default(), |r| info(r).volumes = vec![volume])).expect("fine");
+    let made =
+        body(&request(DockerInfo::default(), |r| info(r).volumes = vec![volume])).expect("fine");
     assert_eq!(made["HostConfig"]["Binds"], json!(["data:/c:rw"]));
     assert_eq!(made["HostConfig"]["VolumeDriver"], "rex");
 }
@@ -239,7 +246,10 @@ fn persistent_volumes_are_below_the_sandbox() {
         body(&request(DockerInfo::default(), |r| r.requests.push(resource)))
     };
     let mount = &disk("data").expect("fine")["HostConfig"]["Mounts"][1];
-    assert_eq!((&mount["Source"], &mount["Target"]), (&json!("/w/volumes/v"), &json!("/mnt/mesos/sandbox/data")));
+    assert_eq!(
+        (&mount["Source"], &mount["Target"]),
+        (&json!("/w/volumes/v"), &json!("/mnt/mesos/sandbox/data"))
+    );
     assert!(disk("/data").expect_err("absolute").contains("not below the sandbox"));
 }
 

@@ -42,7 +42,7 @@ use tracing::{info, warn};
 
 pub use self::config::Config;
 use self::container::{Container, Door, Phase, Start, View};
-use self::engine::{Engine, Listed};
+use self::engine::{Engine, EngineError, Listed};
 use self::exit::Process;
 pub use self::gc::Policy;
 use self::guests::Guests;
@@ -52,6 +52,7 @@ use super::native::sampler::Sampler;
 use super::{
     Containerizer, ContainerizerError, KnownContainer, LaunchRequest, Launched, Sample, Termination,
 };
+use crate::fetch::Fetcher;
 
 /// Orders to destroy that may wait for one container.
 const MAILBOX: usize = 16;
@@ -72,6 +73,7 @@ struct Counters {
 struct Shared {
     config: Config,
     engine: Arc<Engine>,
+    fetcher: Arc<Fetcher>,
     runtime: RuntimeDir,
     sampler: Sampler,
     machine: Machine,
@@ -93,7 +95,7 @@ impl Docker {
     ///
     /// # Errors
     /// The directory cannot be made.
-    pub fn new(config: Config) -> Result<Docker, ContainerizerError> {
+    pub fn new(config: Config, fetcher: Arc<Fetcher>) -> Result<Docker, ContainerizerError> {
         let runtime = RuntimeDir::new(&config.runtime_dir.join("docker"));
         runtime.create().map_err(|e| ContainerizerError::Start(chain(&e)))?;
         #[allow(clippy::cast_precision_loss)] // a machine has few processors
@@ -103,6 +105,7 @@ impl Docker {
         };
         let shared = Shared {
             engine: Arc::new(Engine::new(&config.socket)),
+            fetcher,
             runtime,
             sampler: Sampler::start(config.statistics_age),
             machine,
@@ -170,7 +173,7 @@ impl Shared {
     fn absolve(&self, condemned: &BTreeSet<String>, listed: &[Listed]) {
         let gone = condemned.iter().filter(|name| listed.iter().all(|l| l.name != **name));
         let mut all = locked(&self.condemned);
-        gone.for_each(|name| drop(all.remove(name)));
+        gone.for_each(|name| _ = all.remove(name));
     }
 
     fn hold(&self, name: &str) {
@@ -217,6 +220,7 @@ impl Shared {
             key,
             request,
             view,
+            asked_for: matches!(start, Start::Seek(_)),
             process: None,
             ended: watch::channel(false).0,
             reader: None,
@@ -304,7 +308,7 @@ impl Containerizer for Docker {
         let door = self.door(id).ok_or_else(|| ContainerizerError::Unknown(key(id)))?;
         let (shared, name) = (&self.shared, mapping::name_of(&id.value));
         let failed =
-            |error| ContainerizerError::Update { id: key(id), message: chain::<engine::EngineError>(&error) };
+            |error: EngineError| ContainerizerError::Update { id: key(id), message: chain(&error) };
         let (cfs, machine) = (shared.config.enable_cfs, shared.machine);
         let inspected = shared.engine.inspect(&name).await.map_err(failed)?;
         let swap = inspected.raw["HostConfig"]["MemorySwap"].as_i64().is_some_and(|swap| swap > 0);

@@ -114,7 +114,8 @@ impl Output {
     pub(super) async fn follow(mut self, mut ended: watch::Receiver<bool>) {
         let mut failures = 0;
         loop {
-            let over = *ended.borrow();
+            // Nobody who could tell of an end is one as well.
+            let over = *ended.borrow() || ended.has_changed().is_err();
             match self.pass(over, &mut ended).await {
                 Ok(()) if over => return,
                 Ok(()) => {}

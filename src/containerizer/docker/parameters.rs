@@ -21,6 +21,25 @@ enum Kind {
     Refused(&'static str),
 }
 
+impl Kind {
+    /// Reads the value and puts it where it belongs.
+    fn put(&self, body: &mut Value, value: &str) -> Result<(), String> {
+        match self {
+            Text(path) => *at_path(body, path) = value.into(),
+            Flag(path) => *at_path(body, path) = flag(value)?.into(),
+            Whole(path) => *at_path(body, path) = whole(value)?.into(),
+            Size(path) => *at_path(body, path) = size(value)?.into(),
+            List(path) => push(body, path, value.into()),
+            Pair(path) => {
+                let (name, value) = value.split_once('=').unwrap_or((value, ""));
+                insert(body, path, name, value.into());
+            }
+            Special(_) | Refused(_) => {}
+        }
+        Ok(())
+    }
+}
+
 use Kind::{Flag, List, Pair, Refused, Size, Special, Text, Whole};
 
 const OURS: &str = "the agent decides on it";
@@ -149,19 +168,10 @@ pub(super) fn apply(body: &mut Value, key: &str, value: &str) -> Result<(), Stri
     let Ok(at) = OPTIONS.binary_search_by(|(name, _)| (*name).cmp(long)) else {
         return Err(format!("docker parameter '{key}': no option of that name is known"));
     };
-    let put = |body: &mut Value, path: &str, value: Value| *at_path(body, path) = value;
     let done = match &OPTIONS[at].1 {
-        Text(path) => Ok(put(body, path, value.into())),
-        Flag(path) => flag(value).map(|on| put(body, path, on.into())),
-        Whole(path) => whole(value).map(|number| put(body, path, number.into())),
-        Size(path) => size(value).map(|bytes| put(body, path, bytes.into())),
-        List(path) => Ok(push(body, path, value.into())),
-        Pair(path) => {
-            let (name, value) = value.split_once('=').unwrap_or((value, ""));
-            Ok(insert(body, path, name, value.into()))
-        }
         Special(apply) => apply(body, value),
         Refused(why) => Err((*why).to_owned()),
+        plain => plain.put(body, value),
     };
     done.map_err(|why| format!("docker parameter '{key}={value}': {why}"))
 }
@@ -489,7 +499,11 @@ mod tests {
             ),
             ("read-only", "", host(json!({"ReadonlyRootfs": true}))),
             ("shm-size", "64m", host(json!({"ShmSize": 64 << 20}))),
-            ("sysctl", "net.core.somaxconn=9", host(json!({"Sysctls": {"net.core.somaxconn": "9"}}))),
+            (
+                "sysctl",
+                "net.core.somaxconn=9",
+                host(json!({"Sysctls": {"net.core.somaxconn": "9"}})),
+            ),
             ("tmpfs", "/t:size=1m", host(json!({"Tmpfs": {"/t": "size=1m"}}))),
             (
                 "ulimit",

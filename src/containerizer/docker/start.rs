@@ -1,6 +1,6 @@
 //! Birth and adoption: everything up to a container that runs and is watched.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,7 +12,8 @@ use super::engine::{EngineError, Inspected};
 use super::exit::{Exit, Process};
 use super::output::Output;
 use super::{image, mapping};
-use crate::containerizer::native::{fetch, ids_of, runtime, start::append};
+use crate::containerizer::native::{ids_of, runtime, start::append};
+use crate::fetch::Wanted;
 
 /// Between two questions after a restart, at most.
 const SEEK_PAUSE: Duration = Duration::from_secs(5);
@@ -41,14 +42,12 @@ impl Container {
         let wanted = wanted.map_err(|text| failure("check", text))?;
         // An unknown user is no error: inside the image it may well be known.
         let ids = ids_of(self.request.user.as_deref()).unwrap_or_default();
-        let (uris, sandbox) = (&self.request.command.uris, &self.request.sandbox);
-        fetch::fetch(uris, sandbox, config.frameworks_home.as_deref(), ids)
-            .await
-            .map_err(|text| failure("fetch", text))?;
-        make_directories(sandbox, &wanted.directories, ids)?;
+        self.fetch().await?;
+        make_directories(&self.request.sandbox, &wanted.directories, ids)?;
         self.enter(Phase::Pulling);
         self.pull(&wanted).await?;
         self.enter(Phase::Starting);
+        self.asked_for = true;
         let engine = Arc::clone(&self.shared.engine);
         let made = engine.create(&self.name, &wanted.body).await.map_err(refused("create"))?;
         for warning in made {
@@ -60,6 +59,20 @@ impl Container {
         self.read(output);
         self.observe(&inspected);
         Ok(inspected.pid)
+    }
+
+    async fn fetch(&self) -> Result<(), Failure> {
+        let request = &self.request;
+        let wanted = Wanted {
+            uris: &request.command.uris,
+            sandbox: &request.sandbox,
+            user: request.user.as_deref(),
+        };
+        self.shared.fetcher.fetch(wanted).await.map_err(|error| {
+            let (key, cause) = (&self.key, kernel::chain(&error));
+            let text = format!("Failed to fetch all URIs for container '{key}': {cause}");
+            failure("fetch", text)
+        })
     }
 
     async fn pull(&self, wanted: &mapping::Wanted) -> Result<(), Failure> {
@@ -84,6 +97,13 @@ impl Container {
     pub(super) async fn seek(&mut self, pid: Option<u32>) -> Option<Cause> {
         // The kernel's word, should the engine not have one.
         self.process = pid.and_then(|pid| Process::open(pid, &self.name).ok());
+        // It was started, or was about to be: whatever it said is to be read.
+        if self.marks().exists() {
+            match self.output() {
+                Ok(output) => self.read(output),
+                Err(error) => warn!(container = %self.key, error, "its output is not read"),
+            }
+        }
         let mut pause = Duration::from_millis(200);
         let found = loop {
             match self.shared.engine.inspect(&self.name).await {
@@ -98,12 +118,6 @@ impl Container {
             pause = (pause * 2).min(SEEK_PAUSE);
         };
         let Some(inspected) = found else { return Some(Cause::Exited(Exit::Gone)) };
-        if inspected.status != "created" {
-            match self.output() {
-                Ok(output) => self.read(output),
-                Err(error) => warn!(container = %self.key, error, "its output is not read"),
-            }
-        }
         if inspected.runs() {
             self.observe(&inspected);
             return None;
@@ -120,10 +134,14 @@ impl Container {
             file.map(Into::into).map_err(|e| format!("failed to open '{}': {e}", path.display()))
         };
         let files = [open("stdout")?, open("stderr")?];
-        let marks = self.dir.path.join("output");
+        let marks = self.marks();
         let engine = Arc::clone(&self.shared.engine);
         Output::open(engine, &self.name, files, marks.clone())
             .map_err(|e| format!("failed to use '{}': {e}", marks.display()))
+    }
+
+    fn marks(&self) -> PathBuf {
+        self.dir.path.join("output")
     }
 
     /// From now on the output is read.
@@ -154,10 +172,7 @@ impl Container {
 
 /// What the kernel counts of the container: the engine made its cgroups, the
 /// process is in them.
-fn probes(
-    pid: u32,
-    config: &super::Config,
-) -> Result<Vec<Box<dyn isolators::api::Probe>>, String> {
+fn probes(pid: u32, config: &super::Config) -> Result<Vec<Box<dyn isolators::api::Probe>>, String> {
     let path = format!("/proc/{pid}/cgroup");
     let table = std::fs::read(&path).map_err(|e| format!("failed to read {path}: {e}"))?;
     let hierarchies = Hierarchies::detect().map_err(|e| kernel::chain(&e))?;
@@ -170,7 +185,7 @@ fn probes(
 
 fn make_directories(
     sandbox: &Path,
-    directories: &[std::path::PathBuf],
+    directories: &[PathBuf],
     ids: Option<(u32, u32)>,
 ) -> Result<(), Failure> {
     for directory in directories {

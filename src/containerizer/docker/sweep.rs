@@ -126,8 +126,7 @@ async fn remove(shared: &Shared, name: &str, why: &str) {
 async fn is_full(shared: &Shared) -> Result<bool, EngineError> {
     let info = shared.engine.info().await?;
     let Some(root) = info["DockerRootDir"].as_str().map(str::to_owned) else { return Ok(false) };
-    let space =
-        tokio::task::spawn_blocking(move || kernel::machine::space(Path::new(&root))).await;
+    let space = tokio::task::spawn_blocking(move || kernel::machine::space(Path::new(&root))).await;
     // An engine elsewhere, or a disk that cannot be asked: not full.
     let Ok(Ok(space)) = space else { return Ok(false) };
     #[allow(clippy::cast_precision_loss)] // a share of it

@@ -112,10 +112,9 @@ fn bind_by_name(body: &mut Value, source: &str, target: &str, read_only: bool) {
 /// A persistent volume among the resources, below the sandbox.
 fn persistent(body: &mut Value, resource: &Resource, config: &Config) -> Result<(), String> {
     let disk = resource.disk.as_ref();
-    let Some((disk, volume)) =
-        disk.and_then(|disk| Some((disk, disk.volume.as_ref()?))).filter(|(disk, _)| {
-            disk.persistence.is_some()
-        })
+    let Some((disk, volume)) = disk
+        .and_then(|disk| Some((disk, disk.volume.as_ref()?)))
+        .filter(|(disk, _)| disk.persistence.is_some())
     else {
         return Ok(());
     };

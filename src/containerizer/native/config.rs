@@ -1,17 +1,20 @@
 //! What the agent's flags say to the native containerizer.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use isolators::api::Isolator;
 use isolators::config::Launcher;
+use isolators::ids::IdRange;
 use isolators::linux::capabilities::Set;
 use isolators::registry::{self, Isolators};
 use kernel::cgroup::Hierarchies;
 
 use crate::containerizer::ContainerizerError;
 use crate::launch::Engine;
+use crate::logs::{self, settings::Settings};
 
 /// Flags with Mesos' names and defaults.
 #[derive(Debug, Clone)]
@@ -25,8 +28,8 @@ pub struct Config {
     pub runtime_dir: PathBuf,
     /// `--sandbox_directory`.
     pub sandbox_directory: PathBuf,
-    /// `--frameworks_home`: where relative URIs are looked up.
-    pub frameworks_home: Option<PathBuf>,
+    /// Flags of the fetcher.
+    pub fetcher: crate::fetch::Settings,
     /// `--cgroups_root`.
     pub cgroups_root: String,
     /// `--cgroups_enable_cfs`.
@@ -51,6 +54,10 @@ pub struct Config {
     pub disallow_sharing_agent_ipc_namespace: bool,
     /// `--default_container_shm_size` in bytes.
     pub default_container_shm_size: Option<u64>,
+    /// `--container_sysctls`, ours: see docs/isolators/linux-sysctl.md.
+    pub container_sysctls: BTreeMap<String, String>,
+    /// `--userns_remap`, ours: see docs/isolators/namespaces-user.md.
+    pub userns_remap: Option<IdRange>,
     /// `--effective_capabilities`.
     pub effective_capabilities: Option<Set>,
     /// `--bounding_capabilities`.
@@ -65,6 +72,10 @@ pub struct Config {
     pub hooks: Vec<String>,
     /// Flags of `disk/*`.
     pub disk: isolators::disk::Config,
+    /// `--container_logger`; `None`: tasks write to the files of their sandbox.
+    pub logs: Option<Settings>,
+    /// The program `bulkhead-helper`, if not beside this one.
+    pub helper: Option<PathBuf>,
     /// How long a sample of the statistics is served before the next is taken.
     pub statistics_age: Duration,
 }
@@ -76,7 +87,7 @@ impl Default for Config {
             launcher: Engine::Linux,
             runtime_dir: "/var/run/mesos".into(),
             sandbox_directory: "/mnt/mesos/sandbox".into(),
-            frameworks_home: None,
+            fetcher: crate::fetch::Settings::default(),
             cgroups_root: "mesos".into(),
             cgroups_enable_cfs: false,
             cgroups_limit_swap: false,
@@ -89,6 +100,8 @@ impl Default for Config {
             disallow_sharing_agent_pid_namespace: false,
             disallow_sharing_agent_ipc_namespace: false,
             default_container_shm_size: None,
+            container_sysctls: BTreeMap::new(),
+            userns_remap: None,
             effective_capabilities: None,
             bounding_capabilities: None,
             seccomp_config_dir: None,
@@ -96,12 +109,30 @@ impl Default for Config {
             plugins: Vec::new(),
             hooks: Vec::new(),
             disk: isolators::disk::Config::default(),
+            logs: None,
+            helper: None,
             statistics_age: Duration::from_secs(1),
         }
     }
 }
 
 impl Config {
+    /// The helper program; with a logger it must be there.
+    pub(super) fn helper(&self) -> Result<PathBuf, ContainerizerError> {
+        let beside = || {
+            let own = std::env::current_exe().and_then(|own| own.canonicalize());
+            own.unwrap_or_default().with_file_name(logs::client::PROGRAM)
+        };
+        let program = self.helper.clone().unwrap_or_else(beside);
+        match self.logs.is_none() || logs::is_program(&program) {
+            true => Ok(program),
+            false => Err(ContainerizerError::Start(format!(
+                "the container logger needs the program '{}', which cannot be executed",
+                program.display()
+            ))),
+        }
+    }
+
     /// Makes the isolators: finds the cgroup hierarchies, makes root cgroups.
     ///
     /// # Errors
@@ -127,6 +158,8 @@ impl Config {
             disallow_sharing_agent_pid_namespace: self.disallow_sharing_agent_pid_namespace,
             disallow_sharing_agent_ipc_namespace: self.disallow_sharing_agent_ipc_namespace,
             default_container_shm_size: self.default_container_shm_size,
+            container_sysctls: self.container_sysctls.clone(),
+            userns_remap: self.userns_remap,
             effective_capabilities: self.effective_capabilities,
             bounding_capabilities: self.bounding_capabilities,
             seccomp_config_dir: self.seccomp_config_dir.clone(),
@@ -138,6 +171,11 @@ impl Config {
         if launcher == Launcher::Linux && !config.root {
             let text = "--launcher=linux needs root; use --launcher=posix";
             return Err(start(text.into()));
+        }
+        if self.userns_remap.is_some() && self.launcher != Engine::Linux {
+            // libcontainer cannot map the ids of mounts.
+            let text = format!("--userns_remap needs --launcher=linux, not {}", self.launcher);
+            return Err(start(text));
         }
         let plugins: Vec<Arc<dyn Isolator>> =
             self.plugins.iter().map(|plugin| Arc::new(plugin.clone()) as _).collect();

@@ -23,6 +23,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tracing::{info, warn};
 
 use super::Shared;
+use super::logs::Kept;
 use super::request;
 use super::runtime::ContainerDir;
 use crate::containerizer::{LaunchRequest, Termination};
@@ -133,6 +134,8 @@ pub(super) struct Container {
     pub(super) handles: Vec<Handle>,
     pub(super) watches: Vec<Watch>,
     pub(super) running: Option<Running>,
+    /// If its output goes through the logger.
+    pub(super) pipes: Option<Kept>,
     pub(super) view: watch::Sender<View>,
 }
 
@@ -142,12 +145,14 @@ impl Container {
         match start {
             Start::Launch(reply) => self.live(reply, &mut commands).await,
             Start::Adopt(running) => {
+                self.adopt_pipes();
                 self.adopt(running);
                 let cause = self.serve(&mut commands).await;
                 self.bury(cause).await;
             }
             Start::Bury(running, cause) => {
                 self.running = running;
+                self.adopt_pipes();
                 self.bury(cause).await;
             }
         }

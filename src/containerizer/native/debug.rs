@@ -40,6 +40,8 @@ pub(super) fn namespaces(parent: u32) -> Result<Contribution, String> {
         (Namespace::Network, LinuxNamespaceType::Network),
         (Namespace::Pid, LinuxNamespaceType::Pid),
         (Namespace::Cgroup, LinuxNamespaceType::Cgroup),
+        (Namespace::Time, LinuxNamespaceType::Time),
+        (Namespace::User, LinuxNamespaceType::User),
         (Namespace::Mount, LinuxNamespaceType::Mount),
     ];
     let mut part = Contribution::default();

@@ -36,6 +36,7 @@ impl Container {
         let mut errors = Vec::new();
         self.destroy_children().await;
         let end = self.stop(&mut errors).await;
+        self.drain_pipes().await;
         let late = self.handles.iter_mut().find_map(|handle| handle.isolation.ended());
         self.watches.clear();
         for handle in self.handles.iter_mut().rev() {

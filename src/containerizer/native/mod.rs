@@ -8,13 +8,14 @@
 //! * `config`: flags. `request`: what is asked, in the isolators' words (pure).
 //! * `container`, `start`, `finish`: a container's life. `debug`: guests in another.
 //! * `recover`: after a restart of the agent. `runtime`: what is kept on tmpfs.
-//! * `plugins`: hooks and reports of plugins. `sampler`: statistics. `fetch`: URIs.
+//! * `logs`: a container's side of the logger.
+//! * `plugins`: hooks and reports of plugins. `sampler`: statistics.
 
 mod config;
 mod container;
 mod debug;
-pub(super) mod fetch;
 mod finish;
+mod logs;
 mod plugins;
 mod recover;
 pub(super) mod request;
@@ -43,7 +44,9 @@ use self::sampler::Sampler;
 use super::{
     Containerizer, ContainerizerError, KnownContainer, LaunchRequest, Launched, Sample, Termination,
 };
+use crate::fetch::Fetcher;
 use crate::launch::Launcher;
+use crate::logs::client::Logger;
 
 /// Commands that may wait for one container.
 const MAILBOX: usize = 16;
@@ -57,7 +60,9 @@ struct Shared {
     config: Config,
     isolators: Isolators,
     plugins: Plugins,
+    fetcher: Arc<Fetcher>,
     launcher: Launcher,
+    logger: Logger,
     runtime: RuntimeDir,
     sampler: Sampler,
     machine: Machine,
@@ -88,8 +93,14 @@ impl Native {
         };
         let names = &isolators.isolation.names;
         let plugins = Plugins::start(&config.plugins, names, &config.hooks)?;
+        let logger = Logger::new(config.helper()?, &config.runtime_dir);
+        if config.logs.is_some() {
+            logger.ensure();
+        }
         let shared = Shared {
             plugins,
+            logger,
+            fetcher: Arc::new(Fetcher::new(config.fetcher.clone())),
             isolators,
             launcher,
             runtime,
@@ -113,6 +124,12 @@ impl Native {
     #[must_use]
     pub fn destroy_errors(&self) -> u64 {
         self.shared.destroy_errors.load(Ordering::Relaxed)
+    }
+
+    /// The fetcher: its cache has one owner, whoever else fetches.
+    #[must_use]
+    pub fn fetcher(&self) -> Arc<Fetcher> {
+        Arc::clone(&self.shared.fetcher)
     }
 
     /// One report for each plugin that runs.
@@ -205,6 +222,7 @@ impl Shared {
             handles,
             watches: Vec::new(),
             running: None,
+            pipes: None,
             view,
         };
         tokio::spawn(container.run(start, mailbox));

@@ -74,7 +74,9 @@ pub(super) fn command(command: &CommandInfo) -> Result<(Option<String>, Vec<Stri
 }
 
 /// The variables that the command itself sets.
-pub(in crate::containerizer) fn command_environment(command: &CommandInfo) -> Result<Environment, String> {
+pub(in crate::containerizer) fn command_environment(
+    command: &CommandInfo,
+) -> Result<Environment, String> {
     let variables =
         command.environment.as_ref().map(|e| e.variables.as_slice()).unwrap_or_default();
     let mut environment = Environment::new();

@@ -106,7 +106,10 @@ impl ContainerDir {
         self.path.join("record")
     }
 
-    pub(in crate::containerizer) fn write_config(&self, config: &ContainerConfig) -> Result<(), RuntimeError> {
+    pub(in crate::containerizer) fn write_config(
+        &self,
+        config: &ContainerConfig,
+    ) -> Result<(), RuntimeError> {
         self.write("config", &framed(config))
     }
 
@@ -118,7 +121,10 @@ impl ContainerDir {
         self.write("pid", pid.to_string().as_bytes())
     }
 
-    pub(in crate::containerizer) fn write_end(&self, termination: &Termination) -> Result<(), RuntimeError> {
+    pub(in crate::containerizer) fn write_end(
+        &self,
+        termination: &Termination,
+    ) -> Result<(), RuntimeError> {
         let status = termination.status.map(|status| status.to_string()).unwrap_or_default();
         self.write("status", status.as_bytes())?;
         self.write("termination", &framed(&to_proto(termination)))
@@ -204,7 +210,10 @@ pub(in crate::containerizer) fn config_of(request: &LaunchRequest) -> ContainerC
 
 /// The request that a checkpoint tells of; the agent's environment is not in it,
 /// nor is it needed any more.
-pub(in crate::containerizer) fn request_of(id: ContainerId, config: ContainerConfig) -> LaunchRequest {
+pub(in crate::containerizer) fn request_of(
+    id: ContainerId,
+    config: ContainerConfig,
+) -> LaunchRequest {
     let class = match config.container_class() {
         ContainerClass::Default => Class::Default,
         ContainerClass::Debug => Class::Debug(Output::ParentsStderr),

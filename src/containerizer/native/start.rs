@@ -5,13 +5,16 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use isolators::merge::{Base, Merged, merge};
 use isolators::plan::{LaunchPlan, Stdio};
 
 use super::container::{Container, Failure, Phase};
-use super::{chain, debug, fetch, request, runtime};
+use super::{chain, debug, request, runtime};
 use crate::containerizer::{Class, Output};
+use crate::fetch::Wanted;
+use crate::logs::order;
 
 fn failure(step: &'static str, message: impl Into<String>) -> Failure {
     Failure { step, message: message.into() }
@@ -25,15 +28,25 @@ impl Container {
         self.dir.write_config(&config).map_err(|e| failure("checkpoint", chain(&e)))?;
         let merged = self.prepare().await?;
         self.enter(Phase::Fetching);
-        let home = self.shared.config.frameworks_home.as_deref();
-        let (uris, sandbox) = (&self.request.command.uris, &self.request.sandbox);
-        fetch::fetch(uris, sandbox, home, self.context.ids)
-            .await
-            .map_err(|text| failure("fetch", text))?;
+        self.fetch().await?;
         self.shared.plugins.fetched(&self.request).await?;
         self.enter(Phase::Isolating);
         let plan = self.plan(merged)?;
         self.execute(&plan).await
+    }
+
+    async fn fetch(&self) -> Result<(), Failure> {
+        let request = &self.request;
+        let wanted = Wanted {
+            uris: &request.command.uris,
+            sandbox: &request.sandbox,
+            user: request.user.as_deref(),
+        };
+        self.shared.fetcher.fetch(wanted).await.map_err(|error| {
+            let (key, cause) = (&self.key, chain(&error));
+            let text = format!("Failed to fetch all URIs for container '{key}': {cause}");
+            failure("fetch", text)
+        })
     }
 
     /// All isolators in table order, and what they say in one plan.
@@ -84,16 +97,21 @@ impl Container {
         })
     }
 
-    fn plan(&self, merged: Merged) -> Result<LaunchPlan, Failure> {
+    fn plan(&mut self, merged: Merged) -> Result<LaunchPlan, Failure> {
         let (executable, _) =
             request::command(&self.request.command).map_err(|text| failure("prepare", text))?;
+        let parent = self.context.parent.as_ref().map(|parent| parent.runtime.as_path());
         let opened = match &self.request.class {
             Class::Default => stdio(&self.request.sandbox, self.context.ids),
-            Class::Debug(output) => guests_stdio(output, &self.request.sandbox),
+            Class::Debug(output) => guests_stdio(output, &self.request.sandbox, parent),
         };
-        let stdio = opened.map_err(|(path, error)| {
+        let mut stdio = opened.map_err(|(path, error)| {
             failure("open", format!("failed to open '{path}': {error}"))
         })?;
+        let shared = Arc::clone(&self.shared);
+        if let Some(logs) = shared.config.logs.as_ref().filter(|_| !self.is_guest()) {
+            [stdio.stdout, stdio.stderr] = self.make_pipes(logs)?;
+        }
         Ok(LaunchPlan {
             spec: merged.spec,
             executable,
@@ -120,6 +138,7 @@ impl Container {
     }
 
     async fn execute(&mut self, plan: &LaunchPlan) -> Result<u32, Failure> {
+        self.watch_pipes().await?;
         // Watched before it runs, so that nothing is missed.
         self.watches.extend(self.handles.iter_mut().filter_map(|h| h.isolation.watch()));
         let launched = self.shared.launcher.launch(plan, &self.dir.record()).await;
@@ -153,24 +172,36 @@ fn stdio(sandbox: &Path, ids: Option<(u32, u32)>) -> Result<Stdio, (String, io::
     Ok(Stdio { stdin: null.into(), stdout: open("stdout")?, stderr: open("stderr")? })
 }
 
-/// The streams of a guest.
-fn guests_stdio(output: &Output, sandbox: &Path) -> Result<Stdio, (String, io::Error)> {
-    let null = File::open("/dev/null").map_err(|error| ("/dev/null".to_owned(), error))?;
-    let (stdout, stderr) = match output {
+/// The streams of a guest; `parent` is its parent's runtime directory.
+fn guests_stdio(
+    output: &Output,
+    sandbox: &Path,
+    parent: Option<&Path>,
+) -> Result<Stdio, (String, io::Error)> {
+    match output {
         Output::ParentsStderr => {
-            let path = sandbox.join("stderr");
-            let opened = append(&path, None).and_then(|file| Ok((file.try_clone()?, file)));
-            opened.map_err(|error| (path.display().to_string(), error))?
+            let null = File::open("/dev/null").map_err(|e| ("/dev/null".to_owned(), e))?;
+            let pipe = parent.map(|runtime| order::pipe(runtime, "stderr"));
+            let (path, opened) = match pipe.filter(|pipe| pipe.exists()) {
+                Some(pipe) => (pipe.clone(), kernel::pipe::writer(&pipe)),
+                None => (sandbox.join("stderr"), append(&sandbox.join("stderr"), None)),
+            };
+            let opened = opened.and_then(|file| Ok((file.try_clone()?, file)));
+            let (stdout, stderr) = opened.map_err(|e| (path.display().to_string(), e))?;
+            Ok(Stdio { stdin: null.into(), stdout, stderr })
         }
         Output::Pipes(pipes) => {
             let copy = |fd: &OwnedFd| fd.try_clone().map_err(|e| ("a pipe".to_owned(), e));
-            (copy(&pipes[0])?, copy(&pipes[1])?)
+            let [stdin, stdout, stderr] = &**pipes;
+            Ok(Stdio { stdin: copy(stdin)?, stdout: copy(stdout)?, stderr: copy(stderr)? })
         }
-    };
-    Ok(Stdio { stdin: null.into(), stdout, stderr })
+    }
 }
 
-pub(in crate::containerizer) fn append(path: &Path, ids: Option<(u32, u32)>) -> io::Result<OwnedFd> {
+pub(in crate::containerizer) fn append(
+    path: &Path,
+    ids: Option<(u32, u32)>,
+) -> io::Result<OwnedFd> {
     // A link planted there by an earlier task must not lead anywhere.
     let file = OpenOptions::new()
         .append(true)

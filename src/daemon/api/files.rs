@@ -8,7 +8,7 @@ use mesos::json::Writer;
 use tokio::sync::mpsc;
 
 use super::{Endpoint, bad_request};
-use crate::daemon::files::{Download, Files, FilesError};
+use crate::daemon::files::{Download, FILE_IDENTITY, Files, FilesError, Piece};
 use crate::wire::http::{Request, Response, StatusCode, header};
 
 /// Bytes of a download per chunk.
@@ -45,9 +45,11 @@ pub(super) async fn answer(files: &Files, endpoint: Endpoint, request: &Request)
         Err(response) if endpoint == Endpoint::Read => return response,
         Err(_) => (None, None),
     };
+    let raw = request.query.get("raw").is_some_and(|raw| raw == "true");
     // Disks may be slow.
     let work = move || match endpoint {
         Endpoint::Browse => files.browse(&path).map(|listing| Response::json(list(&listing))),
+        Endpoint::Read if raw => files.read(&path, window.0, window.1).map(bytes),
         Endpoint::Read => read(&files, &path, window),
         _ => files.download(&path).map(send),
     };
@@ -94,6 +96,11 @@ fn read(files: &Files, path: &str, (offset, length): Window) -> Result<Response,
         out.key("offset").uint(offset.unwrap_or(piece.size));
     });
     Ok(Response::json(out.into_bytes()))
+}
+
+/// Ours, asked for with `raw=true`: the bytes alone, and which file they are of.
+fn bytes(piece: Piece) -> Response {
+    Response::bytes("application/octet-stream", piece.data).header(FILE_IDENTITY, &piece.identity)
 }
 
 fn debug(files: &Files) -> Response {

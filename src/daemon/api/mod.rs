@@ -4,6 +4,7 @@
 //! what was found there. The only place of `daemon` that knows status codes.
 
 mod files;
+pub mod help;
 
 use std::sync::Arc;
 use std::time::Instant;

@@ -17,6 +17,10 @@ use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat, openat2};
 use nix::sys::stat::{FileStat, Mode, SFlag, fstat};
 use thiserror::Error;
 
+mod root;
+
+pub use root::Root;
+
 /// Why a path below a root cannot be opened.
 #[derive(Debug, Error)]
 pub enum BeneathError {
@@ -102,8 +106,12 @@ fn split(relative: &Path) -> Option<(&Path, &std::ffi::OsStr)> {
 /// Goes down, making what is missing. What it made is entered by its own
 /// descriptor, so nobody can put something else in its place.
 fn made(root: &Path, relative: &Path, owner: Option<(u32, u32)>) -> Result<OwnedFd, Errno> {
+    let base = nix::fcntl::open(root, path_only() | OFlag::O_DIRECTORY, Mode::empty())?;
+    made_at(&base, relative, owner)
+}
+
+fn made_at(base: &OwnedFd, relative: &Path, owner: Option<(u32, u32)>) -> Result<OwnedFd, Errno> {
     let directory = path_only() | OFlag::O_DIRECTORY;
-    let base = nix::fcntl::open(root, directory, Mode::empty())?;
     let mut at = base.try_clone().map_err(|_| Errno::EMFILE)?;
     let (mut walked, mut fresh) = (PathBuf::new(), false);
     for component in relative.components() {
@@ -114,7 +122,7 @@ fn made(root: &Path, relative: &Path, owner: Option<(u32, u32)>) -> Result<Owned
         };
         walked.push(name);
         if !fresh {
-            match resolve(&base, &walked, ResolveFlag::RESOLVE_BENEATH) {
+            match resolve(base, &walked, ResolveFlag::RESOLVE_BENEATH) {
                 Ok(next) => {
                     at = next;
                     continue;

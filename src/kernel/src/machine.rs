@@ -25,6 +25,22 @@ pub struct Space {
     pub total: u64,
     /// What an unprivileged process may still take.
     pub available: u64,
+    /// Inodes it can have; 0 where it makes them as needed.
+    pub inodes: u64,
+    /// Inodes that are free.
+    pub inodes_free: u64,
+}
+
+impl Space {
+    /// The used fraction, 0 to 1, of bytes or of inodes, whichever is more.
+    #[must_use]
+    pub fn used(&self) -> f64 {
+        let used = |all: u64, free: u64| match all {
+            0 => 0.0,
+            all => 1.0 - free.min(all) as f64 / all as f64,
+        };
+        used(self.total, self.available).max(used(self.inodes, self.inodes_free))
+    }
 }
 
 /// Processors that are online.
@@ -48,12 +64,29 @@ pub fn memory() -> io::Result<Memory> {
     Ok(Memory { total: info.ram_total(), free: info.ram_unused() })
 }
 
+/// Lets this process open as many files as it may. What the system refuses is left.
+pub fn raise_open_files() {
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+    if let Ok((_, most)) = getrlimit(Resource::RLIMIT_NOFILE) {
+        let _ = setrlimit(Resource::RLIMIT_NOFILE, most, most);
+    }
+}
+
 /// Load averages over 1, 5 and 15 minutes.
 ///
 /// # Errors
 /// `sysinfo(2)` failed.
 pub fn load() -> io::Result<(f64, f64, f64)> {
     Ok(sysinfo()?.load_average())
+}
+
+/// Gives `file` its blocks: writing its first `bytes` bytes needs no space then.
+///
+/// # Errors
+/// `fallocate(2)` failed; `Unsupported` where the file system cannot.
+pub fn allocate(file: &std::fs::File, bytes: u64) -> io::Result<()> {
+    let length = i64::try_from(bytes).map_err(|_| io::ErrorKind::InvalidInput)?;
+    Ok(nix::fcntl::fallocate(file, nix::fcntl::FallocateFlags::empty(), 0, length)?)
 }
 
 /// The file system that holds `path`.
@@ -63,7 +96,12 @@ pub fn load() -> io::Result<(f64, f64, f64)> {
 pub fn space(path: &Path) -> io::Result<Space> {
     let stat = statvfs(path)?;
     let unit = stat.fragment_size();
-    Ok(Space { total: stat.blocks() * unit, available: stat.blocks_available() * unit })
+    Ok(Space {
+        total: stat.blocks() * unit,
+        available: stat.blocks_available() * unit,
+        inodes: stat.files(),
+        inodes_free: stat.files_free(),
+    })
 }
 
 /// What a device node stands for.
@@ -99,6 +137,17 @@ mod tests {
         assert_eq!(null, DeviceNumber { block: false, major: 1, minor: 3 });
         assert_eq!(device(Path::new("/")).expect("stat"), None);
         assert!(device(Path::new("/no/such/path")).is_err());
+    }
+
+    #[test]
+    fn the_scarcer_of_bytes_and_inodes_counts() {
+        let space =
+            |available, inodes_free| Space { total: 100, available, inodes: 10, inodes_free };
+        for (available, inodes_free, used) in [(100, 10, 0.0), (25, 10, 0.75), (25, 1, 0.9)] {
+            assert!((space(available, inodes_free).used() - used).abs() < 1e-9);
+        }
+        let endless = Space { inodes: 0, inodes_free: 0, ..space(50, 0) };
+        assert!((endless.used() - 0.5).abs() < 1e-9);
     }
 
     #[test]

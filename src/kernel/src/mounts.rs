@@ -40,6 +40,21 @@ pub fn table() -> Result<Vec<Mount>, Error> {
     Ok(bytes.split(|b| *b == b'\n').filter_map(parse).collect())
 }
 
+/// Whether the machine runs from its initial ramfs: that root cannot be pivoted away.
+#[must_use]
+pub fn root_is_initial(mounts: &[Mount]) -> bool {
+    let root = mounts.iter().rev().find(|mount| mount.target == Path::new("/"));
+    root.is_some_and(|mount| mount.kind == "rootfs")
+}
+
+/// The one of `mounts` that the canonical `path` is on.
+#[must_use]
+pub fn holding<'a>(mounts: &'a [Mount], path: &Path) -> Option<&'a Mount> {
+    let holds = |mount: &&Mount| path.starts_with(&mount.target);
+    // Of several at one place the last one is on top.
+    mounts.iter().filter(holds).max_by_key(|mount| mount.target.as_os_str().len())
+}
+
 /// Those of `mounts` at or below `directory`, deepest first: the order in which
 /// they can be unmounted.
 #[must_use]
@@ -119,9 +134,21 @@ mod tests {
     }
 
     #[test]
+    fn the_initial_root_is_told_from_one_on_top() {
+        let first = parse(b"1 1 0:2 / / rw - rootfs rootfs rw").expect("a mount");
+        let second = parse(b"20 1 8:1 / / rw - ext4 /dev/sda1 rw").expect("a mount");
+        assert!(root_is_initial(std::slice::from_ref(&first)));
+        assert!(!root_is_initial(&[first, second]));
+        assert!(!root_is_initial(&[]));
+    }
+
+    #[test]
     fn the_root_is_mounted_and_everything_is_below_it() {
         let mounts = table().expect("table");
         assert!(mounts.iter().any(|mount| mount.target == Path::new("/")));
+        let holder = |path: &str| holding(&mounts, Path::new(path)).map(|m| m.target.clone());
+        assert_eq!(holder("/proc/1/ns").as_deref(), Some(Path::new("/proc")));
+        assert!(holder("/nonexistent").is_some());
         let below = below(&mounts, Path::new("/proc"));
         assert!(below.iter().all(|mount| mount.target.starts_with("/proc")));
     }

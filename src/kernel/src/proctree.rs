@@ -3,7 +3,7 @@
 //! For containers without cgroups (`--launcher=posix`) and for naming the largest
 //! processes of a cgroup. Not for hot paths: it reads `/proc` afresh each time.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::fs;
 use std::sync::OnceLock;
 
@@ -71,19 +71,27 @@ impl ProcessStat {
 }
 
 /// `root` and all its living descendants, and what shares its session (children
-/// whose parent has died), each once.
+/// whose parent has died), each once: `root` first, parents before children.
 #[must_use]
 pub fn tree(root: u32) -> Vec<ProcessStat> {
-    let all = all_processes();
+    descend(root, &all_processes())
+}
+
+/// In this order signals do not tell a parent of its child's death before it dies
+/// itself: a shell would exit with 128 and the signal, and seem to have chosen to.
+fn descend(root: u32, all: &[ProcessStat]) -> Vec<ProcessStat> {
     let mut children: HashMap<u32, Vec<usize>> = HashMap::new();
     for (index, process) in all.iter().enumerate() {
         children.entry(process.parent).or_default().push(index);
     }
+    let session: HashSet<u32> = all.iter().filter(|p| p.session == root).map(|p| p.pid).collect();
+    let stray = |p: &ProcessStat| p.session == root && !session.contains(&p.parent);
+    let first = (0..all.len()).filter(|i| all[*i].pid == root);
+    let strays = (0..all.len()).filter(|i| all[*i].pid != root && stray(&all[*i]));
+    let mut queue: VecDeque<usize> = first.chain(strays).collect();
     let mut seen = vec![false; all.len()];
-    let leader = |p: &ProcessStat| p.pid == root || p.session == root;
-    let mut queue: Vec<usize> = (0..all.len()).filter(|i| leader(&all[*i])).collect();
     let mut found = Vec::new();
-    while let Some(index) = queue.pop() {
+    while let Some(index) = queue.pop_front() {
         if std::mem::replace(&mut seen[index], true) {
             continue;
         }
@@ -202,6 +210,35 @@ mod tests {
         child.kill().unwrap();
         child.wait().unwrap();
         assert!(ProcessStat::read(child.id()).is_none());
+    }
+
+    #[test]
+    fn parents_come_before_their_children() {
+        let process = |pid, parent, session| ProcessStat {
+            pid,
+            name: String::new(),
+            state: 'S',
+            parent,
+            session,
+            user_ticks: 0,
+            system_ticks: 0,
+            threads: 1,
+            start_ticks: 0,
+            resident_pages: 0,
+        };
+        // 90 is the root; 50 and 95 descend from it, 40 in a session of its own. The
+        // parent of 30 has died; 99 is of the machine.
+        let all = [
+            process(30, 1, 90),
+            process(31, 30, 90),
+            process(40, 50, 40),
+            process(50, 95, 90),
+            process(90, 7, 90),
+            process(95, 90, 90),
+            process(99, 1, 99),
+        ];
+        let order: Vec<u32> = descend(90, &all).iter().map(|p| p.pid).collect();
+        assert_eq!(order, [90, 30, 95, 31, 50, 40]);
     }
 
     #[test]

@@ -3,7 +3,8 @@
 //!
 //! Like posix_spawn (`CLONE_VM | CLONE_VFORK`: the cost does not grow with the
 //! caller's size), plus what posix_spawn cannot: namespaces, a pidfd and an exact
-//! set of descriptors. Used by the launch code for the shim; not for commands.
+//! set of descriptors. Used by the launch code for the shim and by the fetcher for its helper; not
+//! for commands.
 
 use std::ffi::{CStr, c_char, c_void};
 use std::io;
@@ -55,10 +56,7 @@ struct Request {
 #[repr(C, align(16))]
 struct Stack([MaybeUninit<u8>; STACK]);
 
-/// Executes the program in `image` with one argument, an empty environment,
-/// descriptors `0..fds.len()` copied from `fds` and all others closed, all
-/// signals blocked, in new namespaces of the `CLONE_NEW*` kinds in `namespaces`.
-/// Returns when the program has been executed.
+/// Executes the program in `image` with one argument; else as [`spawn_with`].
 ///
 /// # Errors
 /// As `clone3` and `execveat`.
@@ -71,8 +69,28 @@ pub fn spawn(
     namespaces: u64,
     fds: &[BorrowedFd<'_>],
 ) -> io::Result<Child> {
+    spawn_with(image, &[name], namespaces, fds)
+}
+
+/// Executes the program in `image` with these arguments, an empty environment,
+/// descriptors `0..fds.len()` copied from `fds` and all others closed, all
+/// signals blocked, in new namespaces of the `CLONE_NEW*` kinds in `namespaces`.
+/// Returns when the program has been executed.
+///
+/// # Errors
+/// As `clone3` and `execveat`.
+///
+/// # Panics
+/// With more than [`MAX_FDS`] descriptors.
+pub fn spawn_with(
+    image: BorrowedFd<'_>,
+    arguments: &[&CStr],
+    namespaces: u64,
+    fds: &[BorrowedFd<'_>],
+) -> io::Result<Child> {
     assert!(fds.len() <= MAX_FDS, "at most {MAX_FDS} descriptors");
-    let argv = [name.as_ptr(), std::ptr::null()];
+    let mut argv: Vec<*const c_char> = arguments.iter().map(|text| text.as_ptr()).collect();
+    argv.push(std::ptr::null());
     let envp = [std::ptr::null()];
     let mut request = Request {
         image: image.as_raw_fd(),
@@ -123,10 +141,10 @@ pub fn spawn(
 }
 
 /// All signals blocked in this thread until dropped.
-struct BlockedSignals(libc::sigset_t);
+pub(crate) struct BlockedSignals(libc::sigset_t);
 
 impl BlockedSignals {
-    fn new() -> BlockedSignals {
+    pub(crate) fn new() -> BlockedSignals {
         let mut all = MaybeUninit::<libc::sigset_t>::uninit();
         let mut old = MaybeUninit::<libc::sigset_t>::uninit();
         // SAFETY: both sets are filled in before they are read.

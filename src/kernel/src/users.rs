@@ -131,6 +131,21 @@ pub fn group_by_name(name: &str) -> Result<Option<u32>, Error> {
         .map_err(|e| Error::new("look up group", name, e.into()))
 }
 
+/// Makes this process `uid`, `gid` and exactly `groups` for good: it has all of root's
+/// rights before and none after, unless `uid` is 0. For processes of one thread.
+///
+/// # Errors
+/// If the kernel refuses.
+pub fn become_user(uid: u32, gid: u32, groups: &[u32]) -> Result<(), Error> {
+    use nix::unistd::{Gid, Uid};
+    let refused = |verb| move |e: nix::Error| Error::new(verb, uid.to_string(), e.into());
+    let groups: Vec<Gid> = groups.iter().copied().map(Gid::from_raw).collect();
+    let (uid, gid) = (Uid::from_raw(uid), Gid::from_raw(gid));
+    nix::unistd::setgroups(&groups).map_err(refused("set the groups of user"))?;
+    nix::unistd::setresgid(gid, gid, gid).map_err(refused("set the group of user"))?;
+    nix::unistd::setresuid(uid, uid, uid).map_err(refused("become user"))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

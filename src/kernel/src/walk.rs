@@ -31,7 +31,7 @@ pub struct Stat {
     /// Its inode.
     pub inode: u64,
     /// Device, major and minor.
-    device: (u32, u32),
+    pub(crate) device: (u32, u32),
     mount: u64,
     /// Hard links.
     pub links: u32,
@@ -191,26 +191,19 @@ impl Walk {
         self.buffer.resize(BUFFER, 0);
         let Some(level) = self.levels.last_mut() else { return Ok(()) };
         let Some(fd) = &level.fd else { return Ok(()) };
-        // SAFETY: the buffer has that many bytes and lives through the call.
-        let read = unsafe {
-            libc::syscall(
-                libc::SYS_getdents64,
-                fd.as_raw_fd(),
-                self.buffer.as_mut_ptr(),
-                self.buffer.len(),
-            )
-        };
-        if read <= 0 {
-            level.unread = false;
-            let error = io::Error::last_os_error();
-            // Removed meanwhile.
-            if read < 0 && error.raw_os_error() != Some(libc::ENOENT) {
+        let read = match list(fd.as_fd(), &mut self.buffer) {
+            Ok(0) => {
+                level.unread = false;
+                return Ok(());
+            }
+            Ok(read) => read,
+            Err(error) => {
+                level.unread = false;
                 return Err(self.failed("read", error));
             }
-            return Ok(());
-        }
-        let mut rest = &self.buffer[..read as usize];
-        while let Some((name, after)) = entry(rest) {
+        };
+        let mut rest = &self.buffer[..read];
+        while let Some((name, _, after)) = entry(rest) {
             rest = after;
             if matches!(name.to_bytes(), b"." | b"..") {
                 continue;
@@ -292,7 +285,23 @@ impl Walk {
     }
 }
 
-fn own(fd: libc::c_int) -> io::Result<OwnedFd> {
+/// Reads directory entries into the buffer; how many bytes, 0 at the end or if the
+/// directory was removed meanwhile.
+pub(crate) fn list(dir: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<usize> {
+    // SAFETY: the buffer has that many bytes and lives through the call.
+    let read = unsafe {
+        libc::syscall(libc::SYS_getdents64, dir.as_raw_fd(), buffer.as_mut_ptr(), buffer.len())
+    };
+    match usize::try_from(read) {
+        Ok(read) => Ok(read),
+        Err(_) => match io::Error::last_os_error() {
+            error if error.raw_os_error() == Some(libc::ENOENT) => Ok(0),
+            error => Err(error),
+        },
+    }
+}
+
+pub(crate) fn own(fd: libc::c_int) -> io::Result<OwnedFd> {
     if fd < 0 {
         return Err(io::Error::last_os_error());
     }
@@ -302,7 +311,11 @@ fn own(fd: libc::c_int) -> io::Result<OwnedFd> {
 
 /// Opens a directory below `dir` without leaving it or its mount, and without
 /// following links.
-fn open_below(dir: BorrowedFd<'_>, name: &CStr, flags: libc::c_int) -> io::Result<OwnedFd> {
+pub(crate) fn open_below(
+    dir: BorrowedFd<'_>,
+    name: &CStr,
+    flags: libc::c_int,
+) -> io::Result<OwnedFd> {
     // SAFETY: all zeroes is a valid `open_how`.
     let mut how: libc::open_how = unsafe { MaybeUninit::zeroed().assume_init() };
     how.flags = (flags | libc::O_DIRECTORY | libc::O_CLOEXEC | libc::O_NOFOLLOW) as u64;
@@ -320,7 +333,7 @@ fn open_below(dir: BorrowedFd<'_>, name: &CStr, flags: libc::c_int) -> io::Resul
     own(fd as libc::c_int)
 }
 
-fn parent(dir: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+pub(crate) fn parent(dir: BorrowedFd<'_>) -> io::Result<OwnedFd> {
     let flags = libc::O_RDONLY | libc::O_DIRECTORY | libc::O_CLOEXEC;
     // SAFETY: the name is a C string.
     own(unsafe { libc::openat(dir.as_raw_fd(), c"..".as_ptr(), flags) })
@@ -328,7 +341,7 @@ fn parent(dir: BorrowedFd<'_>) -> io::Result<OwnedFd> {
 
 /// Looks at `name` in `dir`, or at `dir` itself if it is empty; links are not
 /// followed, nothing is mounted by it.
-fn stat(dir: BorrowedFd<'_>, name: &CStr) -> io::Result<Stat> {
+pub(crate) fn stat(dir: BorrowedFd<'_>, name: &CStr) -> io::Result<Stat> {
     let mut out = MaybeUninit::<libc::statx>::zeroed();
     let flags = libc::AT_SYMLINK_NOFOLLOW
         | libc::AT_NO_AUTOMOUNT
@@ -358,12 +371,14 @@ fn stat(dir: BorrowedFd<'_>, name: &CStr) -> io::Result<Stat> {
     })
 }
 
-/// The first name of a buffer of `linux_dirent64`, and what comes after it.
-fn entry(buffer: &[u8]) -> Option<(&CStr, &[u8])> {
+/// The first name of a buffer of `linux_dirent64` with its `d_type`, and what comes
+/// after it.
+pub(crate) fn entry(buffer: &[u8]) -> Option<(&CStr, u8, &[u8])> {
+    const KIND: usize = 18;
     const NAME: usize = 19;
     let length = usize::from(u16::from_ne_bytes([*buffer.get(16)?, *buffer.get(17)?]));
     let (entry, after) = (buffer.get(..length)?, buffer.get(length..)?);
-    Some((CStr::from_bytes_until_nul(entry.get(NAME..)?).ok()?, after))
+    Some((CStr::from_bytes_until_nul(entry.get(NAME..)?).ok()?, *entry.get(KIND)?, after))
 }
 
 /// Opens an entry that was visited if it still is a regular file or a directory,

@@ -48,6 +48,8 @@ const JOINED: [&str; 16] = [
 pub(in crate::launch) struct Oci {
     helper: PathBuf,
     hierarchies: Hierarchies,
+    /// The machine runs from its initial ramfs.
+    no_pivot: bool,
 }
 
 impl Oci {
@@ -73,7 +75,8 @@ impl Oci {
             object: "the cgroup hierarchies".to_owned(),
             source: io::Error::other(error),
         })?;
-        Ok(Oci { helper, hierarchies })
+        let no_pivot = kernel::mounts::root_is_initial(&kernel::mounts::table()?);
+        Ok(Oci { helper, hierarchies, no_pivot })
     }
 
     /// Writes the bundle beside `record` and compiles the shim's program.
@@ -84,7 +87,14 @@ impl Oci {
     ) -> Result<Compiled, LaunchError> {
         let bundle = of_record(record);
         let (cgroup, extra_cgroups) = self.cgroups(plan, record)?;
-        let scene = Scene { bundle: &bundle, record, helper: &self.helper, cgroup, extra_cgroups };
+        let scene = Scene {
+            bundle: &bundle,
+            record,
+            helper: &self.helper,
+            cgroup,
+            extra_cgroups,
+            no_pivot: self.no_pivot,
+        };
         let (spec, message) = translate::translate(plan, scene)?;
         let failed = |verb| {
             let object = bundle.display().to_string();

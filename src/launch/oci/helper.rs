@@ -169,7 +169,7 @@ fn create(bundle: &Path, message: &Message) -> Result<Container, String> {
         .and_then(|builder| {
             // A sibling: the container's process is the shim's child from its birth.
             let builder = builder.as_init(bundle).with_systemd(false).with_detach(true);
-            builder.as_sibling(true).build()
+            builder.as_sibling(true).with_no_pivot(message.no_pivot).build()
         })
         .map_err(|error| chain(&error))
 }

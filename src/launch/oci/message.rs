@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 /// Version of the message: agent and helper come from one build, so another one
 /// is refused.
-pub(super) const VERSION: u32 = 1;
+pub(super) const VERSION: u32 = 2;
 
 /// Files and directories of a bundle.
 pub(super) mod file {
@@ -44,6 +44,8 @@ pub(super) struct Message {
     pub own_pids: bool,
     /// The container keeps the host's /dev, so libcontainer must fill another.
     pub cover_dev: bool,
+    /// The machine runs from its initial ramfs, which cannot be pivoted away.
+    pub no_pivot: bool,
     /// Tell the agent when the container is made, and wait for its answer.
     pub wait: bool,
     /// What to execute when it is not the first of the arguments.

@@ -6,7 +6,7 @@
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
-use isolators::plan::{LaunchPlan, LinuxNamespaceType as Kind, Spec};
+use isolators::plan::{LaunchPlan, LinuxNamespaceType as Kind, Spec, seen_by};
 use oci_spec::runtime::{
     Capability, Hook, Hooks, Linux, LinuxCapabilities, LinuxNamespace, Mount, Process,
     Root as SpecRoot,
@@ -28,6 +28,7 @@ pub(super) struct Scene<'a> {
     /// Relative to the root of every hierarchy, with a leading slash.
     pub cgroup: PathBuf,
     pub extra_cgroups: Vec<PathBuf>,
+    pub no_pivot: bool,
 }
 
 fn unsupported(what: impl Into<String>) -> LaunchError {
@@ -57,6 +58,7 @@ pub(super) fn translate(
         own_proc: pid.is_some(),
         own_pids: pid.is_some_and(|space| space.path().is_none()),
         cover_dev,
+        no_pivot: scene.no_pivot,
         wait: !plan.wait_for.is_empty(),
         executable: plan.executable.clone(),
         system_calls: plan
@@ -96,10 +98,17 @@ fn refuse(plan: &LaunchPlan) -> Result<(), LaunchError> {
         let what = "containers without a new mount namespace (isolator filesystem/linux)";
         return Err(unsupported(what));
     }
-    for kind in [Kind::User, Kind::Time] {
-        if asks(kind).is_some() {
-            return Err(unsupported(format!("the {kind} namespace")));
-        }
+    if asks(Kind::User).is_some() {
+        // libcontainer cannot map the ids of mounts.
+        return Err(unsupported("the user namespace (--userns_remap)"));
+    }
+    let settings = linux.and_then(|linux| linux.sysctl().as_ref());
+    if let Some(name) = settings.into_iter().flatten().find_map(|(name, _)| name.split_once('/')) {
+        return Err(unsupported(format!("kernel settings of '{}.*' with dots in names", name.0)));
+    }
+    let mounts = plan.spec.mounts().as_deref().unwrap_or_default();
+    if let Some(what) = mounts.iter().find_map(strange) {
+        return Err(unsupported(what));
     }
     if linux.is_some_and(|linux| linux.seccomp().is_some()) {
         return Err(unsupported("an OCI system call filter"));
@@ -113,6 +122,17 @@ fn refuse(plan: &LaunchPlan) -> Result<(), LaunchError> {
         return Err(unsupported("a terminal"));
     }
     Ok(())
+}
+
+/// What libcontainer makes something else of.
+fn strange(mount: &Mount) -> Option<&'static str> {
+    let has = |word: &str| mount.options().iter().flatten().any(|option| option == word);
+    let of_another = mount.source().as_deref().and_then(seen_by).is_some();
+    match (mount.typ().as_deref() == Some("bind"), has("shared") || has("rshared")) {
+        (true, true) => Some("volumes with bidirectional mount propagation"),
+        (true, _) if of_another => Some("mounts of another container (a shared /dev/shm)"),
+        _ => None,
+    }
 }
 
 /// Whether the process may install a filter when libcontainer lets us, which is

@@ -8,7 +8,10 @@ use std::collections::BTreeMap;
 
 use mesos::json::Writer;
 use mesos::master::Response;
-use mesos::master::response::{GetAgents, GetExecutors, GetFrameworks, GetRoles, GetTasks};
+use mesos::master::event::Subscribed;
+use mesos::master::response::{
+    GetAgents, GetExecutors, GetFrameworks, GetRoles, GetState, GetTasks,
+};
 use mesos::resources::{Item, Quantities};
 
 use super::roles::{self, RoleQuota};
@@ -56,18 +59,7 @@ pub fn json(response: &Response) -> Vec<u8> {
         let kind = response.r#type().as_str_name();
         w.key("type").string(kind);
         if let Some(lists) = &response.get_state {
-            w.key("get_state").object(|w| {
-                let tasks = lists.get_tasks.as_ref();
-                w.key("get_tasks").object(|w| tasks.iter().for_each(|l| write_tasks(w, l)));
-                let executors = lists.get_executors.as_ref();
-                w.key("get_executors")
-                    .object(|w| executors.iter().for_each(|l| write_executors(w, l)));
-                let frameworks = lists.get_frameworks.as_ref();
-                w.key("get_frameworks")
-                    .object(|w| frameworks.iter().for_each(|l| write_frameworks(w, l)));
-                let agents = lists.get_agents.as_ref();
-                w.key("get_agents").object(|w| agents.iter().for_each(|l| write_agents(w, l)));
-            });
+            w.key("get_state").object(|w| write_state(w, lists));
         }
         if let Some(lists) = &response.get_agents {
             w.key("get_agents").object(|w| write_agents(w, lists));
@@ -88,6 +80,32 @@ pub fn json(response: &Response) -> Vec<u8> {
         || response.get_tasks.is_some()
         || response.get_executors.is_some();
     if has_list { w.into_bytes() } else { v1("mesos.v1.master.Response", response) }
+}
+
+/// The first event of an operator's stream, with the same lists.
+#[must_use]
+pub fn subscribed(event: &Subscribed) -> Vec<u8> {
+    let mut w = Writer::new();
+    w.object(|w| {
+        w.key("type").string("SUBSCRIBED");
+        w.key("subscribed").object(|w| {
+            let lists = event.get_state.iter();
+            w.key("get_state").object(|w| lists.for_each(|l| write_state(w, l)));
+            w.key("heartbeat_interval_seconds").double(event.heartbeat_interval_seconds());
+        });
+    });
+    w.into_bytes()
+}
+
+fn write_state(w: &mut Writer, lists: &GetState) {
+    let tasks = lists.get_tasks.as_ref();
+    w.key("get_tasks").object(|w| tasks.iter().for_each(|l| write_tasks(w, l)));
+    let executors = lists.get_executors.as_ref();
+    w.key("get_executors").object(|w| executors.iter().for_each(|l| write_executors(w, l)));
+    let frameworks = lists.get_frameworks.as_ref();
+    w.key("get_frameworks").object(|w| frameworks.iter().for_each(|l| write_frameworks(w, l)));
+    let agents = lists.get_agents.as_ref();
+    w.key("get_agents").object(|w| agents.iter().for_each(|l| write_agents(w, l)));
 }
 
 fn v1(name: &str, message: &impl prost::Message) -> Vec<u8> {

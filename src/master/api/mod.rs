@@ -7,10 +7,11 @@
 //! * [`stream`]: event streams; [`views`]: what operator calls and streams show.
 //! * [`state`], [`summary`], [`slaves`], [`frameworks`], [`tasks`], [`roles`]:
 //!   bodies of the v0 read endpoints, pure functions of a snapshot.
-//! * [`lists`]: the `GET_*` lists of the operator API as JSON.
+//! * `help`: what each path is for; [`lists`]: the `GET_*` lists of the operator API as JSON.
 //! * [`pieces`]: JSON of single agents and tasks, kept between requests.
 
 pub mod frameworks;
+mod help;
 pub mod lists;
 pub mod operator;
 pub mod pieces;

@@ -6,7 +6,8 @@ use async_trait::async_trait;
 
 use super::pieces::Pieces;
 use super::tasks::TasksQuery;
-use super::{frameworks, operator, roles, scheduler, slaves, state, summary, tasks, v0};
+use super::{frameworks, help, operator, roles, scheduler, slaves, state, summary, tasks, v0};
+use crate::daemon::api::help::Help;
 use crate::daemon::api::{Common, Endpoint};
 use crate::master::core::{Command, Refusal};
 use crate::master::driver::{Handle, Overloaded};
@@ -30,6 +31,7 @@ enum Route {
     Teardown,
     Weights,
     Later(&'static str),
+    Help,
 }
 
 fn routes() -> Routes<Route> {
@@ -68,13 +70,17 @@ pub struct Api {
     pub common: Common,
     pieces: Arc<Pieces>,
     routes: Routes<Route>,
+    help: Help,
 }
 
 impl Api {
     /// The doors of the master behind `handle`.
     #[must_use]
     pub fn new(handle: Handle, common: Common) -> Arc<Api> {
-        Arc::new(Api { handle, common, pieces: Arc::default(), routes: routes() })
+        let routes = routes();
+        let help = Help::new(&routes, help::WORDS);
+        let routes = help.routes(routes, &Route::Help);
+        Arc::new(Api { handle, common, pieces: Arc::default(), routes, help })
     }
 
     /// Renders off a snapshot, away from the async threads.
@@ -157,6 +163,7 @@ impl Service for Door {
             Route::Teardown => v0::teardown(api, request).await,
             Route::Weights => v0::weights(api, request).await,
             Route::Later(what) => v0::later(what),
+            Route::Help => api.help.answer(&request),
             read => api.read(read, &request).await,
         }
     }
@@ -222,4 +229,14 @@ pub(super) fn parse_json(name: &str, body: &[u8]) -> Result<Vec<u8>, Response> {
         };
         Response::text(StatusCode::BAD_REQUEST, text)
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_endpoint_explains_itself() {
+        assert_eq!(Help::new(&routes(), help::WORDS).gaps(help::WORDS), Vec::<String>::new());
+    }
 }

@@ -11,7 +11,7 @@ use mesos::{recordio, scheduler};
 use prost::Message;
 use tokio::sync::mpsc;
 
-use super::views;
+use super::{lists, views};
 use crate::master::core::{OperatorEvent, StreamId};
 use crate::master::driver::Handle;
 use crate::master::snapshot::Snapshot;
@@ -33,8 +33,12 @@ pub fn encode(name: &str, message: &impl Message, media: Media) -> Vec<u8> {
 }
 
 fn record(name: &str, message: &impl Message, media: Media) -> Bytes {
+    framed(&encode(name, message, media))
+}
+
+fn framed(record: &[u8]) -> Bytes {
     let mut out = Vec::new();
-    recordio::encode(&encode(name, message, media), &mut out);
+    recordio::encode(record, &mut out);
     out.into()
 }
 
@@ -80,12 +84,18 @@ pub fn operator(
                 get_state: Some(views::state(&snapshot)),
                 heartbeat_interval_seconds: Some(HEARTBEAT.as_secs_f64()),
             };
-            let event = master::Event {
-                r#type: Some(event::Type::Subscribed as i32),
-                subscribed: Some(subscribed),
-                ..master::Event::default()
+            let bytes = match media {
+                Media::Json => lists::subscribed(&subscribed),
+                Media::Protobuf => {
+                    let event = master::Event {
+                        r#type: Some(event::Type::Subscribed as i32),
+                        subscribed: Some(subscribed),
+                        ..master::Event::default()
+                    };
+                    event.encode_to_vec()
+                }
             };
-            record("mesos.v1.master.Event", &event, media)
+            framed(&bytes)
         });
         let Ok(first) = first.await else { return };
         if chunks.send(first).await.is_err() {
@@ -140,12 +150,12 @@ fn operator_event(event: OperatorEvent) -> master::Event {
         }
         OperatorEvent::FrameworkAdded(framework) => {
             kind(Type::FrameworkAdded);
-            let framework = views::framework(&framework, Vec::new());
+            let framework = views::framework_told(&framework);
             out.framework_added = Some(event::FrameworkAdded { framework });
         }
         OperatorEvent::FrameworkUpdated(framework) => {
             kind(Type::FrameworkUpdated);
-            let framework = views::framework(&framework, Vec::new());
+            let framework = views::framework_told(&framework);
             out.framework_updated = Some(event::FrameworkUpdated { framework });
         }
         OperatorEvent::FrameworkRemoved(info) => {

@@ -65,6 +65,22 @@ pub fn framework(framework: &Framework, offers: Vec<mesos::Offer>) -> r::get_fra
     }
 }
 
+/// One framework as event streams tell it: without offers, resources and offer
+/// constraints, and with a time of unregistration that is 0 until there is one.
+#[must_use]
+pub fn framework_told(framework: &Framework) -> r::get_frameworks::Framework {
+    r::get_frameworks::Framework {
+        framework_info: (*framework.info).clone(),
+        active: framework.active(),
+        connected: framework.connected(),
+        recovered: framework.recovered(),
+        registered_time: time(framework.registered),
+        reregistered_time: time(framework.reregistered.unwrap_or(framework.registered)),
+        unregistered_time: time(framework.unregistered.unwrap_or_default()),
+        ..r::get_frameworks::Framework::default()
+    }
+}
+
 /// `GET_AGENTS`.
 #[must_use]
 pub fn agents(snapshot: &Snapshot) -> r::GetAgents {

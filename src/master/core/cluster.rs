@@ -37,6 +37,17 @@ pub struct Cluster {
     pub role_whitelist: Option<Arc<BTreeSet<String>>>,
     /// What was counted so far, for the metrics.
     pub counters: Arc<Counters>,
+    /// How the allocator saw it after its latest regular cycle, for the metrics.
+    pub allocation: Arc<Allocation>,
+}
+
+/// What only the allocator knows.
+#[derive(Debug, Clone, Default)]
+pub struct Allocation {
+    /// Dominant share of each role with frameworks.
+    pub shares: Vec<(String, f64)>,
+    /// Refusals in force per role.
+    pub filters: BTreeMap<String, usize>,
 }
 
 /// A registered agent.

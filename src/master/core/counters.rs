@@ -4,6 +4,7 @@
 //! computed from a snapshot when somebody asks.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use mesos::OperationState;
 use mesos::offer::operation;
@@ -79,6 +80,10 @@ pub struct Counters {
     pub operations: BTreeMap<(operation::Type, OperationState), u64>,
     /// Allocation cycles run.
     pub allocation_runs: u64,
+    /// How long the latest of them was due before it ran.
+    pub allocation_latency: Duration,
+    /// Messages of drivers, by the principal of their framework.
+    messages: BTreeMap<String, u64>,
 }
 
 impl Default for Counters {
@@ -88,6 +93,8 @@ impl Default for Counters {
             named: BTreeMap::new(),
             operations: BTreeMap::new(),
             allocation_runs: 0,
+            allocation_latency: Duration::ZERO,
+            messages: BTreeMap::new(),
         }
     }
 }
@@ -106,6 +113,27 @@ impl Counters {
     /// Counts one more operation that ended.
     pub fn add_operation(&mut self, kind: operation::Type, end: OperationState) {
         *self.operations.entry((kind, end)).or_default() += 1;
+    }
+
+    /// Counts one more message of a framework of `principal`.
+    pub fn add_message(&mut self, principal: &str) {
+        match self.messages.get_mut(principal) {
+            Some(count) => *count += 1,
+            None => {
+                self.messages.insert(principal.to_owned(), 1);
+            }
+        }
+    }
+
+    /// Messages of frameworks of `principal`, while it has some.
+    #[must_use]
+    pub fn messages_of(&self, principal: &str) -> u64 {
+        self.messages.get(principal).copied().unwrap_or(0)
+    }
+
+    /// The last framework of `principal` is gone.
+    pub fn forget_messages(&mut self, principal: &str) {
+        self.messages.remove(principal);
     }
 
     /// How many of `name` there were.

@@ -435,6 +435,13 @@ impl Core {
         framework.unregistered = Some(self.now.wall);
         let info = framework.info.clone();
         self.keep_completed(framework);
+        if let Some(principal) = &info.principal {
+            let mut left = self.cluster.frameworks.values();
+            if !left.any(|f| f.info.principal.as_ref() == Some(principal)) {
+                drop(left);
+                self.counters().forget_messages(principal);
+            }
+        }
         self.tell_operators(OperatorEvent::FrameworkRemoved(info));
     }
 
@@ -448,7 +455,10 @@ impl Core {
             self.framework(id).into_iter().flat_map(|f| f.tasks.keys().cloned()).collect();
         for task in tasks {
             let agent = self.task(id, &task).map(|t| (&t.slave_id).into());
-            let update = self.own_update(id, agent.as_ref(), &task, &verdict);
+            let mut update = self.own_update(id, agent.as_ref(), &task, &verdict);
+            // compat: only operators see this one, and Mesos names no executor in it.
+            update.executor_id = None;
+            update.status.executor_id = None;
             self.update_task(id, &task, &update);
             self.remove_task(id, &task, false);
         }

@@ -36,12 +36,21 @@ impl Core {
             }
             return;
         }
+        self.count_message(from);
         let kind = name.strip_prefix("mesos.internal.").unwrap_or(name);
         if self.agent_message(from, kind, body).is_some() {
             return;
         }
         if self.driver_message(from, kind, body).is_none() {
             self.count("dropped_messages");
+        }
+    }
+
+    /// Counts a message of a known driver for its principal.
+    fn count_message(&mut self, from: &Pid) {
+        let framework = self.frameworks.by_pid.get(from).and_then(|id| self.framework(id));
+        if let Some(principal) = framework.and_then(|f| f.info.principal.clone()) {
+            self.counters().add_message(&principal);
         }
     }
 

@@ -59,7 +59,7 @@ pub use event::{
 };
 pub use registry::apply;
 
-use self::cluster::{Agent, Cluster, Framework};
+use self::cluster::{Agent, Allocation, Cluster, Framework};
 use self::config::Config;
 use self::counters::Counters;
 use self::offers::OpenOffer;
@@ -85,7 +85,10 @@ pub struct Core {
     pending: BTreeMap<u64, Pending>,
     next: NextIds,
     /// Agents the next triggered allocation must look at.
-    trigger: Option<Scope>,
+    /// What to allocate soon, and since when.
+    trigger: Option<(Scope, Duration)>,
+    /// When the next regular cycle is to run.
+    cycle_due: Duration,
 }
 
 /// What the core must find fast about agents, and readers need not see.
@@ -157,10 +160,11 @@ impl Core {
             pending: BTreeMap::new(),
             next: NextIds::default(),
             trigger: None,
+            cycle_due: Duration::ZERO,
         };
         core.cluster.role_whitelist = core.config.roles.clone().map(Arc::new);
         core.recover(registry);
-        core.set_timer(core.config.allocation_interval, Timer::Cycle);
+        core.plan_cycle();
         core.set_timer(core.config.registry_gc_interval, Timer::Prune);
         core
     }
@@ -208,11 +212,18 @@ impl Core {
     fn due(&mut self, timer: Timer) {
         match timer {
             Timer::Cycle => {
+                let late = self.now.mono.saturating_sub(self.cycle_due);
+                self.counters().allocation_latency = late;
                 self.allocate(&Scope::All);
-                self.set_timer(self.config.allocation_interval, Timer::Cycle);
+                self.cluster.allocation = Arc::new(Allocation {
+                    shares: self.allocator.dominant_shares(),
+                    filters: self.allocator.active_filters(),
+                });
+                self.plan_cycle();
             }
             Timer::Triggered => {
-                if let Some(scope) = self.trigger.take() {
+                if let Some((scope, since)) = self.trigger.take() {
+                    self.counters().allocation_latency = self.now.mono.saturating_sub(since);
                     self.allocate(&scope);
                 }
             }
@@ -226,6 +237,11 @@ impl Core {
         }
     }
 
+    fn plan_cycle(&mut self) {
+        self.cycle_due = self.now.mono.saturating_add(self.config.allocation_interval);
+        self.set_timer(self.config.allocation_interval, Timer::Cycle);
+    }
+
     fn set_timer(&mut self, after: Duration, timer: Timer) -> TimerId {
         self.timers.set(self.now.mono.saturating_add(after), timer)
     }
@@ -235,13 +251,13 @@ impl Core {
         self.trigger = Some(match (self.trigger.take(), scope) {
             (None, scope) => {
                 self.set_timer(Duration::ZERO, Timer::Triggered);
-                scope
+                (scope, self.now.mono)
             }
-            (Some(Scope::Agents(mut all)), Scope::Agents(more)) => {
+            (Some((Scope::Agents(mut all), since)), Scope::Agents(more)) => {
                 all.extend(more);
-                Scope::Agents(all)
+                (Scope::Agents(all), since)
             }
-            _ => Scope::All,
+            (Some((_, since)), _) => (Scope::All, since),
         });
     }
 

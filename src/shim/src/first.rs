@@ -1,7 +1,8 @@
 //! The container's first process, from its creation to the command.
 //!
-//! It shares the shim's memory while the shim is stopped (`CLONE_VM |
-//! CLONE_VFORK`), so it reports a failing step simply by writing the record.
+//! It shares the shim's memory while the shim is stopped (`CLONE_VM | CLONE_VFORK`),
+//! or, to enter a time namespace, has a copy; either way it shares the mapped record
+//! and reports a failing step simply by writing it.
 
 use core::ffi::c_void;
 use core::mem::MaybeUninit;
@@ -9,7 +10,7 @@ use core::mem::MaybeUninit;
 use crate::Shim;
 use crate::arch::{CloneArgs, clone3};
 use crate::program::{Op, SAYS_WAITING, SOCKET_FD, code};
-use crate::steps::done;
+use crate::steps::{self, done};
 use crate::sys::{self, call, errno};
 
 const STACK: usize = 8192;
@@ -31,9 +32,12 @@ pub fn spawn(shim: &mut Shim, index: usize) -> Result<usize, i32> {
         0 => (0, 0),
         slot => (sys::CLONE_INTO_CGROUP, shim.slot(slot - 1)? as u64),
     };
+    let memory = if op.b == 1 { 0 } else { sys::CLONE_VM };
     let mut stack = MaybeUninit::<Stack>::uninit();
+    // In a time namespace the clocks may be others.
+    shim.record.starting();
     let args = CloneArgs {
-        flags: sys::CLONE_VM | sys::CLONE_VFORK | flag,
+        flags: memory | sys::CLONE_VFORK | flag,
         exit_signal: sys::SIGCHLD,
         stack: stack.as_mut_ptr() as u64,
         stack_size: STACK as u64,
@@ -74,13 +78,8 @@ fn run(shim: &mut Shim, op: &Op) -> Result<(), i32> {
             Ok(())
         }
         code::WRITE => done(call!(WRITE, shim.slot(op.a)?, shim.string(op.b)?, op.c)),
-        code::WRITE_AT => {
-            let flags = sys::O_WRONLY | sys::O_CLOEXEC;
-            let fd = call!(OPENAT, shim.slot(op.a)?, shim.string(op.b)?, flags, 0)?;
-            let written = call!(WRITE, fd, shim.string(op.c)?, op.d);
-            let _ = call!(CLOSE_RANGE, fd, fd, 0);
-            done(written)
-        }
+        code::WRITE_AT => steps::write_at(shim, op),
+        code::JOIN => steps::join(shim, op),
         code::WAIT => wait(),
         code::UNSHARE => done(call!(UNSHARE, op.d)),
         code::SESSION => done(call!(SETSID)),

@@ -41,7 +41,8 @@ pub mod code {
     /// Clone the mount tree at path `a` into slot `b`, recursively if `c` is 1. If
     /// `d` is not 0 the path is below the directory in slot `d - 1` and stays there.
     pub const TREE: u32 = 3;
-    /// Enter the namespace at path `a`; `b` is its `CLONE_NEW*` kind.
+    /// Enter the namespace at path `a`; `b` is its `CLONE_NEW*` kind. If `d` is not 0:
+    /// the one open in slot `d - 1`. Also for the first process.
     pub const JOIN: u32 = 4;
     /// Set the host name to string `a` of length `b`.
     pub const HOSTNAME: u32 = 5;
@@ -75,20 +76,28 @@ pub mod code {
     /// Record the shim's own pid, read as `self` in the procfs of slot `a`.
     pub const IDENTIFY: u32 = 18;
     /// Start the container's first process; slot `a - 1` is its v2 cgroup if `a` is not 0.
+    /// If `b` is 1 it gets memory of its own: only so it enters the time namespace that
+    /// the shim has made for its children.
     pub const SPAWN: u32 = 19;
     /// The first process is a runtime that starts the container's: wait for its end,
     /// and if it ended well go on with the process whose pid it left in the record.
     pub const FOLLOW: u32 = 20;
+    /// Map the ids of the tree in slot `a`, not yet attached, by the user namespace in
+    /// slot `b`; recursively if `c` is 1.
+    pub const MAP_IDS: u32 = 21;
+    /// From here on files are made by user `a` and group `b`, with all capabilities.
+    pub const FILES_AS: u32 = 22;
 
     /// Write string `b` of length `c` to the file in slot `a`.
     pub const WRITE: u32 = 32;
-    /// Write string `c` of length `d` to path `b` below the directory in slot `a`.
+    /// Write string `c` of length `d` to path `b` below the directory in slot `a`. Also
+    /// for the shim.
     pub const WRITE_AT: u32 = 33;
     /// Publish the own pid, read as `self` in the procfs of slot `a`.
     pub const PUBLISH: u32 = 34;
     /// Tell the agent and wait until it answers.
     pub const WAIT: u32 = 35;
-    /// Leave the namespaces `d` for new ones.
+    /// Leave the namespaces `d` for new ones. Also for the shim.
     pub const UNSHARE: u32 = 36;
     /// Start a session.
     pub const SESSION: u32 = 37;

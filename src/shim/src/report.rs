@@ -41,11 +41,15 @@ impl Report {
         self.put(at::SHIM, pid);
     }
 
+    /// The first process is about to exist.
+    pub fn starting(&self) {
+        self.put_long(at::STARTED, sys::clock(0));
+        self.put_long(at::STARTED_BOOT, sys::clock(7));
+    }
+
     /// The first process exists.
     pub fn publish(&self, pid: u32) {
         self.put(at::PID, pid);
-        self.put_long(at::STARTED, sys::clock(0));
-        self.put_long(at::STARTED_BOOT, sys::clock(7));
         self.advance(state::PUBLISHED);
     }
 

@@ -27,12 +27,17 @@ pub fn run(shim: &mut Shim, op: &Op) -> Result<(), i32> {
             let _ = call!(CLOSE_RANGE, found, found, 0);
             shim.keep(op.b, fd?)
         }
-        code::JOIN => {
-            let fd = call!(OPENAT, sys::AT_FDCWD, shim.string(op.a)?, sys::O_CLOEXEC, 0)?;
-            let joined = call!(SETNS, fd, op.b);
-            let _ = call!(CLOSE_RANGE, fd, fd, 0);
-            done(joined)
+        code::JOIN => join(shim, op),
+        code::UNSHARE => done(call!(UNSHARE, op.d)),
+        code::WRITE_AT => write_at(shim, op),
+        code::MAP_IDS => {
+            let depth = if op.c == 1 { sys::AT_RECURSIVE } else { 0 };
+            // struct mount_attr: set (MOUNT_ATTR_IDMAP), clear, propagation, namespace.
+            let request = [0x0010_0000, 0, 0, shim.slot(op.b)? as u64];
+            let (fd, flags) = (shim.slot(op.a)?, depth | sys::AT_EMPTY_PATH);
+            done(call!(MOUNT_SETATTR, fd, c"".as_ptr(), flags, request.as_ptr(), 32))
         }
+        code::FILES_AS => files_as(op.a, op.b),
         code::IDENTIFY => {
             shim.record.identify(sys::own_pid(shim.slot(op.a)?)?);
             Ok(())
@@ -83,6 +88,45 @@ pub fn run(shim: &mut Shim, op: &Op) -> Result<(), i32> {
 /// Drops the value of a successful call.
 pub fn done(answer: sys::Answer) -> Result<(), i32> {
     answer.map(|_| ())
+}
+
+/// Enters a namespace, by path or by slot.
+pub fn join(shim: &Shim, op: &Op) -> Result<(), i32> {
+    if op.d != 0 {
+        return done(call!(SETNS, shim.slot(op.d as u32 - 1)?, op.b));
+    }
+    let fd = call!(OPENAT, sys::AT_FDCWD, shim.string(op.a)?, sys::O_CLOEXEC, 0)?;
+    let joined = call!(SETNS, fd, op.b);
+    let _ = call!(CLOSE_RANGE, fd, fd, 0);
+    done(joined)
+}
+
+/// Writes a file below a directory.
+pub fn write_at(shim: &Shim, op: &Op) -> Result<(), i32> {
+    let flags = sys::O_WRONLY | sys::O_CLOEXEC;
+    let fd = call!(OPENAT, shim.slot(op.a)?, shim.string(op.b)?, flags, 0)?;
+    let written = call!(WRITE, fd, shim.string(op.c)?, op.d);
+    let _ = call!(CLOSE_RANGE, fd, fd, 0);
+    done(written)
+}
+
+/// Makes files as another user and group. SECBIT_NO_SETUID_FIXUP keeps the
+/// capabilities that user 0 has over files.
+fn files_as(user: u32, group: u32) -> Result<(), i32> {
+    let keep = if user == 0 { 0 } else { 4 };
+    if keep != 0 {
+        call!(PRCTL, 28, keep)?;
+    }
+    call!(SETFSGID, group)?;
+    call!(SETFSUID, user)?;
+    // These calls tell failure by changing nothing: asking is trying the impossible.
+    if call!(SETFSUID, -1isize)? != user as usize || call!(SETFSGID, -1isize)? != group as usize {
+        return Err(errno::EPERM);
+    }
+    if keep == 0 {
+        call!(PRCTL, 28, 0)?;
+    }
+    Ok(())
 }
 
 /// As [`done`]; "exists already" is success.

@@ -37,6 +37,8 @@ numbers! {
     SETGROUPS 116 159
     SETRESUID 117 147
     SETRESGID 119 149
+    SETFSUID 122 151
+    SETFSGID 123 152
     CAPSET 126 91
     STATFS 137 43
     PIVOT_ROOT 155 41
@@ -71,6 +73,7 @@ numbers! {
 
 /// Error numbers that the shim tells apart.
 pub mod errno {
+    pub const EPERM: i32 = 1;
     pub const ENOENT: i32 = 2;
     pub const EINTR: i32 = 4;
     pub const EAGAIN: i32 = 11;

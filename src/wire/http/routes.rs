@@ -46,6 +46,20 @@ impl<T> Routes<T> {
         self
     }
 
+    /// The process that paths of unknown processes go to.
+    #[must_use]
+    pub fn delegate(&self) -> &str {
+        &self.delegate
+    }
+
+    /// Every process and route, in no order.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
+        let all = self.processes.iter();
+        all.flat_map(|(process, routes)| {
+            routes.keys().map(|route| (process.as_str(), route.as_str()))
+        })
+    }
+
     /// Whether a libprocess message can be for `process`.
     #[must_use]
     pub fn has_process(&self, process: &str) -> bool {

@@ -31,7 +31,7 @@ use tracing::{debug, warn};
 use super::{Upid, frame};
 
 /// Bytes that may wait for one peer. A peer this far behind does not read at all.
-const MAX_QUEUED: usize = 256 << 20;
+pub const MAX_QUEUED: usize = 256 << 20;
 /// How long a connection attempt may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a connection without links stays open after its last message.
@@ -49,6 +49,8 @@ struct Inner {
     own: SocketAddr,
     exited: mpsc::UnboundedSender<Upid>,
     runtime: Handle,
+    /// Bytes that may wait for one peer.
+    max_queued: usize,
     peers: Mutex<Peers>,
 }
 
@@ -74,8 +76,18 @@ impl Post {
     /// every linked address once when the connection to its host is gone.
     #[must_use]
     pub fn new(own: SocketAddr, exited: mpsc::UnboundedSender<Upid>) -> Post {
-        let peers = Mutex::new(Peers::default());
-        Post { inner: Arc::new(Inner { own, exited, runtime: Handle::current(), peers }) }
+        Post::bounded(own, exited, MAX_QUEUED)
+    }
+
+    /// As [`Post::new`], with at most `max_queued` bytes waiting for one peer.
+    #[must_use]
+    pub fn bounded(
+        own: SocketAddr,
+        exited: mpsc::UnboundedSender<Upid>,
+        max_queued: usize,
+    ) -> Post {
+        let (runtime, peers) = (Handle::current(), Mutex::default());
+        Post { inner: Arc::new(Inner { own, exited, runtime, max_queued, peers }) }
     }
 
     /// The advertised address: what stands after the `@` of our own processes.
@@ -92,7 +104,7 @@ impl Post {
         let mut peers = self.inner.lock();
         let peer = self.inner.peer(&mut peers, to.address);
         let queued = peer.queued.fetch_add(size, Ordering::Relaxed);
-        if queued > 0 && queued + size > MAX_QUEUED {
+        if queued > 0 && queued + size > self.inner.max_queued {
             peer.queued.fetch_sub(size, Ordering::Relaxed);
             warn!(%to, name, queued, "dropping a message: the peer does not read");
             // A hole in the order of messages is worse than a broken connection,

@@ -50,7 +50,12 @@ async fn a_recorded_v0_executor_runs_under_our_agent() {
     let run = second.iter().find(|s| s.name().ends_with("RunTaskMessage")).expect("recorded");
     let theirs = value_after(&run.text(), "resource_version_uuids").to_owned();
     stage.names.learn(&theirs, value_after(&said, "resource_version_uuid"));
-    stage.play(&second).await;
+    // An executor speaks when its container runs, not before.
+    let brought = second.iter().position(|s| s.name().ends_with("RunTaskMessage"));
+    let (before, after) = second.split_at(brought.expect("recorded") + 1);
+    stage.play(before).await;
+    agent.has_container().await;
+    stage.play(after).await;
     assert!(stage.differences.is_empty(), "{}", stage.differences.join("\n"));
     assert!(stage.heard() >= 25, "only {} messages were compared", stage.heard());
 }

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bulkhead::agent::{Config, Handle, PostOutbox};
-use bulkhead::containerizer::native;
+use bulkhead::containerizer::{Containerizer, native};
 use bulkhead::launch::Engine;
 use bulkhead::wire::http::{Limits, Request, Response, Service, StatusCode, serve};
 use bulkhead::wire::libprocess::{Message, Post, Upid};
@@ -122,6 +122,7 @@ pub struct Agent {
     pub address: SocketAddr,
     runtime: Option<Runtime>,
     _handle: Handle,
+    containers: Arc<native::Native>,
 }
 
 /// The agent of the recordings, with nothing isolated.
@@ -160,14 +161,14 @@ impl Agent {
                 runtime_dir: run,
                 ..native::Config::default()
             };
-            let native = native::Native::new(native).expect("a containerizer");
+            let native = Arc::new(native::Native::new(native).expect("a containerizer"));
             let pid = format!("slave(1)@{address}");
             let mut config = Config::new(info(), &pid, &master.to_string(), work);
             config.version = "1.12.0".into();
             config.registration_backoff = Duration::from_millis(20);
             config.switch_user = false;
             let outbox = Arc::new(PostOutbox::new(post, "slave(1)"));
-            let (handle, done) = bulkhead::agent::start(config, Arc::new(native), outbox);
+            let (handle, done) = bulkhead::agent::start(config, Arc::clone(&native) as _, outbox);
             tokio::spawn(async move {
                 if let Ok(Err(error)) = done.await {
                     eprintln!("the agent ended: {error}");
@@ -175,13 +176,28 @@ impl Agent {
             });
             let door = Arc::new(Door(handle.clone()));
             tokio::spawn(serve(listener, door, Limits::default(), std::future::pending()));
-            (handle, address)
+            (handle, address, native)
         };
         // A thread of its own, since the test runs on a runtime already.
         let handle = runtime.handle().clone();
         let started = std::thread::spawn(move || handle.block_on(start)).join();
-        let (handle, address) = started.expect("the agent starts");
-        Agent { address, runtime: Some(runtime), _handle: handle }
+        let (handle, address, containers) = started.expect("the agent starts");
+        Agent { address, runtime: Some(runtime), _handle: handle, containers }
+    }
+
+    /// Waits until a container runs.
+    pub async fn has_container(&self) {
+        let runs = async {
+            loop {
+                for (id, _) in self.containers.containers() {
+                    if self.containers.status(&id).await.is_some() {
+                        return;
+                    }
+                }
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(60), runs).await.expect("a container in time");
     }
 }
 

@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use bulkhead::checkpoint::{Record, RecoveredFramework, RecoveredTask, Store, WorkDir, recover};
+use bulkhead::checkpoint::{
+    Mode, Record, RecoveredFramework, RecoveredTask, Store, WorkDir, recover,
+};
 use mesos::TaskState;
 use mesos::internal::{StatusUpdateRecord, status_update_record};
 use prost::Message as _;
@@ -38,7 +40,7 @@ fn states(framework: &RecoveredFramework) -> BTreeMap<String, Option<TaskState>>
 fn checkpoints_of_mesos_are_understood() {
     require!(golden, program_tar);
     let (_dir, work) = unpack("a-running");
-    let found = recover(&work, true).expect("strict recovery");
+    let found = recover(&work, Mode::STRICT).expect("strict recovery");
     assert!(found.agent.expect("an agent").id.expect("an id").value.ends_with("-S0"));
     let golden = found.frameworks.iter().find(|f| f.info.name == "golden").expect("framework");
     let states = states(golden);
@@ -74,13 +76,15 @@ fn checkpoints_of_mesos_are_understood() {
 fn checkpoints_are_written_as_mesos_writes_them() {
     require!(golden, program_tar);
     let (_theirs, work) = unpack("a-running");
-    let found = recover(&work, true).expect("strict recovery");
+    let found = recover(&work, Mode::STRICT).expect("strict recovery");
     let agent = found.agent.clone().expect("an agent");
     let id = agent.id.clone().expect("an id").value;
     let ours = TempDir::new("agent-meta-ours");
     let copy = WorkDir::new(ours.path());
     let store = Store::new(copy.clone(), false);
-    let write = |record: Record| store.write(&record).expect("write");
+    let write = |record: Record| {
+        store.write(&record).expect("write");
+    };
     write(Record::Agent(Box::new(agent)));
     for framework in &found.frameworks {
         let pid = framework.pid.clone().unwrap_or_else(|| "@0.0.0.0:0".to_owned());

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use bulkhead::agent::api::session::Sessions;
 use bulkhead::agent::api::{About, Api, Context, PROCESS, metrics};
 use bulkhead::agent::core::event::WireMessage;
 use bulkhead::agent::{AgentState, Config, Handle, Outbox, start};
@@ -19,6 +20,7 @@ use bulkhead::daemon::files::Files;
 use bulkhead::daemon::flags::{Flags, agent::FLAGS};
 use bulkhead::daemon::logging::Logging;
 use bulkhead::daemon::metrics::Metrics;
+use bulkhead::gc::Policy;
 use bulkhead::wire::client::{Call, Client, Reply};
 use bulkhead::wire::http::{Limits, Method, serve};
 use mesos::{ContainerId, ContainerStatus, Resource, SlaveInfo};
@@ -134,7 +136,9 @@ impl Agent {
             about,
             work_dir,
             switch_user: true,
+            collection: Policy { delay: Duration::from_secs(60), headroom: 0.1 },
             common,
+            sessions: Sessions::default(),
         };
         let api = Arc::new(Api::new(context, metrics::Surroundings::default));
         tokio::spawn(serve(listener, api, Limits::default(), std::future::pending()));

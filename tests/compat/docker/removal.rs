@@ -16,9 +16,7 @@ async fn crash(framework: &mut Framework, round: usize) {
     let names: Vec<String> = (0..CRASHES).map(|i| format!("crash-{round}-{i}")).collect();
     let line = "echo last words; exit 9";
     framework.launch(names.iter().map(|name| docker_task(name, line)).collect()).await;
-    framework
-        .until("the crashes", 120, |f| names.iter().all(|name| f.end(name).is_some()))
-        .await;
+    framework.until("the crashes", 120, |f| names.iter().all(|name| f.end(name).is_some())).await;
 }
 
 #[tokio::test]
@@ -32,8 +30,7 @@ async fn a_crash_loop_leaves_the_last_few_and_others_are_left_alone() {
             engine.api("POST", &format!("/containers/create?name={name}"), Some(&body));
         assert_eq!(status, 201, "{answer}");
     }
-    let mut cluster =
-        cluster("docker-crash", &engine, &[&format!("--docker_keep_exited={KEEP}")]);
+    let mut cluster = cluster("docker-crash", &engine, &[&format!("--docker_keep_exited={KEEP}")]);
     let mut framework = Framework::subscribe(&cluster.master, "docker-crash").await;
     crash(&mut framework, 0).await;
     eventually("the first to be removed", || engine.containers().len() == KEEP + 2).await;

@@ -2,6 +2,7 @@
 //! of the native containerizer; and the agent's death.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bulkhead::containerizer::docker::{Config, Docker};
@@ -56,7 +57,8 @@ async fn command_tasks_need_no_executor_and_lose_no_output() {
         serde_json::from_str(&file(&cluster, "loud", "docker-inspect.json")).expect("JSON");
     assert_eq!(evidence["State"]["ExitCode"], 3);
 
-    let end = framework.run(docker_task("greedy", "dd if=/dev/zero of=/dev/null bs=200M"), 60).await;
+    let end =
+        framework.run(docker_task("greedy", "dd if=/dev/zero of=/dev/null bs=200M"), 60).await;
     assert_eq!(end["state"], "TASK_FAILED", "{end}");
     assert_eq!(end["reason"], "REASON_CONTAINER_LIMITATION_MEMORY", "{end}");
 
@@ -90,7 +92,8 @@ async fn both_containerizers_work_side_by_side() {
     framework.start(command("native", "sleep 1000", 32.0)).await;
     let busy = "trap 'echo asked; exit 0' TERM; echo ready; while :; do :; done";
     framework.start(docker_task("polite", busy)).await;
-    let mut stubborn = docker_task("stubborn", "trap '' TERM; echo ready; while :; do sleep 1; done");
+    let mut stubborn =
+        docker_task("stubborn", "trap '' TERM; echo ready; while :; do sleep 1; done");
     stubborn["kill_policy"] = json!({ "grace_period": { "nanoseconds": 700_000_000 } });
     stubborn["health_check"] = json!({ "type": "COMMAND", "interval_seconds": 0.2,
         "delay_seconds": 0.0, "grace_period_seconds": 0.0,
@@ -179,7 +182,11 @@ async fn a_running_container_is_resized() {
         owner: dir.path().display().to_string(),
         ..Config::default()
     };
-    let docker = Docker::new(config).expect("a containerizer");
+    let fetcher = Arc::new(bulkhead::fetch::Fetcher::new(bulkhead::fetch::Settings {
+        cache_dir: dir.path().join("fetch"),
+        ..bulkhead::fetch::Settings::default()
+    }));
+    let docker = Docker::new(config, fetcher).expect("a containerizer");
     docker.recover(Vec::new()).await.expect("nothing to recover");
     let sandbox = dir.path().join("sandbox");
     std::fs::create_dir(&sandbox).expect("make the sandbox");

@@ -4,6 +4,7 @@ usage: scheduler.py MASTER SCENARIO     (prints what happened; exit 0 = as expec
   tasks      200 command tasks to TASK_FINISHED
   kill       a running task, killed, is TASK_KILLED
   executor   200 tasks, a message both ways and a kill through executor.py
+  bare       an executor without resources outlives its last task
   failover   a second scheduler takes over the id; the task runs on and is reconciled
 """
 import os
@@ -149,14 +150,17 @@ def kill(master):
     finish(driver)
 
 
+def custom(**more):
+    path = os.pathsep.join([HERE] + [p for p in sys.path if p.endswith('site-packages')])
+    return dict(
+        executor_id=dict(value='pymesos-executor'), name='pymesos-executor', type='CUSTOM',
+        command=dict(value='exec %s %s' % (sys.executable, os.path.join(HERE, 'executor.py')),
+                     environment=dict(variables=[dict(name='PYTHONPATH', value=path)])), **more)
+
+
 def executor(master):
     scheduler = Recorder()
-    path = os.pathsep.join([HERE] + [p for p in sys.path if p.endswith('site-packages')])
-    info = dict(
-        executor_id=dict(value='pymesos-executor'), name='pymesos-executor', type='CUSTOM',
-        resources=resources(0.1, 32),
-        command=dict(value='exec %s %s' % (sys.executable, os.path.join(HERE, 'executor.py')),
-                     environment=dict(variables=[dict(name='PYTHONPATH', value=path)])))
+    info = custom(resources=resources(0.1, 32))
 
     def task(name, action):
         return dict(task_id=dict(value=name), name=name, resources=resources(0.01, 1),
@@ -173,6 +177,29 @@ def executor(master):
     assert scheduler.messages == [b'echo:hello \x00\xff'], scheduler.messages
     driver.killTask(dict(value='stay'))
     scheduler.wait('the kill', lambda: scheduler.last('stay') == 'TASK_KILLED')
+    finish(driver)
+
+
+def bare(master):
+    scheduler = Recorder()
+    info = custom()
+
+    def task(name):
+        return dict(task_id=dict(value=name), name=name, resources=resources(0.1, 64),
+                    executor=info, data=encode_data(b'finish'))
+
+    scheduler.queue = [task('first')]
+    driver = start(scheduler, master, framework('pymesos-bare'))
+    scheduler.wait('the first end', lambda: scheduler.last('first') in TERMINAL)
+    assert scheduler.last('first') == 'TASK_FINISHED', scheduler.states
+    # A container that is being destroyed is gone by then.
+    time.sleep(1)
+    driver.sendFrameworkMessage(info['executor_id'], scheduler.agents['first'],
+                                encode_data(b'there?'))
+    scheduler.wait('the echo', lambda: scheduler.messages)
+    scheduler.queue = [task('second')]
+    scheduler.wait('the second end', lambda: scheduler.last('second') in TERMINAL)
+    assert scheduler.last('second') == 'TASK_FINISHED', scheduler.states
     finish(driver)
 
 
@@ -197,5 +224,6 @@ def failover(master):
 
 
 if __name__ == '__main__':
-    {'tasks': tasks, 'kill': kill, 'executor': executor, 'failover': failover}[sys.argv[2]](sys.argv[1])
+    {'tasks': tasks, 'kill': kill, 'executor': executor, 'bare': bare,
+     'failover': failover}[sys.argv[2]](sys.argv[1])
     print('ok')

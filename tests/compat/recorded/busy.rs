@@ -176,15 +176,14 @@ async fn calls(cluster: &Cluster, check: &mut Check) {
 }
 
 /// Names of metrics that come with features that are not there.
-const NOT_YET: [&str; 13] = [
-    "allocator/mesos/allocation_run_latency_ms",
-    "allocator/mesos/offer_filters/",
-    "allocator/mesos/quota/",
-    "allocator/mesos/resources/",
-    "allocator/mesos/roles/",
-    "frameworks/golden-principal/",
-    "master/operator_event_stream_subscribers",
-    "registrar/",
+const NOT_YET: [&str; 11] = [
+    // No quota is set.
+    "allocator/mesos/quota/roles/batch/resources/cpus/guarantee",
+    "allocator/mesos/quota/roles/batch/resources/cpus/limit",
+    "allocator/mesos/quota/roles/batch/resources/cpus/offered_or_allocated",
+    "allocator/mesos/quota/roles/batch/resources/mem/guarantee",
+    "allocator/mesos/quota/roles/batch/resources/mem/limit",
+    "allocator/mesos/quota/roles/batch/resources/mem/offered_or_allocated",
     // Ends of tasks that did not run here, and a framework that did not.
     "master/task_failed/",
     "master/task_lost/",

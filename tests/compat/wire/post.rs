@@ -130,3 +130,35 @@ async fn what_was_sent_before_the_end_still_arrives() {
     expect_bytes(&mut stream, &frame(&from, &upid, "last", b"words")).await;
     assert!(closed_within(&mut stream, SOON).await);
 }
+
+#[tokio::test]
+async fn a_peer_that_does_not_read_counts_as_exited() {
+    let (exited, mut reports) = unbounded_channel();
+    let post = Post::bounded(own(), exited, 1 << 20);
+    let (listener, address) = listen().await;
+    let peer = Upid::new("a", address);
+    post.link(&peer);
+    let mut deaf = accept(&listener).await;
+    let body = Bytes::from(vec![b'x'; 64 << 10]);
+    // The kernel takes some megabytes, too, before the queue begins to grow.
+    let mut sent = 0;
+    let report = loop {
+        post.send("master", &peer, "a.B", body.clone());
+        sent += body.len();
+        assert!(sent < 256 << 20, "nothing is held back");
+        match timeout(Duration::from_millis(1), reports.recv()).await {
+            Ok(report) => break report.expect("the post is open"),
+            Err(_) => {}
+        }
+    };
+    assert_eq!(report, peer);
+    // What was under way ends; a new message goes over a new connection.
+    let mut rest = Vec::new();
+    let ended = timeout(SOON * 6, deaf.read_to_end(&mut rest)).await.expect("in time");
+    assert!(ended.is_err() || rest.len() < sent, "{} of {sent} bytes", rest.len());
+    post.send("master", &peer, "a.B", Bytes::from_static(b"again"));
+    let mut next = accept(&listener).await;
+    let expected = frame(&Upid::new("master", own()), &peer, "a.B", b"again");
+    expect_bytes(&mut next, &expected).await;
+    assert!(reports.try_recv().is_err(), "reported once");
+}

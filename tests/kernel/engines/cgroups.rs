@@ -24,8 +24,11 @@ impl Groups {
         let found = Hierarchies::detect().expect("hierarchies");
         let mut joins = Vec::new();
         if found.is_pure_v2() {
-            let path = found.unified().expect("v2").mount.join(&inner);
-            joins.push(CgroupJoin::V2(path));
+            let mount = &found.unified().expect("v2").mount;
+            // As the isolators do it on a machine where nobody has.
+            let enabled = controllers.iter().map(|name| format!("+{name} ")).collect::<String>();
+            std::fs::write(mount.join("cgroup.subtree_control"), enabled).expect("controllers");
+            joins.push(CgroupJoin::V2(mount.join(&inner)));
         } else {
             for controller in controllers {
                 let hierarchy = found.carrying(controller).expect("a controller");
@@ -73,8 +76,7 @@ fn knobs(dir: &Path) -> BTreeMap<PathBuf, String> {
         if data.is_dir() {
             out.insert(entry.path(), "directory".to_owned());
         } else if data.permissions().mode() & 0o222 != 0
-            && !["procs", "tasks", "threads"].iter().any(|n| entry.path().ends_with(n))
-            && !entry.path().to_string_lossy().contains("cgroup.procs")
+            && !["procs", "tasks", "threads"].iter().any(|n| is_called(&entry.path(), n))
         {
             // Some can only be written.
             if let Ok(text) = std::fs::read_to_string(entry.path()) {
@@ -83,6 +85,12 @@ fn knobs(dir: &Path) -> BTreeMap<PathBuf, String> {
         }
     }
     out
+}
+
+/// Whether a knob is called `word`, or `something.word`.
+fn is_called(path: &Path, word: &str) -> bool {
+    let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+    name.rsplit('.').next() == Some(word)
 }
 
 /// Values that the use of a cgroup changes by itself.
@@ -115,7 +123,7 @@ async fn joining_changes_no_knob_and_makes_no_directory() {
         all.into_iter().filter(|(path, _)| !is_counter(path)).collect()
     };
     let all = || -> Vec<_> { paths(&groups.joins).map(|dir| stable(knobs(dir))).collect() };
-    // On v2 nothing above may change either: no controller is enabled.
+    // On v2 nothing above may change either: no other controller is enabled.
     let above: Vec<PathBuf> = paths(&groups.joins)
         .filter_map(Path::parent)
         .map(|dir| dir.join("cgroup.subtree_control"))

@@ -18,6 +18,8 @@ fn is_compared(fact: &str, groups: &Groups, with_cgroups: bool) -> bool {
         Some(("mount", target)) if elsewhere(target) => false,
         // A cgroup namespace shows where in each hierarchy the container is.
         Some(("mount", rest)) if rest.contains(" cgroup ") => false,
+        // On pure v2 that is a cgroup of libcontainer's, if the plan names none.
+        Some(("mount", rest)) if rest.contains(" cgroup2 ") => with_cgroups,
         // libcontainer joins v1 hierarchies that the plan does not name.
         Some(("cgroup", rest)) => {
             let known = groups.hierarchies.iter().any(|name| rest.contains(name.as_str()));

@@ -150,6 +150,43 @@ async fn killing_the_shim_kills_the_container() {
 }
 
 #[tokio::test]
+async fn what_libcontainer_cannot_do_is_refused_by_name() {
+    require!(root);
+    let fixture = Fixture::new("refused");
+    let bind = |source: &str, options: &[&str]| {
+        let mut mount = oci_spec::runtime::Mount::default();
+        let options = options.iter().map(|option| (*option).to_owned()).collect();
+        mount
+            .set_destination("/mnt".into())
+            .set_typ(Some("bind".to_owned()))
+            .set_source(Some(source.into()))
+            .set_options(Some(options));
+        mount
+    };
+    let mut plans = [(); 4].map(|()| fixture.plan(&BASE, &["true"]));
+    plans[0].spec.set_mounts(Some(vec![bind("/tmp", &["rbind", "rshared"])]));
+    plans[1].spec.set_mounts(Some(vec![bind("/proc/1/root/dev/shm", &["rbind"])]));
+    let linux = plans[2].spec.linux_mut().as_mut().expect("set");
+    let ids = oci_spec::runtime::LinuxIdMappingBuilder::default();
+    let ids = vec![ids.host_id(300_000_u32).size(65536_u32).build().expect("complete")];
+    let spaces = [Kind::Mount, Kind::Pid, Kind::User].map(|kind| namespace(kind, None));
+    linux.set_namespaces(Some(spaces.into()));
+    linux.set_uid_mappings(Some(ids.clone())).set_gid_mappings(Some(ids));
+    let linux = plans[3].spec.linux_mut().as_mut().expect("set");
+    linux.set_sysctl(Some([("net.ipv4.conf.eth0/7.mtu".to_owned(), "9".to_owned())].into()));
+    let wanted = [
+        "volumes with bidirectional mount propagation",
+        "mounts of another container (a shared /dev/shm)",
+        "the user namespace (--userns_remap)",
+        "kernel settings of 'net.ipv4.conf.eth0.*' with dots in names",
+    ];
+    for (plan, what) in plans.iter().zip(wanted) {
+        let error = fixture.launch("oci", plan).await.expect_err(what).to_string();
+        assert_eq!(error, format!("the oci engine does not support {what} yet"));
+    }
+}
+
+#[tokio::test]
 async fn a_second_container_joins_the_namespaces_of_the_first() {
     require!(root);
     let fixture = Fixture::new("join");

@@ -1,16 +1,17 @@
 //! Generated launch plans: small, legal, and different in every field that both
 //! engines have. One seed makes one plan, always the same.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use isolators::plan::{
     FileOperation, LaunchPlan, LinuxNamespaceType as Kind, Overlay, SystemCallFilter,
 };
+use kernel::namespaces::Namespace;
 use oci_spec::runtime::{
-    Capability, LinuxCapabilities, LinuxDevice, LinuxDeviceBuilder, LinuxDeviceType, Mount,
-    PosixRlimit, PosixRlimitBuilder, PosixRlimitType, Process, Root, User,
+    Capability, Linux, LinuxCapabilities, LinuxDevice, LinuxDeviceBuilder, LinuxDeviceType,
+    LinuxTimeOffset, Mount, PosixRlimit, PosixRlimitBuilder, PosixRlimitType, Process, Root, User,
 };
 
 use crate::cgroups::Groups;
@@ -82,6 +83,9 @@ pub(crate) fn plan(fixture: &Fixture, groups: &Groups, seed: u64) -> LaunchPlan 
     let image = dice.below(3) != 0;
     let mut kinds = vec![Kind::Mount];
     kinds.extend(dice.some(&[Kind::Pid, Kind::Ipc, Kind::Uts, Kind::Network, Kind::Cgroup]));
+    if Namespace::Time.supported() && dice.coin() {
+        kinds.push(Kind::Time);
+    }
     if image && !kinds.contains(&Kind::Pid) {
         // A new procfs shows the namespace of its maker: both must have one.
         kinds.push(Kind::Pid);
@@ -96,6 +100,7 @@ pub(crate) fn plan(fixture: &Fixture, groups: &Groups, seed: u64) -> LaunchPlan 
     if kinds.contains(&Kind::Uts) {
         plan.spec.set_hostname(Some(format!("host-{}", dice.below(1000))));
     }
+    settings(plan.spec.linux_mut().as_mut().expect("set"), &mut dice, &kinds);
     if image {
         image_root(fixture, &mut plan, &mut dice);
     } else {
@@ -128,6 +133,33 @@ pub(crate) fn plan(fixture: &Fixture, groups: &Groups, seed: u64) -> LaunchPlan 
         process.set_args(Some(args));
     }
     plan
+}
+
+/// Clocks and kernel settings of the namespaces that there are.
+fn settings(linux: &mut Linux, dice: &mut Dice, kinds: &[Kind]) {
+    if kinds.contains(&Kind::Time) && dice.coin() {
+        let mut offsets = HashMap::new();
+        for clock in dice.some(&["boottime", "monotonic"]) {
+            let mut offset = LinuxTimeOffset::default();
+            offset.set_secs(Some(dice.below(10_000) as i64)).set_nanosecs(Some(5));
+            offsets.insert(clock.to_owned(), offset);
+        }
+        linux.set_time_offsets(Some(offsets));
+    }
+    let all = [
+        (Kind::Ipc, "kernel.msgmax", "4321"),
+        (Kind::Uts, "kernel.domainname", "somewhere"),
+        (Kind::Network, "net.core.somaxconn", "77"),
+    ];
+    let mut chosen = HashMap::new();
+    for (_, name, value) in all.iter().filter(|(kind, ..)| kinds.contains(kind)) {
+        if dice.coin() {
+            chosen.insert((*name).to_owned(), (*value).to_owned());
+        }
+    }
+    if !chosen.is_empty() {
+        linux.set_sysctl(Some(chosen));
+    }
 }
 
 /// Directories on the host: `shared` to be bound, `work` to bind to.

@@ -74,12 +74,12 @@ async fn failed_launches_say_why_and_leave_nothing() {
         ..CommandInfo::default()
     };
     let mut remote = place.shell("a", "true");
-    remote.command.uris = vec![Uri { value: "http://example/x".into(), ..Uri::default() }];
+    remote.command.uris = vec![Uri { value: "docker://example/x".into(), ..Uri::default() }];
     let mut absent = place.shell("a", "true");
     absent.command.uris = vec![Uri { value: "/no/such/file".into(), ..Uri::default() }];
     let rows = [
         (place.request("a", missing), "/no/such/program"),
-        (remote, "over 'http' is not supported yet"),
+        (remote, "images are not fetched as URIs"),
         (absent, "'/no/such/file'"),
     ];
     for (request, wanted) in rows {

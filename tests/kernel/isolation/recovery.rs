@@ -8,7 +8,7 @@ use mesos::task_status::Reason;
 use crate::{ALL, PATIENCE, Place, have_probe, require, resources, top};
 
 /// Runs `work` on a runtime that then vanishes with all its tasks, as if killed.
-fn in_a_life<T>(work: impl Future<Output = T>) -> T {
+pub(crate) fn in_a_life<T>(work: impl Future<Output = T>) -> T {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()

@@ -8,7 +8,7 @@ use oci_spec::runtime::{LinuxDevice, LinuxDeviceType, Mount};
 
 use crate::{Fixture, busybox_root, empty_linux, namespace, require, root_at};
 
-fn mount(source: &Path, target: &str, kind: &str, options: &[&str]) -> Mount {
+pub(crate) fn mount(source: &Path, target: &str, kind: &str, options: &[&str]) -> Mount {
     let mut mount = Mount::default();
     mount
         .set_source(Some(source.to_owned()))

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use bulkhead::launch::Engine;
 use isolators::plan::LinuxNamespaceType as Kind;
+use oci_spec::runtime::LinuxTimeOffset;
 
 use crate::{Fixture, empty_linux, end_of, namespace, require};
 
@@ -65,6 +66,67 @@ async fn a_second_container_joins_the_namespaces_of_the_first() {
     first.kill_shim().expect("signal");
     assert_eq!(end_of(&first).await.status(), None);
     assert_eq!(end_of(&second).await.status(), Some(libc::SIGKILL));
+}
+
+#[tokio::test]
+async fn clocks_are_moved_in_a_time_namespace() {
+    require!(root);
+    if !kernel::namespaces::Namespace::Time.supported() {
+        return crate::support::skip("clocks_are_moved", "time namespaces");
+    }
+    let fixture = Fixture::new("time", Engine::Linux);
+    let script = "cut -d. -f1 /proc/uptime; cat /proc/self/timens_offsets; \
+        readlink /proc/self/ns/time /proc/self/ns/time_for_children";
+    let host = || -> u64 {
+        let text = std::fs::read_to_string("/proc/uptime").expect("readable");
+        text.split('.').next().expect("seconds").parse().expect("a number")
+    };
+    for (kinds, forward) in
+        [(&[Kind::Time][..], 0), (&[Kind::Time, Kind::Pid, Kind::Mount], 1_000_000)]
+    {
+        let mut plan = fixture.plan_in(kinds, &["sh", "-c", script]);
+        if forward != 0 {
+            let mut offset = LinuxTimeOffset::default();
+            offset.set_secs(Some(forward)).set_nanosecs(Some(5));
+            let linux = plan.spec.linux_mut().as_mut().expect("set");
+            linux.set_time_offsets(Some([("boottime".to_owned(), offset)].into()));
+        }
+        let before = host();
+        let (status, output) = fixture.run(&plan).await;
+        let _ = std::fs::remove_file(fixture.path("stdout"));
+        assert_eq!(status, Some(0), "{output}");
+        let lines: Vec<&str> = output.lines().collect();
+        let uptime: u64 = lines[0].parse().expect("a number");
+        let after = host();
+        let forward = u64::try_from(forward).expect("forward");
+        assert!((before + forward..=after + forward + 1).contains(&uptime), "{output}");
+        let words: Vec<&str> = lines[2].split_whitespace().collect();
+        let part = if forward == 0 { "0" } else { "5" };
+        assert_eq!(words, ["boottime", &forward.to_string(), part], "{output}");
+        assert_eq!(lines[3], lines[4], "it is in it itself");
+        assert_ne!(lines[3], link(std::process::id(), "time").to_string_lossy());
+    }
+}
+
+#[tokio::test]
+async fn kernel_settings_are_the_containers_own() {
+    require!(root);
+    let fixture = Fixture::new("sysctl", Engine::Linux);
+    let host = std::fs::read_to_string("/proc/sys/kernel/msgmax").expect("readable");
+    let script = "cat /proc/sys/kernel/msgmax /proc/sys/net/core/somaxconn";
+    let mut plan = fixture.plan_in(&[Kind::Ipc, Kind::Network], &["sh", "-c", script]);
+    let set = |plan: &mut isolators::plan::LaunchPlan, rows: &[(&str, &str)]| {
+        let rows = rows.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+        plan.spec.linux_mut().as_mut().expect("set").set_sysctl(Some(rows.collect()));
+    };
+    set(&mut plan, &[("kernel.msgmax", "12345"), ("net.core.somaxconn", "77")]);
+    let (status, output) = fixture.run(&plan).await;
+    assert_eq!((status, output.as_str()), (Some(0), "12345\n77\n"));
+    assert_eq!(std::fs::read_to_string("/proc/sys/kernel/msgmax").expect("readable"), host);
+    set(&mut plan, &[("net.no.such", "1")]);
+    let error = fixture.launch(&plan).await.expect_err("no such setting");
+    assert_eq!(error.to_string(), "failed to set sysctl net.no.such to '1'");
+    assert_eq!(error.errno(), Some(libc::ENOENT));
 }
 
 #[tokio::test]

@@ -20,6 +20,10 @@ pub fn report(paths: &[String]) {
     lines(&mut facts, "limit", "/proc/self/limits");
     lines(&mut facts, "oom_score_adj", "/proc/self/oom_score_adj");
     lines(&mut facts, "hostname", "/proc/sys/kernel/hostname");
+    lines(&mut facts, "clock", "/proc/self/timens_offsets");
+    for setting in ["kernel/domainname", "kernel/msgmax", "net/core/somaxconn"] {
+        lines(&mut facts, setting, &format!("/proc/sys/{setting}"));
+    }
     for (name, value) in std::env::vars() {
         facts.push(format!("env {name}={value}"));
     }

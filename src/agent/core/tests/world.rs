@@ -15,10 +15,12 @@ use prost::Message;
 
 use crate::agent::config::Config;
 use crate::agent::core::Core;
-use crate::agent::core::event::{Effect, Event, Inbound, LaunchedContainer, Seq, Timer};
+use crate::agent::core::event::{
+    Effect, Event, Inbound, LaunchedContainer, NotDiscarded, Seq, Timer,
+};
 use crate::agent::core::state::is_terminal;
 use crate::agent::inbox;
-use crate::checkpoint::{Record, Store, WorkDir, recover};
+use crate::checkpoint::{Garbage, Mode, Record, Store, WorkDir, recover};
 use crate::checks;
 use crate::containerizer::Termination;
 
@@ -68,6 +70,10 @@ pub struct World {
     /// The agent dies after this many more effects.
     pub fuse: Option<usize>,
     pub forgotten: Vec<String>,
+    /// What was discarded, and whether it was urgent.
+    pub collected: Vec<(Garbage, bool)>,
+    /// What garbage is said to occupy.
+    pub weights: BTreeMap<Garbage, u64>,
     pub crashes: usize,
     resource_version: Vec<u8>,
 }
@@ -149,6 +155,8 @@ impl World {
             answers: true,
             fuse: None,
             forgotten: Vec::new(),
+            collected: Vec::new(),
+            weights: BTreeMap::new(),
             crashes: 0,
             resource_version: Vec::new(),
         };
@@ -165,7 +173,7 @@ impl World {
     }
 
     fn boot(&mut self) {
-        let recovered = recover(&WorkDir::new(&self.dir), true).unwrap();
+        let recovered = recover(&WorkDir::new(&self.dir), Mode::STRICT).unwrap();
         self.core.recover(recovered).unwrap();
         let known: Vec<String> =
             self.core.known_runs().into_iter().map(|r| r.spec.run.container).collect();
@@ -246,12 +254,29 @@ impl World {
                     self.pending.push(Pending::Event(event));
                 }
             }
+            Effect::Discard { garbage, urgent } => {
+                let result = self.store.discard(&garbage);
+                let result = result.map_err(|e| NotDiscarded::Failed(kernel::chain(&e)));
+                self.collected.push((garbage.clone(), urgent));
+                self.pending.push(Pending::Event(Event::Discarded { garbage, result }));
+            }
+            Effect::Remove { garbage, paths } => {
+                for path in &paths {
+                    std::fs::remove_dir_all(path).unwrap();
+                }
+                let result = Ok(paths.len() as u64);
+                let garbage = Some(garbage);
+                self.pending.push(Pending::Event(Event::Removed { garbage, result }));
+            }
+            Effect::Weigh(garbage) => {
+                let bytes = self.weights.get(&garbage).copied();
+                self.pending.push(Pending::Event(Event::Weighed { garbage, bytes }));
+            }
             Effect::Link { .. }
             | Effect::Stream { .. }
             | Effect::CloseStream(_)
             | Effect::Reply { .. }
-            | Effect::MeasureDisk
-            | Effect::Remove(_) => {}
+            | Effect::MeasureDisk => {}
         }
     }
 

@@ -1,0 +1,19 @@
+//! What the agent's own endpoints are for; shown by `/help`.
+
+use crate::daemon::api::help::{Words, own};
+
+/// One entry per route of the agent's process.
+pub const WORDS: &[Words] = &[
+    own("state", "Shows everything: frameworks, executors, tasks and what they use.", ""),
+    own(
+        "containers",
+        "Shows the containers of executors with their status and statistics.",
+        "`?container_id=VALUE`, `?framework_id=VALUE` or `?framework_id=VALUE&executor_id=VALUE` \
+         choose.",
+    ),
+    own("monitor/statistics", "Shows what each executor's container uses.", ""),
+    own("containerizer/debug", "Shows calls to isolator plugins that are under way.", ""),
+    own("gc", "Shows what would be collected now, and why.", ""),
+    own("api/v1", "The operator API: one call by POST, in JSON or protobuf.", ""),
+    own("api/v1/executor", "The executor API: one call by POST, in JSON or protobuf.", ""),
+];

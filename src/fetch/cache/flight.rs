@@ -1,0 +1,199 @@
+//! One download into the cache, for all who wait for it.
+
+use std::fs::File;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+use kernel::chain;
+use tokio::sync::watch;
+use tracing::{info, warn};
+
+use super::core::{Entry, Key, Reservation};
+use super::{Inner, Landing, Lease};
+use crate::fetch::message::{Job, Report, Task, Validators};
+use crate::fetch::process::{Descriptors, Program};
+use crate::fetch::uri;
+
+/// What a download is made with: those of the task that asked first.
+#[derive(Debug)]
+pub(in crate::fetch) struct Order {
+    pub program: Arc<Program>,
+    /// Its task is filled in.
+    pub job: Job,
+    pub log: File,
+    pub sandbox: OwnedFd,
+}
+
+/// Downloads, unless all who wait lose interest.
+pub(super) async fn fly(
+    inner: Arc<Inner>,
+    key: Key,
+    order: Order,
+    waiting: Arc<watch::Sender<Landing>>,
+) {
+    let landing = {
+        let download = download(&inner, &key, order);
+        tokio::pin!(download);
+        loop {
+            tokio::select! {
+                landing = &mut download => break Some(landing),
+                () = waiting.closed() => {
+                    let mut state = inner.lock();
+                    // Somebody may have come since.
+                    if waiting.receiver_count() == 0 {
+                        state.flights.remove(&key);
+                        break None;
+                    }
+                }
+            }
+        }
+    };
+    let Some(landing) = landing else {
+        info!(uri = %key.uri, "gave up a download that nobody waits for");
+        return;
+    };
+    inner.lock().flights.remove(&key);
+    waiting.send_replace(landing);
+}
+
+async fn download(inner: &Arc<Inner>, key: &Key, mut order: Order) -> Landing {
+    let (known, mut part) = match begin(inner, key) {
+        Ok(begun) => begun,
+        Err(text) => return Landing::Bypass(text),
+    };
+    // Its content cannot change, or nobody could tell: as in Mesos, it is taken as it is.
+    let pinned = uri::checksum(&key.uri).ok().flatten().is_some();
+    let validators = known.as_ref().map(|(validators, _)| validators.clone());
+    if let Some((validators, lease)) = &known
+        && (pinned || validators.is_empty())
+    {
+        return Landing::Ready(Arc::clone(lease));
+    }
+    order.job.task = Task::Fill { known: validators };
+    let descriptors =
+        Descriptors { log: &order.log, sandbox: &order.sandbox, cache: Some(&part.file) };
+    let mut helper = match order.program.start(&order.job, descriptors).await {
+        Ok(helper) => helper,
+        Err(error) => return Landing::Failed(chain(&error)),
+    };
+    loop {
+        let needed = match helper.next().await {
+            Ok(Report::Begins { size }) => size.unwrap_or(0),
+            Ok(Report::Progress { bytes }) => bytes,
+            Ok(Report::Done { validators, .. }) => return part.commit(validators),
+            Ok(Report::Unchanged) => {
+                let Some((_, lease)) = known else {
+                    return Landing::Failed("nothing is known that could be unchanged".into());
+                };
+                return Landing::Ready(lease);
+            }
+            Ok(Report::Failed { message, gone }) => return lost(inner, key, known, message, gone),
+            Err(error) => return lost(inner, key, known, chain(&error), false),
+        };
+        if let Err(text) = part.grow(needed) {
+            return Landing::Bypass(text);
+        }
+    }
+}
+
+/// What is said of a failed download: an old copy is better than none, unless the
+/// source says that there is no such thing any more.
+fn lost(
+    inner: &Inner,
+    key: &Key,
+    known: Option<(Validators, Arc<Lease>)>,
+    message: String,
+    gone: bool,
+) -> Landing {
+    let Some((_, lease)) = known else { return Landing::Failed(message) };
+    if gone {
+        let mut state = inner.lock();
+        let removed = state.book.remove(key);
+        state.sweep(removed);
+        return Landing::Failed(message);
+    }
+    warn!(uri = %key.uri, %message, "using the cached copy, which could not be checked");
+    Landing::Ready(lease)
+}
+
+type Begun<'a> = (Option<(Validators, Arc<Lease>)>, Part<'a>);
+
+/// What is in the cache already, and a new file.
+fn begin<'a>(inner: &'a Arc<Inner>, key: &'a Key) -> Result<Begun<'a>, String> {
+    let mut state = inner.lock();
+    let (name, file) = state.files(inner)?.begin(key).map_err(|error| chain(&error))?;
+    let known = state.book.hold(key).map(|Entry { file, validators, .. }| {
+        if let Ok(files) = state.files(inner) {
+            files.touch(key, &file);
+        }
+        let lease = Lease { inner: Arc::clone(inner), key: key.clone(), file };
+        (validators, Arc::new(lease))
+    });
+    drop(state);
+    Ok((known, Part { inner, key, name, file, reservation: Reservation::default(), kept: false }))
+}
+
+/// A file that is being filled; dropped, it is gone.
+struct Part<'a> {
+    inner: &'a Arc<Inner>,
+    key: &'a Key,
+    name: String,
+    file: File,
+    reservation: Reservation,
+    kept: bool,
+}
+
+impl Part<'_> {
+    /// Makes room for `bytes` in all.
+    fn grow(&mut self, bytes: u64) -> Result<(), String> {
+        let mut state = self.inner.lock();
+        let removed = state.book.reserve(&mut self.reservation, bytes).map_err(|full| {
+            format!("{} bytes do not fit into the cache of {}", full.wanted, full.capacity)
+        })?;
+        state.sweep(removed);
+        Ok(())
+    }
+
+    /// Makes the file count. Its size is what we see, not what we are told.
+    fn commit(mut self, validators: Validators) -> Landing {
+        let size = match self.file.metadata() {
+            Ok(data) => data.len(),
+            Err(error) => return Landing::Bypass(format!("the cache cannot be read: {error}")),
+        };
+        if let Err(text) = self.grow(size) {
+            return Landing::Bypass(text);
+        }
+        let mut guard = self.inner.lock();
+        let state = &mut *guard;
+        let committed = state.files(self.inner).and_then(|files| {
+            files.commit(self.key, &self.name, size, &validators).map_err(|e| chain(&e))
+        });
+        if let Err(text) = committed {
+            return Landing::Bypass(text);
+        }
+        state.book.cancel(&mut self.reservation);
+        let old = state.book.enter(self.key.clone(), self.name.clone(), size, validators);
+        state.sweep(old);
+        self.kept = true;
+        state.book.hold(self.key);
+        let (inner, key) = (Arc::clone(self.inner), self.key.clone());
+        let file = self.name.clone();
+        drop(guard);
+        Landing::Ready(Arc::new(Lease { inner, key, file }))
+    }
+}
+
+impl Drop for Part<'_> {
+    fn drop(&mut self) {
+        if self.kept {
+            return;
+        }
+        let mut state = self.inner.lock();
+        state.book.cancel(&mut self.reservation);
+        if let Some(Ok(files)) = &mut state.files
+            && let Err(error) = files.remove(self.key, &self.name)
+        {
+            warn!(error = %chain(&error), "an unfinished download stays in the cache");
+        }
+    }
+}

@@ -1,0 +1,173 @@
+//! Downloads that are kept for the next task, and shared while they are made.
+//!
+//! Whoever wants a URI first starts its download; others wait for that one ([`flight`]).
+//! A download that nobody waits for any more is given up. The books ([`core`]) and the
+//! directory ([`files`]) are behind one lock, held for single file operations.
+
+mod core;
+mod files;
+mod flight;
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+
+use kernel::chain;
+use tokio::sync::watch;
+use tracing::{info, warn};
+
+pub(super) use self::core::Key;
+use self::core::{Book, Removed};
+use self::files::Files;
+pub(super) use self::flight::Order;
+
+/// Where a download stands; everything but `Flying` is its end.
+#[derive(Debug, Clone)]
+pub(super) enum Landing {
+    Flying,
+    /// It is in the cache.
+    Ready(Arc<Lease>),
+    /// The cache cannot take it, and why; it can be fetched without.
+    Bypass(String),
+    /// It cannot be fetched, and why.
+    Failed(String),
+}
+
+/// The cache of one agent.
+#[derive(Debug, Clone)]
+pub(super) struct Cache {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    dir: PathBuf,
+    capacity: u64,
+    state: Mutex<State>,
+}
+
+#[derive(Debug)]
+struct State {
+    book: Book,
+    /// `None` before it is needed; then the directory, or why there is none.
+    files: Option<Result<Files, String>>,
+    flights: BTreeMap<Key, Weak<watch::Sender<Landing>>>,
+}
+
+impl Cache {
+    /// A cache of `capacity` bytes in `dir`. A directory of an earlier agent is opened
+    /// at once, a new one is made when it is needed.
+    pub fn new(dir: &Path, capacity: u64) -> Cache {
+        let state = State { book: Book::new(capacity), files: None, flights: BTreeMap::new() };
+        let inner = Inner { dir: dir.to_owned(), capacity, state: Mutex::new(state) };
+        if capacity > 0 && dir.exists() {
+            // That it cannot be used is told to those who want to.
+            let _ = inner.lock().files(&inner);
+        }
+        Cache { inner: Arc::new(inner) }
+    }
+
+    /// Bytes in use, and bytes there are.
+    pub fn sizes(&self) -> (u64, u64) {
+        (self.inner.lock().book.used(), self.inner.capacity)
+    }
+
+    /// The download of `key`, as `order` says if it has to be made or asked about.
+    pub async fn obtain(&self, key: Key, order: Order) -> Landing {
+        let mut landing = self.join(key, order);
+        match landing.wait_for(|landing| !matches!(landing, Landing::Flying)).await {
+            Ok(landed) => landed.clone(),
+            Err(_) => Landing::Bypass("its download was given up".into()),
+        }
+    }
+
+    /// Joins the flight that there is, or starts one.
+    fn join(&self, key: Key, order: Order) -> watch::Receiver<Landing> {
+        let mut state = self.inner.lock();
+        if let Some(flight) = state.flights.get(&key).and_then(Weak::upgrade) {
+            return flight.subscribe();
+        }
+        let (sender, receiver) = watch::channel(Landing::Flying);
+        let sender = Arc::new(sender);
+        state.flights.insert(key.clone(), Arc::downgrade(&sender));
+        tokio::spawn(flight::fly(Arc::clone(&self.inner), key, order, sender));
+        receiver
+    }
+}
+
+impl Inner {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // Books and directory may differ after a panic, by a file that the next agent
+        // sweeps.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    /// The directory, opened when it is first needed.
+    fn files(&mut self, inner: &Inner) -> Result<&mut Files, String> {
+        let book = &mut self.book;
+        let opened = self.files.get_or_insert_with(|| open(inner, book));
+        opened.as_mut().map_err(|text| text.clone())
+    }
+
+    /// Removes files that are struck out of the books.
+    fn sweep(&mut self, removed: impl IntoIterator<Item = Removed>) {
+        let Some(Ok(files)) = &mut self.files else { return };
+        for Removed { key, file } in removed {
+            if let Err(error) = files.remove(&key, &file) {
+                warn!(error = %chain(&error), "a file stays in the fetcher's cache");
+            }
+        }
+    }
+}
+
+fn open(inner: &Inner, book: &mut Book) -> Result<Files, String> {
+    if inner.capacity == 0 {
+        return Err("the cache is off (--fetcher_cache_size)".into());
+    }
+    let (files, found) = Files::open(&inner.dir).map_err(|error| chain(&error))?;
+    for download in found {
+        let files::Found { key, file, stored, .. } = download;
+        let mut reservation = core::Reservation::default();
+        let fits = book.reserve(&mut reservation, stored.size);
+        book.cancel(&mut reservation);
+        // The cache may have become smaller.
+        let going = match fits {
+            Ok(going) => {
+                let old = book.enter(key, file, stored.size, stored.validators);
+                going.into_iter().chain(old).collect()
+            }
+            Err(_) => vec![Removed { key, file }],
+        };
+        for Removed { key, file } in going {
+            files.remove(&key, &file).map_err(|error| chain(&error))?;
+        }
+    }
+    info!(bytes = book.used(), dir = %inner.dir.display(), "opened the fetcher's cache");
+    Ok(files)
+}
+
+/// A download in use: it stays as long as this.
+#[derive(Debug)]
+pub(super) struct Lease {
+    inner: Arc<Inner>,
+    key: Key,
+    file: String,
+}
+
+impl Lease {
+    /// Opens it for a reader, at its start.
+    pub fn open(&self) -> Result<File, String> {
+        let mut state = self.inner.lock();
+        let files = state.files(&self.inner)?;
+        files.open_file(&self.key, &self.file).map_err(|error| chain(&error))
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        self.inner.lock().book.release(&self.key, &self.file);
+    }
+}

@@ -1,0 +1,166 @@
+//! A blocking HTTP/1.1 client for one GET after another: redirects, proxies, TLS.
+//!
+//! Blocking on purpose: the helper does one thing, and the time limit of a read is the
+//! stall timeout. What broke in the middle is taken up where it broke, if the server
+//! can tell that it is still the same.
+
+mod body;
+mod connect;
+mod url;
+
+use std::io;
+use std::time::Duration;
+
+use thiserror::Error;
+
+use self::body::{Body, Head};
+use self::connect::Environment;
+pub(super) use self::url::Url;
+use super::sink::Sink;
+use super::{FetchFailure, log};
+use crate::fetch::message::{Job, Validators};
+
+/// Redirects that are followed.
+const REDIRECTS: usize = 20;
+/// Times that a broken download is taken up again.
+const RESUMES: u32 = 5;
+/// Pause before that.
+const PAUSE: Duration = Duration::from_millis(500);
+
+/// Why a server did not give what it was asked for.
+#[derive(Debug, Error)]
+pub(super) enum HttpError {
+    #[error("'{url}' is no URL: {why}")]
+    Url { url: String, why: &'static str },
+    #[error("failed to find the address of '{host}'")]
+    Resolve { host: String, source: io::Error },
+    #[error("failed to connect to {host}")]
+    Connect { host: String, source: io::Error },
+    #[error("the proxy {proxy} is not usable: {why}")]
+    Proxy { proxy: String, why: String },
+    #[error("failed to set up TLS: {0}")]
+    Tls(String),
+    #[error("no progress from {host} for {secs} s (--fetcher_stall_timeout)")]
+    Stalled { host: String, secs: u64 },
+    #[error("the connection to {host} broke")]
+    Broken { host: String, source: io::Error },
+    #[error("{host} did not answer in HTTP: {why}")]
+    NotHttp { host: String, why: String },
+    #[error("received HTTP return code {status}")]
+    Status { status: u16 },
+    #[error("more than {REDIRECTS} redirects")]
+    Redirects,
+}
+
+impl HttpError {
+    /// The next attempt may go well.
+    fn is_passing(&self) -> bool {
+        matches!(self, HttpError::Broken { .. } | HttpError::Connect { .. })
+    }
+
+    /// The server says that there is no such thing.
+    pub fn is_gone(&self) -> bool {
+        matches!(self, HttpError::Status { status: 404 | 410 })
+    }
+}
+
+/// What came of a download.
+pub(super) enum Outcome {
+    /// It is what was known.
+    Unchanged,
+    /// It is all there, and known by these.
+    Complete(Validators),
+}
+
+/// Downloads `url` into `sink`, unless it is what `known` tells.
+pub(super) fn download(
+    job: &Job,
+    url: &str,
+    sink: &mut Sink,
+    known: Option<&Validators>,
+) -> Result<Outcome, FetchFailure> {
+    let mut client = Client {
+        url: Url::parse(url)?,
+        environment: Environment::new(job),
+        known: known.filter(|known| !known.is_empty()),
+        seen: Validators::default(),
+    };
+    let mut left = RESUMES;
+    loop {
+        match client.attempt(sink) {
+            Err(FetchFailure::Http(error))
+                if error.is_passing() && sink.written() > 0 && left > 0 =>
+            {
+                left -= 1;
+                let (at, why) = (sink.written(), kernel::chain(&error));
+                log::warning(&format!("After {at} bytes {why}; going on from there"));
+                std::thread::sleep(PAUSE);
+            }
+            other => return other,
+        }
+    }
+}
+
+struct Client<'a> {
+    url: Url,
+    environment: Environment<'a>,
+    known: Option<&'a Validators>,
+    /// Of the answer that is in the sink.
+    seen: Validators,
+}
+
+impl Client<'_> {
+    fn attempt(&mut self, sink: &mut Sink) -> Result<Outcome, FetchFailure> {
+        // Without a strong validator nobody could tell whether the rest belongs to it.
+        let strong = self.seen.etag.as_ref().filter(|tag| !tag.starts_with("W/"));
+        let anchor = strong.or(self.seen.modified.as_ref()).cloned();
+        if sink.written() > 0 && anchor.is_none() {
+            sink.restart()?;
+        }
+        let offset = sink.written();
+        let (head, mut body) = self.follow(offset, anchor.as_deref())?;
+        match head.status {
+            304 if self.known.is_some() && offset == 0 => return Ok(Outcome::Unchanged),
+            206 if offset > 0 && head.range_start() == Some(offset) => {}
+            200 => {
+                if offset > 0 {
+                    sink.restart()?;
+                }
+                sink.begin(body.length())?;
+                self.seen = head.validators();
+            }
+            status => return Err(HttpError::Status { status }.into()),
+        }
+        let mut buffer = vec![0; 64 << 10];
+        loop {
+            match body.read(&mut buffer)? {
+                0 => return Ok(Outcome::Complete(self.seen.clone())),
+                count => sink.put(&buffer[..count])?,
+            }
+        }
+    }
+
+    /// Asks, and asks elsewhere as long as the answer is a redirect.
+    fn follow(&mut self, offset: u64, anchor: Option<&str>) -> Result<(Head, Body), FetchFailure> {
+        let mut url = self.url.clone();
+        for _ in 0..=REDIRECTS {
+            let mut headers = Vec::new();
+            if let (1.., Some(anchor)) = (offset, anchor) {
+                headers.push(("Range", format!("bytes={offset}-")));
+                headers.push(("If-Range", anchor.to_owned()));
+            } else if let Some(known) = self.known {
+                headers.extend(known.etag.clone().map(|tag| ("If-None-Match", tag)));
+                headers.extend(known.modified.clone().map(|at| ("If-Modified-Since", at)));
+            }
+            let (head, body) = body::get(&url, &self.environment, &headers)?;
+            match (head.status, head.header("location")) {
+                (301 | 302 | 303 | 307 | 308, Some(location)) => url = url.join(location)?,
+                _ => return Ok((head, body)),
+            }
+        }
+        Err(HttpError::Redirects.into())
+    }
+}
+
+#[cfg(test)]
+mod tests;

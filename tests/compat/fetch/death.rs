@@ -1,0 +1,95 @@
+//! Ends in the middle of a fetch: a kill, the agent's death.
+
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+
+use super::web::{Manner, Web};
+use super::{PATIENCE, cached, files, plain, task, unfinished};
+use crate::cluster::{Cluster, Options};
+use crate::framework::Framework;
+use crate::require;
+
+/// Waits until so many clients hang in the middle of a page.
+async fn stalled(web: &Web, count: usize) {
+    let by = Instant::now() + Duration::from_secs(PATIENCE);
+    while web.stalled() != count {
+        assert!(Instant::now() < by, "{} clients hang, not {count}", web.stalled());
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+fn pages(web: &Web) {
+    for path in ["/direct", "/cached"] {
+        web.put(path, b"some text");
+        web.behave(path, Manner::Stalls);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_killed_task_stops_fetching() {
+    require!(root, cgroup);
+    let web = Web::start();
+    pages(&web);
+    let cluster = Cluster::start("fetchkill", Options::default());
+    let mut framework = Framework::subscribe(&cluster.master, "fetchkill").await;
+    let tasks = vec![
+        task("direct", "true", plain(web.url("/direct"))),
+        task("first", "true", cached(web.url("/cached"))),
+        task("second", "test -s cached", cached(web.url("/cached"))),
+    ];
+    framework.launch(tasks).await;
+    stalled(&web, 2).await;
+    for name in ["direct", "first"] {
+        framework.call("KILL", json!({ "task_id": { "value": name } })).await;
+    }
+    let both = |f: &Framework| f.end("direct").is_some() && f.end("first").is_some();
+    framework.until("the kills", PATIENCE, both).await;
+    assert_eq!(framework.state("direct"), Some("TASK_KILLED"));
+    // The shared download goes on for the task that still waits.
+    stalled(&web, 1).await;
+    web.behave("/cached", Manner::Plain);
+    framework.until("the second task", PATIENCE, |f| f.end("second").is_some()).await;
+    assert_eq!(framework.state("second"), Some("TASK_FINISHED"));
+    assert_eq!(web.asked("/cached").iter().filter(|status| *status == "200").count(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_agents_death_ends_its_fetches() {
+    require!(root, cgroup);
+    let web = Web::start();
+    pages(&web);
+    let mut cluster = Cluster::start("fetchdeath", Options::default());
+    let mut framework = Framework::subscribe(&cluster.master, "fetchdeath").await;
+    let tasks = vec![
+        task("direct", "true", plain(web.url("/direct"))),
+        task("cached", "true", cached(web.url("/cached"))),
+    ];
+    framework.launch(tasks).await;
+    stalled(&web, 2).await;
+    cluster.kill_agent();
+    // The helpers are gone before the next agent comes.
+    stalled(&web, 0).await;
+    cluster.start_agent();
+    let both = |f: &Framework| f.end("direct").is_some() && f.end("cached").is_some();
+    framework.until("both tasks to end", PATIENCE, both).await;
+    for name in ["direct", "cached"] {
+        let state = framework.state(name).unwrap_or("");
+        assert!(
+            ["TASK_FAILED", "TASK_LOST", "TASK_GONE", "TASK_DROPPED"].contains(&state),
+            "{state}"
+        );
+    }
+    // Nothing half is in the cache, and the same URIs can be fetched.
+    assert_eq!(files(&cluster.dir.path().join("fetch")), Vec::<String>::new());
+    for path in ["/direct", "/cached"] {
+        web.behave(path, Manner::Plain);
+    }
+    let again = vec![
+        task("again", "test -s direct", plain(web.url("/direct"))),
+        task("recached", "test -s cached", cached(web.url("/cached"))),
+    ];
+    let wrong = unfinished(&cluster, &mut framework, again).await;
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    assert_eq!(cluster.stop(), Vec::<String>::new());
+}
