@@ -64,6 +64,11 @@ impl Dockerd {
             .append(true)
             .open(dir.join("log"))
             .expect("open the log");
+        // Files of an engine that was killed: where nobody reaps its containerd, the
+        // next one would wait for that.
+        for stale in ["pid", "exec/containerd/containerd.pid"] {
+            let _ = std::fs::remove_file(dir.join(stale));
+        }
         std::fs::write(dir.join("daemon.json"), "{}").expect("write its configuration");
         let mut command = match self.network {
             Network::Host => Command::new("dockerd"),

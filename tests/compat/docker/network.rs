@@ -31,15 +31,15 @@ async fn a_page_is_served_behind_a_mapped_port() {
     let cluster = cluster("docker-bridge", &engine, &[]);
     let mut framework = Framework::subscribe(&cluster.master, "docker-bridge").await;
     let line = "mkdir -p /www && echo page > /www/index.html && exec httpd -f -p 80 -h /www";
-    let task = |name: &str, network: &str, host_port: u16| {
+    let task = |name: &str, network: &str, host_port: u16, offered: u16| {
         let mut task = docker_task(name, &line.replace("mkdir", "busybox mkdir"));
         task["container"]["docker"]["network"] = network.into();
         task["container"]["docker"]["port_mappings"] =
             json!([{ "host_port": host_port, "container_port": 80, "protocol": "tcp" }]);
-        task["resources"].as_array_mut().expect("a list").push(ports(31_005));
+        task["resources"].as_array_mut().expect("a list").push(ports(offered));
         task
     };
-    let mut web = task("web", "BRIDGE", 31_005);
+    let mut web = task("web", "BRIDGE", 31_005, 31_005);
     web["container"]["hostname"] = "webserver".into();
     framework.start(web).await;
     eventually("the page", || page(&engine, "http://127.0.0.1:31005/") == "page\n").await;
@@ -53,9 +53,9 @@ async fn a_page_is_served_behind_a_mapped_port() {
     assert_eq!(page(&engine, "http://127.0.0.1:31005/"), "");
 
     for (task, words) in [
-        (task("other", "BRIDGE", 31_006), "port 31006 is not among the task's resources"),
-        (task("host", "HOST", 31_005), "'port_mappings' need a BRIDGE or USER network"),
-        (task("user", "USER", 31_005), "network USER needs one entry in 'network_infos'"),
+        (task("other", "BRIDGE", 31_006, 31_007), "port 31006 is not among the task's resources"),
+        (task("host", "HOST", 31_008, 31_008), "'port_mappings' need a BRIDGE or USER network"),
+        (task("user", "USER", 31_009, 31_009), "network USER needs one entry in 'network_infos'"),
     ] {
         let end = framework.run(task, 60).await;
         let message = end["message"].as_str().unwrap_or_default();

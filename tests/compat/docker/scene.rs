@@ -26,8 +26,11 @@ pub fn docker_task(name: &str, line: &str) -> Value {
 fn executor(cluster: &Cluster, task: &str, member: &str) -> String {
     let state = get(&cluster.agent, "/state").expect("/state");
     let state: Value = serde_json::from_str(&state).expect("JSON");
-    let frameworks = state["frameworks"].as_array().into_iter().flatten();
+    let frameworks = ["frameworks", "completed_frameworks"].map(|list| state[list].as_array());
     frameworks
+        .into_iter()
+        .flatten()
+        .flatten()
         .flat_map(|f| [&f["executors"], &f["completed_executors"]])
         .filter_map(Value::as_array)
         .flatten()
