@@ -71,11 +71,12 @@ struct Containers {
 }
 
 impl Containers {
-    fn new(flags: &Flags, work_dir: &Path, runtime_dir: &Path) -> Result<Containers, AppError> {
+    fn new(flags: &Flags, work_dir: PathBuf, runtime_dir: &Path) -> Result<Containers, AppError> {
         let names = startup::containerizers(flags)?;
         let (mut native, mut docker) = (None, None);
         if names.contains(&"mesos") {
-            let config = startup::containerizer(flags, runtime_dir.to_owned())?;
+            let mut config = startup::containerizer(flags, runtime_dir.to_owned())?;
+            config.work_dir = Some(work_dir.clone());
             native = Some(Arc::new(Native::new(config)?));
         }
         let fetcher = match &native {
@@ -83,7 +84,7 @@ impl Containers {
             None => Arc::new(Fetcher::new(startup::fetcher(flags))),
         };
         if names.contains(&"docker") {
-            let config = super::docker_flags::config(flags, work_dir, runtime_dir)?;
+            let config = super::docker_flags::config(flags, &work_dir, runtime_dir)?;
             docker = Some(Arc::new(Docker::new(config, fetcher.clone())?));
         }
         let mut all: Vec<Named> = Vec::new();
@@ -123,7 +124,7 @@ impl App {
         let info = startup::slave_info(&flags, &work_dir, hostname, address.port())?;
         let pid = format!("{}@{address}", api::PROCESS);
         let config = startup::config(&flags, info, &pid, &work_dir)?;
-        let containers = Containers::new(&flags, &work_dir, &runtime_dir)?;
+        let containers = Containers::new(&flags, work_dir, &runtime_dir)?;
         let (exited, exits) = mpsc::unbounded_channel();
         let post = Post::new(address, exited);
         Ok(App { flags, logging, listener, config, containers, post, exits })
@@ -206,6 +207,11 @@ fn service(common: Common, config: &Config, containers: Containers, handle: Hand
     common.metrics.source(system);
     let Containers { native, docker, fetcher, door } = containers;
     let reporter = native.clone();
+    let swept = native.clone();
+    common.metrics.source(move |out| {
+        let figure = |(name, value): (&str, u64)| (name.to_owned(), value as f64);
+        out.extend(swept.iter().flat_map(|native| native.leftovers()).map(figure));
+    });
     common.metrics.source(move |out| {
         for report in reporter.iter().flat_map(|native| native.plugins()) {
             let name = report.name;

@@ -35,6 +35,7 @@ pub(super) fn config(
         stop_timeout: flags.duration("docker_stop_timeout").unwrap_or(default.stop_timeout),
         kill_orphans: flags.bool("docker_kill_orphans"),
         credentials: flags.json("docker_config").cloned(),
+        secrets: super::flags::secrets(flags)?,
         default_dns: flags.json("default_container_dns").cloned(),
         policy: Policy {
             delay: flags.duration("docker_remove_delay").unwrap_or(default.policy.delay),

@@ -9,11 +9,14 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use isolators::gpu::Figure as Gpu;
+use isolators::traced::Calls;
 use mesos::container_info::Type;
 use mesos::{ContainerId, ContainerStatus, Resource};
 
 use super::{
-    Containerizer, ContainerizerError, KnownContainer, LaunchRequest, Launched, Sample, Termination,
+    Containerizer, ContainerizerError, KnownContainer, LaunchRequest, Launched, Sample,
+    Termination, Trouble,
 };
 
 /// A containerizer and its name in `--containerizers`.
@@ -53,17 +56,21 @@ fn owner<'a>(all: &'a [Named], known: &KnownContainer) -> Option<&'a Named> {
 
 #[async_trait]
 impl Containerizer for Composing {
-    async fn recover(&self, known: Vec<KnownContainer>) -> Result<(), ContainerizerError> {
+    async fn recover(
+        &self,
+        known: Vec<KnownContainer>,
+    ) -> Result<Vec<ContainerId>, ContainerizerError> {
         let mut shares: BTreeMap<&str, Vec<KnownContainer>> = BTreeMap::new();
         for known in known {
             if let Some((name, _)) = owner(&self.all, &known) {
                 shares.entry(name).or_default().push(known);
             }
         }
+        let mut never_ran = Vec::new();
         for (name, containerizer) in &self.all {
-            containerizer.recover(shares.remove(name).unwrap_or_default()).await?;
+            never_ran.extend(containerizer.recover(shares.remove(name).unwrap_or_default()).await?);
         }
-        Ok(())
+        Ok(never_ran)
     }
 
     async fn launch(&self, request: LaunchRequest) -> Result<Launched, ContainerizerError> {
@@ -161,6 +168,18 @@ impl Containerizer for Composing {
         body
     }
 
+    fn isolator_calls(&self) -> BTreeMap<(&'static str, &'static str), Calls> {
+        self.all.iter().flat_map(|(_, containerizer)| containerizer.isolator_calls()).collect()
+    }
+
+    fn gpus(&self) -> Vec<Gpu> {
+        self.all.iter().flat_map(|(_, containerizer)| containerizer.gpus()).collect()
+    }
+
+    fn troubles(&self) -> Vec<(ContainerId, Arc<Trouble>)> {
+        self.all.iter().flat_map(|(_, containerizer)| containerizer.troubles()).collect()
+    }
+
     fn containers(&self) -> Vec<(ContainerId, Option<u32>)> {
         self.all.iter().flat_map(|(_, containerizer)| containerizer.containers()).collect()
     }
@@ -191,9 +210,12 @@ mod tests {
 
     #[async_trait]
     impl Containerizer for Picky {
-        async fn recover(&self, known: Vec<KnownContainer>) -> Result<(), ContainerizerError> {
+        async fn recover(
+            &self,
+            known: Vec<KnownContainer>,
+        ) -> Result<Vec<ContainerId>, ContainerizerError> {
             self.known.lock().unwrap().extend(known.into_iter().map(|known| known.request.id));
-            Ok(())
+            Ok(Vec::new())
         }
 
         async fn launch(&self, request: LaunchRequest) -> Result<Launched, ContainerizerError> {

@@ -24,6 +24,7 @@ for purpose in "$@"; do
       need crun crun
       PATH=$PATH:/usr/sbin:/sbin need dockerd docker.io
       need nsenter util-linux
+      PATH=$PATH:/usr/sbin:/sbin need logrotate logrotate
       ;;
     vm)
       need qemu-system-x86_64 qemu-system-x86

@@ -223,9 +223,15 @@ impl Dockerd {
                 let _ = group.kill(limit).and_then(|()| group.remove(limit));
             }
         }
-        let containerd = self.dir.path().join("exec/containerd/containerd.pid");
-        if let Ok(pid) = std::fs::read_to_string(containerd) {
-            let _ = Command::new("kill").args(["-9", pid.trim()]).status();
+        // Their command lines name our directory: they are this engine's.
+        let dir = self.dir.path().display().to_string();
+        for entry in std::fs::read_dir("/proc").into_iter().flatten().flatten() {
+            let line = std::fs::read(entry.path().join("cmdline")).unwrap_or_default();
+            let line = String::from_utf8_lossy(&line).into_owned();
+            if line.contains("containerd") && line.contains(&format!("{dir}/")) {
+                let pid = entry.file_name().to_string_lossy().into_owned();
+                let _ = Command::new("kill").args(["-9", &pid]).status();
+            }
         }
         let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap_or_default();
         for point in mounts.lines().rev().filter_map(|line| line.split(' ').nth(1)) {

@@ -165,6 +165,7 @@ pub enum Inbound {
     SlaveRegistered(m::SlaveRegisteredMessage),
     SlaveReregistered(m::SlaveReregisteredMessage),
     Ping(m::PingSlaveMessage),
+    Drain(m::DrainSlaveMessage),
     Shutdown(m::ShutdownMessage),
     RunTask(Box<m::RunTaskMessage>),
     RunTaskGroup(Box<m::RunTaskGroupMessage>),

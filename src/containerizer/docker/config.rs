@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use isolators::secret::Secrets;
 use mesos::Resource;
 use serde_json::Value;
 
@@ -29,6 +30,8 @@ pub struct Config {
     pub kill_orphans: bool,
     /// `--docker_config`.
     pub credentials: Option<Value>,
+    /// Where secrets in environment variables come from.
+    pub secrets: Secrets,
     /// `--default_container_dns`.
     pub default_dns: Option<Value>,
     /// `--docker_remove_delay`, `--docker_keep_exited`.
@@ -52,6 +55,7 @@ impl Default for Config {
             kill_orphans: true,
             credentials: None,
             default_dns: None,
+            secrets: Secrets::default(),
             policy: Policy::default(),
             persistent: |_, _| None,
             statistics_age: Duration::from_secs(1),

@@ -49,6 +49,17 @@ impl Phase {
     }
 }
 
+/// Whether the engine may have been told to start the container: what is written
+/// before that is there.
+pub(super) fn was_started(dir: &ContainerDir) -> bool {
+    marks(dir).exists() || dir.read_end().is_some()
+}
+
+/// How far its output has been read.
+pub(super) fn marks(dir: &ContainerDir) -> std::path::PathBuf {
+    dir.path.join("output")
+}
+
 /// What everybody may see of a container.
 #[derive(Debug, Clone)]
 pub(super) struct View {

@@ -11,6 +11,7 @@ use std::io::Write;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use isolators::secret::Secrets;
 use mesos::{CommandInfo, ContainerId};
 use serde_json::{Value, json};
 use tokio::sync::watch;
@@ -111,7 +112,7 @@ impl Shared {
         if parent.view.borrow().phase != Phase::Running {
             return failed("check", "its parent container does not run".into());
         }
-        let body = match body(&request.command) {
+        let body = match body(&request.command, &self.config.secrets) {
             Ok(body) => body,
             Err(message) => return failed("check", message),
         };
@@ -152,7 +153,7 @@ impl Shared {
 
 /// What is executed. compat: unlike in Mesos' own containers the value comes before
 /// the arguments.
-fn body(command: &CommandInfo) -> Result<Value, String> {
+fn body(command: &CommandInfo, secrets: &Secrets) -> Result<Value, String> {
     let value = command.value.as_deref();
     let words: Vec<&str> = if command.shell.unwrap_or(true) {
         vec!["/bin/sh", "-c", value.ok_or("a shell command needs a 'value'")?]
@@ -163,7 +164,7 @@ fn body(command: &CommandInfo) -> Result<Value, String> {
     if words.is_empty() {
         return Err("a command needs a 'value'".into());
     }
-    let environment: Vec<String> = request::command_environment(command)?
+    let environment: Vec<String> = request::command_environment(command, secrets)?
         .iter()
         .map(|(name, value)| format!("{name}={value}"))
         .collect();
@@ -237,6 +238,7 @@ mod tests {
             user: Some("nobody".into()),
             ..CommandInfo::default()
         };
+        let body = |command: &CommandInfo| body(command, &Secrets::default());
         let body_of = |command: &CommandInfo| body(command).expect("fine");
         assert_eq!(body_of(&shell)["Cmd"], json!(["/bin/sh", "-c", "exit 1"]));
         assert_eq!(body_of(&shell)["User"], "nobody");

@@ -130,7 +130,7 @@ fn command(body: &mut Value, request: &LaunchRequest) -> Result<(), String> {
 
 /// The variables that the container starts with, besides the image's.
 fn environment(request: &LaunchRequest, config: &Config) -> Result<Vec<Value>, String> {
-    let mut all = request::command_environment(&request.command)?;
+    let mut all = request::command_environment(&request.command, &config.secrets)?;
     if request.task.is_none() {
         // What an executor needs to find its agent. compat: of the agent's own
         // environment nothing else means anything inside an image.

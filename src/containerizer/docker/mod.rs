@@ -247,7 +247,10 @@ impl Shared {
 #[async_trait]
 impl Containerizer for Docker {
     /// Never waits for the engine: each container is looked for by its own task.
-    async fn recover(&self, known: Vec<KnownContainer>) -> Result<(), ContainerizerError> {
+    async fn recover(
+        &self,
+        known: Vec<KnownContainer>,
+    ) -> Result<Vec<ContainerId>, ContainerizerError> {
         let shared = &self.shared;
         let wanted: BTreeSet<String> = known.iter().map(|known| key(&known.request.id)).collect();
         for id in shared.runtime.scan() {
@@ -256,11 +259,17 @@ impl Containerizer for Docker {
             }
         }
         info!(containers = known.len(), "recovered docker containers");
+        let mut never_ran = Vec::new();
         for KnownContainer { request, pid } in known {
+            let dir = shared.runtime.of(&request.id);
+            if pid.is_none() && !container::was_started(&dir) {
+                never_ran.push(request.id);
+                continue;
+            }
             shared.spawn(request, Start::Seek(pid))?;
         }
         tokio::spawn(sweep::run(Arc::clone(shared)));
-        Ok(())
+        Ok(never_ran)
     }
 
     async fn launch(&self, request: LaunchRequest) -> Result<Launched, ContainerizerError> {

@@ -7,7 +7,7 @@ use std::time::Duration;
 use kernel::cgroup::Hierarchies;
 use tracing::{info, warn};
 
-use super::container::{Cause, Container, Failure, Phase};
+use super::container::{Cause, Container, Failure, Phase, marks};
 use super::engine::{EngineError, Inspected};
 use super::exit::{Exit, Process};
 use super::output::Output;
@@ -49,7 +49,13 @@ impl Container {
         self.enter(Phase::Starting);
         self.asked_for = true;
         let engine = Arc::clone(&self.shared.engine);
-        let made = engine.create(&self.name, &wanted.body).await.map_err(refused("create"))?;
+        let mut made = engine.create(&self.name, &wanted.body).await;
+        if made.as_ref().is_err_and(EngineError::is_conflict) {
+            // What is left of a launch in which the last agent died.
+            engine.remove(&self.name).await.map_err(refused("create"))?;
+            made = engine.create(&self.name, &wanted.body).await;
+        }
+        let made = made.map_err(refused("create"))?;
         for warning in made {
             info!(container = %self.key, warning, "docker warns");
         }
@@ -98,7 +104,7 @@ impl Container {
         // The kernel's word, should the engine not have one.
         self.process = pid.and_then(|pid| Process::open(pid, &self.name).ok());
         // It was started, or was about to be: whatever it said is to be read.
-        if self.marks().exists() {
+        if marks(&self.dir).exists() {
             match self.output() {
                 Ok(output) => self.read(output),
                 Err(error) => warn!(container = %self.key, error, "its output is not read"),
@@ -134,14 +140,10 @@ impl Container {
             file.map(Into::into).map_err(|e| format!("failed to open '{}': {e}", path.display()))
         };
         let files = [open("stdout")?, open("stderr")?];
-        let marks = self.marks();
+        let marks = marks(&self.dir);
         let engine = Arc::clone(&self.shared.engine);
         Output::open(engine, &self.name, files, marks.clone())
             .map_err(|e| format!("failed to use '{}': {e}", marks.display()))
-    }
-
-    fn marks(&self) -> PathBuf {
-        self.dir.path.join("output")
     }
 
     /// From now on the output is read.

@@ -17,6 +17,8 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use isolators::cgroups::is_container_name;
+use mesos::secrets::Secretive;
 use mesos::slave::{ContainerClass, ContainerConfig, ContainerTermination};
 use mesos::{ContainerId, value};
 use prost::Message;
@@ -62,6 +64,11 @@ impl RuntimeDir {
         ContainerDir { path }
     }
 
+    /// Where the containers' directories are.
+    pub(super) fn path(&self) -> &Path {
+        &self.root
+    }
+
     /// Every container that has a directory, parents before children.
     pub(in crate::containerizer) fn scan(&self) -> Vec<ContainerId> {
         let mut found = Vec::new();
@@ -78,6 +85,15 @@ fn scan(dir: &Path, parent: Option<&ContainerId>, found: &mut Vec<ContainerId>) 
         found.push(id.clone());
         scan(&entry.path().join("containers"), Some(&id), found);
     }
+}
+
+/// Whether the directory is a container's: what is written first is in it, or it died
+/// before that.
+pub(super) fn is_ours(path: &Path) -> bool {
+    let named = path.file_name().and_then(|name| name.to_str()).is_some_and(is_container_name);
+    let empty = || fs::read_dir(path).is_ok_and(|mut entries| entries.next().is_none());
+    ["config", ".config", "record", "termination"].iter().any(|name| path.join(name).exists())
+        || (named && empty())
 }
 
 /// The directory of one container.
@@ -127,6 +143,7 @@ impl ContainerDir {
     ) -> Result<(), RuntimeError> {
         let status = termination.status.map(|status| status.to_string()).unwrap_or_default();
         self.write("status", status.as_bytes())?;
+        kernel::failpoint!("destroy.status");
         self.write("termination", &framed(&to_proto(termination)))
     }
 
@@ -185,13 +202,14 @@ fn from_proto(message: ContainerTermination) -> Termination {
     }
 }
 
-/// What is asked, for the checkpoint.
+/// What is asked, for the checkpoint: without the values of secrets, which no file
+/// may hold.
 pub(in crate::containerizer) fn config_of(request: &LaunchRequest) -> ContainerConfig {
     ContainerConfig {
-        executor_info: request.executor.clone(),
-        task_info: request.task.clone(),
-        command_info: request.command.clone(),
-        container_info: request.container.clone(),
+        executor_info: request.executor.without_secrets(),
+        task_info: request.task.without_secrets(),
+        command_info: request.command.without_secrets(),
+        container_info: request.container.without_secrets(),
         resources: request.requests.clone(),
         limits: request
             .limits

@@ -10,7 +10,7 @@ use tracing::{info, warn};
 
 use super::core::{Entry, Key, Reservation};
 use super::{Inner, Landing, Lease};
-use crate::fetch::message::{Job, Report, Task, Validators};
+use crate::fetch::message::{Job, Report, Task, Trouble, Validators};
 use crate::fetch::process::{Descriptors, Program};
 use crate::fetch::uri;
 
@@ -87,8 +87,13 @@ async fn download(inner: &Arc<Inner>, key: &Key, mut order: Order) -> Landing {
                 };
                 return Landing::Ready(lease);
             }
-            Ok(Report::Failed { message, gone }) => return lost(inner, key, known, message, gone),
-            Err(error) => return lost(inner, key, known, chain(&error), false),
+            Ok(Report::Failed { message, trouble: Trouble::Disk }) => {
+                return Landing::Bypass(message);
+            }
+            Ok(Report::Failed { message, trouble }) => {
+                return lost(inner, key, known, message, trouble);
+            }
+            Err(error) => return lost(inner, key, known, chain(&error), Trouble::Other),
         };
         if let Err(text) = part.grow(needed) {
             return Landing::Bypass(text);
@@ -103,10 +108,10 @@ fn lost(
     key: &Key,
     known: Option<(Validators, Arc<Lease>)>,
     message: String,
-    gone: bool,
+    trouble: Trouble,
 ) -> Landing {
     let Some((_, lease)) = known else { return Landing::Failed(message) };
-    if gone {
+    if trouble == Trouble::Gone {
         let mut state = inner.lock();
         let removed = state.book.remove(key);
         state.sweep(removed);
@@ -190,7 +195,7 @@ impl Drop for Part<'_> {
         }
         let mut state = self.inner.lock();
         state.book.cancel(&mut self.reservation);
-        if let Some(Ok(files)) = &mut state.files
+        if let Some(files) = &mut state.files
             && let Err(error) = files.remove(self.key, &self.name)
         {
             warn!(error = %chain(&error), "an unfinished download stays in the cache");

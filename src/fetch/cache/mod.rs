@@ -50,8 +50,8 @@ struct Inner {
 #[derive(Debug)]
 struct State {
     book: Book,
-    /// `None` before it is needed; then the directory, or why there is none.
-    files: Option<Result<Files, String>>,
+    /// `None` before it is needed, and as long as it cannot be used.
+    files: Option<Files>,
     flights: BTreeMap<Key, Weak<watch::Sender<Landing>>>,
 }
 
@@ -107,14 +107,16 @@ impl Inner {
 impl State {
     /// The directory, opened when it is first needed.
     fn files(&mut self, inner: &Inner) -> Result<&mut Files, String> {
-        let book = &mut self.book;
-        let opened = self.files.get_or_insert_with(|| open(inner, book));
-        opened.as_mut().map_err(|text| text.clone())
+        let opened = match self.files.take() {
+            Some(files) => files,
+            None => open(inner, &mut self.book)?,
+        };
+        Ok(self.files.insert(opened))
     }
 
     /// Removes files that are struck out of the books.
     fn sweep(&mut self, removed: impl IntoIterator<Item = Removed>) {
-        let Some(Ok(files)) = &mut self.files else { return };
+        let Some(files) = &mut self.files else { return };
         for Removed { key, file } in removed {
             if let Err(error) = files.remove(&key, &file) {
                 warn!(error = %chain(&error), "a file stays in the fetcher's cache");

@@ -137,14 +137,24 @@ impl Sink {
         Some(sum.iter().map(|byte| format!("{byte:02x}")).collect())
     }
 
-    /// The size of the file, by whoever it was written.
+    /// Takes note of what another program wrote to the file.
     ///
     /// # Errors
     /// The system's.
-    pub fn measure(&mut self) -> Result<u64, FetchFailure> {
-        let size = self.file.metadata().map_err(|source| FetchFailure::Read { source })?.len();
-        self.written = size;
-        Ok(size)
+    pub fn look(&mut self) -> Result<(), FetchFailure> {
+        let read = |source| FetchFailure::Read { source };
+        self.written = self.file.metadata().map_err(read)?.len();
+        if let Some(digest) = &mut self.digest {
+            self.file.seek(SeekFrom::Start(0)).map_err(read)?;
+            let mut buffer = vec![0; 256 << 10];
+            loop {
+                match io::Read::read(&mut self.file, &mut buffer).map_err(read)? {
+                    0 => break,
+                    count => digest.update(&buffer[..count]),
+                }
+            }
+        }
+        Ok(())
     }
 }
 

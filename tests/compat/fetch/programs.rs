@@ -25,10 +25,10 @@ fn ftp() -> u16 {
 }
 
 fn session(mut control: TcpStream) -> std::io::Result<()> {
-    let mut lines = BufReader::new(control.try_clone()?).lines();
+    let lines = BufReader::new(control.try_clone()?).lines();
     let mut data = None;
     write!(control, "220 ready\r\n")?;
-    while let Some(line) = lines.next() {
+    for line in lines {
         let line = line?;
         let (verb, rest) = line.split_once(' ').unwrap_or((&line, ""));
         match verb {

@@ -18,6 +18,7 @@ use crate::agent::core::Core;
 use crate::agent::core::event::{
     Effect, Event, Inbound, LaunchedContainer, NotDiscarded, Seq, Timer,
 };
+use crate::agent::core::recovery::FoundContainers;
 use crate::agent::core::state::is_terminal;
 use crate::agent::inbox;
 use crate::checkpoint::{Garbage, Mode, Record, Store, WorkDir, recover};
@@ -179,6 +180,7 @@ impl World {
             self.core.known_runs().into_iter().map(|r| r.spec.run.container).collect();
         // What the checkpoints do not know is destroyed.
         self.containers.retain(|id, _| known.contains(id));
+        let never_ran = known.into_iter().filter(|id| !self.containers.contains_key(id)).collect();
         let alive = self
             .containers
             .iter()
@@ -187,7 +189,7 @@ impl World {
                 Container::Exited(_) => (id.clone(), None),
             })
             .collect();
-        let effects = self.core.resume(self.now, &alive);
+        let effects = self.core.resume(self.now, &FoundContainers { alive, never_ran });
         self.run(effects);
     }
 
