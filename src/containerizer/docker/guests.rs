@@ -112,7 +112,11 @@ impl Shared {
         if parent.view.borrow().phase != Phase::Running {
             return failed("check", "its parent container does not run".into());
         }
-        let body = match body(&request.command, &self.config.secrets) {
+        let body = match body(
+            &request.command,
+            matches!(output, Output::Pipes(_)),
+            &self.config.secrets,
+        ) {
             Ok(body) => body,
             Err(message) => return failed("check", message),
         };
@@ -151,15 +155,15 @@ impl Shared {
     }
 }
 
-/// What is executed. compat: unlike in Mesos' own containers the value comes before
-/// the arguments.
-fn body(command: &CommandInfo, secrets: &Secrets) -> Result<Value, String> {
+/// What is executed. compat: of a check the arguments follow the value; of a session
+/// the first of them is the program's name, as in Mesos' own containers.
+fn body(command: &CommandInfo, session: bool, secrets: &Secrets) -> Result<Value, String> {
     let value = command.value.as_deref();
     let words: Vec<&str> = if command.shell.unwrap_or(true) {
         vec!["/bin/sh", "-c", value.ok_or("a shell command needs a 'value'")?]
     } else {
-        let arguments = command.arguments.iter().map(String::as_str);
-        value.into_iter().chain(arguments).collect()
+        let arguments = command.arguments.iter().skip(usize::from(session));
+        value.into_iter().chain(arguments.map(String::as_str)).collect()
     };
     if words.is_empty() {
         return Err("a command needs a 'value'".into());
@@ -238,7 +242,7 @@ mod tests {
             user: Some("nobody".into()),
             ..CommandInfo::default()
         };
-        let body = |command: &CommandInfo| body(command, &Secrets::default());
+        let body = |command: &CommandInfo| body(command, false, &Secrets::default());
         let body_of = |command: &CommandInfo| body(command).expect("fine");
         assert_eq!(body_of(&shell)["Cmd"], json!(["/bin/sh", "-c", "exit 1"]));
         assert_eq!(body_of(&shell)["User"], "nobody");
@@ -249,6 +253,9 @@ mod tests {
             ..CommandInfo::default()
         };
         assert_eq!(body_of(&exec)["Cmd"], json!(["ls", "-l"]));
+        let named = CommandInfo { arguments: vec!["ls".into(), "-l".into()], ..exec };
+        let session = super::body(&named, true, &Secrets::default()).expect("fine");
+        assert_eq!(session["Cmd"], json!(["ls", "-l"]));
         assert!(body(&CommandInfo { shell: Some(false), ..CommandInfo::default() }).is_err());
         assert!(body(&CommandInfo::default()).is_err());
     }

@@ -10,7 +10,7 @@ use bulkhead::containerizer::{Class, Containerizer, LaunchRequest};
 use serde_json::{Value, json};
 
 use super::scene::{cluster, container, docker_task, eventually, file, sandbox};
-use crate::cluster::get;
+use crate::cluster::{binary, get};
 use crate::dockerd::{Dockerd, IMAGE, Network};
 use crate::framework::{Framework, command};
 use crate::require;
@@ -123,6 +123,15 @@ async fn both_containerizers_work_side_by_side() {
         })
         .await;
     assert!(file(&cluster, "stubborn", "checks").contains("checked\n"));
+
+    let inside = std::process::Command::new(binary("bulkhead"))
+        .args(["exec", "--no-stdin", "--master", &cluster.master, "stubborn", "--"])
+        .args(["sh", "-c", "echo $MESOS_CONTAINER_NAME; exit 5"])
+        .output()
+        .expect("run bulkhead");
+    let name = container(&cluster, "stubborn");
+    assert_eq!(String::from_utf8_lossy(&inside.stdout).trim(), name, "{inside:?}");
+    assert_eq!(inside.status.code(), Some(5), "{inside:?}");
 
     for task in ["polite", "stubborn", "native"] {
         let ready = || task == "native" || file(&cluster, task, "stdout").contains("ready");
