@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
+use kernel::mounts::Mount;
 use mesos::Resource;
 use mesos::resources::{Format, convert};
 use mesos::secrets::Secretive;
@@ -70,12 +71,17 @@ impl Store {
         Ok(writer.unflushed)
     }
 
-    /// Moves the directories of `garbage` out of the way; what is to be deleted now.
+    /// Moves the directories of `garbage` out of the way, unless something of `mounts`
+    /// is mounted below; what is to be deleted now.
     ///
     /// # Errors
     /// Why they stay where they are.
-    pub fn discard(&self, garbage: &Garbage) -> std::result::Result<Vec<PathBuf>, DiscardError> {
-        discard::discard(&self.work, garbage)
+    pub fn discard(
+        &self,
+        garbage: &Garbage,
+        mounts: &[Mount],
+    ) -> std::result::Result<Vec<PathBuf>, DiscardError> {
+        discard::discard(&self.work, garbage, mounts)
     }
 
     /// What was discarded and not deleted before the last agent died.

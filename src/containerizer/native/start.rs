@@ -210,7 +210,10 @@ fn guests_stdio(
     }
 }
 
-fn append(path: &Path, ids: Option<(u32, u32)>) -> io::Result<OwnedFd> {
+pub(in crate::containerizer) fn append(
+    path: &Path,
+    ids: Option<(u32, u32)>,
+) -> io::Result<OwnedFd> {
     // A link planted there by an earlier task must not lead anywhere.
     let file = OpenOptions::new()
         .append(true)
