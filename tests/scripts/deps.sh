@@ -23,6 +23,7 @@ for purpose in "$@"; do
       need runc runc
       need crun crun
       PATH=$PATH:/usr/sbin:/sbin need logrotate logrotate
+      need journalctl systemd
       ;;
     vm)
       need qemu-system-x86_64 qemu-system-x86
