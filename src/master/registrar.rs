@@ -15,7 +15,9 @@ use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
 use thiserror::Error;
 use tokio::sync::mpsc as async_mpsc;
 
-use super::core::{Change, apply, time_info};
+use super::core::cluster::Standing;
+use super::core::{Change, apply, slave_entry, time_info, unreachable_entry};
+use super::ids::AgentId;
 use crate::daemon::metrics::Metrics;
 
 const SLAVES: TableDefinition<&str, &[u8]> = TableDefinition::new("slaves");
@@ -204,6 +206,44 @@ impl Tables<'_> {
         Ok(())
     }
 
+    fn slave(&self, agent: &str) -> Result<Option<registry::Slave>, redb::Error> {
+        let row = self.slaves.get(agent)?;
+        Ok(row.and_then(|row| registry::Slave::decode(row.value()).ok()))
+    }
+
+    fn lost(&self, agent: &str) -> Result<Option<registry::UnreachableSlave>, redb::Error> {
+        let row = self.unreachable.get(agent)?;
+        Ok(row.and_then(|row| registry::UnreachableSlave::decode(row.value()).ok()))
+    }
+
+    /// What the next entry of an agent keeps.
+    fn standing(&self, agent: &str) -> Result<Standing, redb::Error> {
+        let of = |drain, deactivated: Option<bool>| Standing {
+            deactivated: deactivated.unwrap_or(false),
+            drain,
+            drain_start: None,
+        };
+        Ok(match (self.slave(agent)?, self.lost(agent)?) {
+            (Some(row), _) => of(row.drain_info, row.deactivated),
+            (None, Some(row)) => of(row.drain_info, row.deactivated),
+            (None, None) => Standing::default(),
+        })
+    }
+
+    fn set_standing(&mut self, agent: &AgentId, standing: &Standing) -> Result<(), redb::Error> {
+        let id = agent.as_str();
+        if let Some(row) = self.slave(id)? {
+            let row = slave_entry(&row.info, standing).encode_to_vec();
+            self.slaves.insert(id, row.as_slice())?;
+        }
+        if let Some(mut row) = self.lost(id)? {
+            row.drain_info = standing.drain;
+            row.deactivated = standing.deactivated.then_some(true);
+            self.unreachable.insert(id, row.encode_to_vec().as_slice())?;
+        }
+        Ok(())
+    }
+
     fn write(&mut self, change: &Change) -> Result<(), redb::Error> {
         match change {
             Change::Master(info) => {
@@ -212,18 +252,16 @@ impl Tables<'_> {
             }
             Change::Admit(info) => {
                 let id = info.id.clone().unwrap_or_default().value;
+                let kept = self.standing(&id)?;
                 self.forget(&id)?;
-                let row = registry::Slave { info: (**info).clone(), ..Default::default() };
+                let row = slave_entry(info, &kept);
                 self.slaves.insert(id.as_str(), row.encode_to_vec().as_slice())?;
             }
             Change::Remove(agent) => self.forget(agent.as_str())?,
             Change::Unreachable(agent, at) => {
+                let kept = self.standing(agent.as_str())?;
                 self.forget(agent.as_str())?;
-                let row = registry::UnreachableSlave {
-                    id: agent.message(),
-                    timestamp: time_info(*at),
-                    ..Default::default()
-                };
+                let row = unreachable_entry(agent, *at, &kept);
                 self.unreachable.insert(agent.as_str(), row.encode_to_vec().as_slice())?;
             }
             Change::Gone(agent, at) => {
@@ -231,6 +269,7 @@ impl Tables<'_> {
                 let row = registry::GoneSlave { id: agent.message(), timestamp: time_info(*at) };
                 self.gone.insert(agent.as_str(), row.encode_to_vec().as_slice())?;
             }
+            Change::Standing(agent, standing) => self.set_standing(agent, standing)?,
             Change::Prune(agents) => {
                 for agent in agents {
                     self.unreachable.remove(agent.as_str())?;
@@ -359,6 +398,13 @@ mod tests {
         Arc::new(mesos::SlaveInfo { hostname: "h".into(), id, ..Default::default() })
     }
 
+    fn draining() -> Standing {
+        let config = mesos::DrainConfig { mark_gone: Some(true), max_grace_period: None };
+        let state = mesos::DrainState::Draining as i32;
+        let drain = Some(mesos::DrainInfo { state, config });
+        Standing { deactivated: true, drain, drain_start: None }
+    }
+
     #[test]
     fn both_stores_remember_the_same() {
         let dir = std::env::temp_dir().join(format!("bulkhead-registrar-{}", std::process::id()));
@@ -370,6 +416,13 @@ mod tests {
             Change::Unreachable(AgentId::from("b"), at),
             Change::Gone(AgentId::from("c"), at),
             Change::Weights(vec![mesos::WeightInfo { weight: 2.0, role: Some("web".into()) }]),
+            // Where agents stand stays with them.
+            Change::Standing(AgentId::from("a"), draining()),
+            Change::Standing(AgentId::from("b"), draining()),
+            Change::Admit(agent("a")),
+            Change::Admit(agent("d")),
+            Change::Standing(AgentId::from("d"), draining()),
+            Change::Unreachable(AgentId::from("d"), at),
         ];
         let mut memory = InMemory::default();
         memory.load().expect("load");
@@ -382,7 +435,9 @@ mod tests {
         std::fs::remove_dir_all(&dir).expect("clean up");
         assert_eq!((memory.slaves, memory.unreachable), (disk.slaves.clone(), disk.unreachable));
         assert_eq!((memory.gone, memory.weights), (disk.gone, disk.weights));
-        assert_eq!(disk.slaves.expect("slaves").slaves.len(), 1);
+        let slaves = disk.slaves.expect("slaves").slaves;
+        assert_eq!(slaves.len(), 1);
+        assert_eq!((slaves[0].drain_info, slaves[0].deactivated), (draining().drain, Some(true)));
     }
 
     #[test]

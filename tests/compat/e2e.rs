@@ -14,6 +14,7 @@ mod e2e {
     pub mod bad_input;
     pub mod checks;
     pub mod collection;
+    pub mod devices;
     pub mod disk;
     pub mod limits;
     pub mod logs;

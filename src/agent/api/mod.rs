@@ -171,6 +171,10 @@ impl Api {
     async fn prometheus(&self, snapshot: &Snapshot, request: &Request) -> Response {
         let context = &self.context;
         let mut out = context.common.metrics.exposition(Instant::now());
+        prometheus::isolators(&context.containerizer.isolator_calls(), &mut out);
+        let containerizer = Arc::clone(&context.containerizer);
+        let gpus = tokio::task::spawn_blocking(move || containerizer.gpus()).await;
+        prometheus::gpus(&gpus.unwrap_or_default(), &mut out);
         let wanted = match context.common.flags.text("metrics_per_container") {
             Some("executors") => Some(Selection::default()),
             Some("all") => Some(Selection { nested: true, standalone: true, ..Default::default() }),
@@ -200,7 +204,7 @@ impl Api {
             );
         }
         let found = containers::collect(snapshot, &*self.context.containerizer, &selection).await;
-        Response::json(containers::render(&found, snapshot))
+        Response::json(containers::render(&found, snapshot, &self.context.containerizer.troubles()))
     }
 }
 

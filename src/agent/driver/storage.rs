@@ -8,9 +8,11 @@
 //! agent, as it ends Mesos'.
 
 use std::collections::{BTreeSet, VecDeque};
+use std::path::PathBuf;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use kernel::mounts::{self, Mount};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::agent::core::event::{Event, NotDiscarded, Seq};
@@ -23,6 +25,10 @@ const RETRY: Duration = Duration::from_millis(500);
 const BATCH: usize = 256;
 /// Files that are open at once because they are yet to be flushed.
 const UNFLUSHED: usize = 128;
+
+/// For so long the mount table is taken for what it was: reading it takes time, and
+/// what is mounted in garbage meanwhile is not entered all the same.
+const MOUNTS: Duration = Duration::from_secs(1);
 
 /// Something to be done in order.
 enum Job {
@@ -51,6 +57,7 @@ impl Storage {
             flusher: Flusher::default(),
             batch: Batch::default(),
             reserve: 0,
+            mounts: None,
         };
         thread::Builder::new().name("storage".to_owned()).spawn(move || {
             worker.run();
@@ -105,6 +112,8 @@ struct Worker {
     batch: Batch,
     /// Files left in the reserve, as last told.
     reserve: u64,
+    /// The mount table, and when it was read.
+    mounts: Option<(Vec<Mount>, Instant)>,
 }
 
 impl Worker {
@@ -211,9 +220,18 @@ impl Worker {
     }
 
     fn discard(&mut self, garbage: Garbage) {
-        let result = self.store.discard(&garbage);
-        let result = result.map_err(|error| NotDiscarded::Failed(kernel::chain(&error)));
+        let result = self.try_discard(&garbage).map_err(NotDiscarded::Failed);
         self.tell(Event::Discarded { garbage, result });
+    }
+
+    fn try_discard(&mut self, garbage: &Garbage) -> Result<Vec<PathBuf>, String> {
+        let table = match self.mounts.take() {
+            Some((table, read)) if read.elapsed() < MOUNTS => (table, read),
+            _ => (mounts::table().map_err(|error| kernel::chain(&error))?, Instant::now()),
+        };
+        let result = self.store.discard(garbage, &table.0);
+        self.mounts = Some(table);
+        result.map_err(|error| kernel::chain(&error))
     }
 
     fn refill(&mut self) {

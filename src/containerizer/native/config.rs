@@ -75,6 +75,18 @@ pub struct Config {
     pub hooks: Vec<String>,
     /// Flags of `disk/*`.
     pub disk: isolators::disk::Config,
+    /// Flags of `devices/cdi`.
+    pub cdi: isolators::cdi::Settings,
+    /// Flags of `gpu/nvidia`.
+    pub gpu: isolators::gpu::Settings,
+    /// `--secrets_dir`: where secrets come from.
+    pub secrets: isolators::secret::Secrets,
+    /// Who makes root file systems of images, if anybody.
+    pub provisioner: Option<Arc<dyn isolators::image::Provisioner>>,
+    /// `--work_dir`: leftovers of mounts are looked for below it.
+    pub work_dir: Option<PathBuf>,
+    /// Between two searches for leftovers.
+    pub sweep_interval: Duration,
     /// `--container_logger`; `None`: tasks write to the files of their sandbox.
     pub logs: Option<Settings>,
     /// The program `bulkhead-helper`, if not beside this one.
@@ -112,6 +124,12 @@ impl Default for Config {
             plugins: Vec::new(),
             hooks: Vec::new(),
             disk: isolators::disk::Config::default(),
+            cdi: isolators::cdi::Settings::default(),
+            gpu: isolators::gpu::Settings::default(),
+            secrets: isolators::secret::Secrets::default(),
+            provisioner: None,
+            work_dir: None,
+            sweep_interval: Duration::from_secs(60),
             logs: None,
             helper: None,
             statistics_age: Duration::from_secs(1),
@@ -176,6 +194,10 @@ impl Config {
             seccomp_config_dir: self.seccomp_config_dir.clone(),
             seccomp_profile_name: self.seccomp_profile_name.clone(),
             disk: self.disk.clone(),
+            cdi: self.cdi.clone(),
+            gpu: self.gpu.clone(),
+            secrets: self.secrets.clone(),
+            provisioner: self.provisioner.clone(),
             root: kernel::proctree::is_root(),
             ..isolators::config::Config::new(launcher, hierarchies)
         };

@@ -204,6 +204,32 @@ async fn nested_sandboxes_are_collected_if_asked_for() {
     assert!(sandbox_with(&work, "parent").is_some());
 }
 
+/// The check before a removal may be too early: the removal itself stays out.
+#[test]
+fn a_mount_that_appears_meanwhile_is_not_entered() {
+    require!(root);
+    let dir = crate::support::TempDir::new("gc-mount");
+    let (tree, outside) = (dir.path().join("tree"), dir.path().join("outside"));
+    for path in [&tree.join("a/point"), &tree.join("b/c"), &outside] {
+        std::fs::create_dir_all(path).expect("directories");
+    }
+    std::fs::write(outside.join("precious"), "kept").expect("a file");
+    std::fs::write(tree.join("a/file"), "").expect("a file");
+    let point = tree.join("a/point");
+    let done = Command::new("mount").arg("--bind").arg(&outside).arg(&point).status();
+    assert!(done.expect("run mount").success());
+    let result = kernel::remove::tree(&tree, &mut |_| true);
+    let kept = std::fs::read(outside.join("precious"));
+    let done = Command::new("umount").arg(&point).status();
+    assert!(done.expect("run umount").success());
+    let error = result.expect_err("something stays").to_string();
+    assert!(error.contains("tree/a/point") && error.contains("1 entries are left"), "{error}");
+    assert_eq!(kept.expect("kept"), b"kept");
+    assert!(!tree.join("a/file").exists() && !tree.join("b").exists(), "all else went");
+    kernel::remove::tree(&tree, &mut |_| true).expect("the rest");
+    assert!(!tree.exists());
+}
+
 /// An operator call that must succeed.
 async fn post(agent: &str, call: &Value) {
     let client = bulkhead::wire::client::Client::new(agent);

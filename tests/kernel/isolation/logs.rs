@@ -70,7 +70,7 @@ fn files(sandbox: &Path, name: &str) -> Vec<(PathBuf, u64)> {
             Some((number, entry.path(), entry.metadata().ok()?.len()))
         })
         .collect();
-    all.sort_by(|a, b| b.0.cmp(&a.0));
+    all.sort_by_key(|entry| std::cmp::Reverse(entry.0));
     all.into_iter().map(|(_, path, size)| (path, size)).collect()
 }
 

@@ -19,7 +19,7 @@ pub(crate) fn in_a_life<T>(work: impl Future<Output = T>) -> T {
     result
 }
 
-fn known(request: &LaunchRequest, pid: Option<u32>) -> KnownContainer {
+pub(crate) fn known(request: &LaunchRequest, pid: Option<u32>) -> KnownContainer {
     KnownContainer { request: request.clone(), pid }
 }
 

@@ -179,7 +179,7 @@ async fn nested_containers_and_guests_are_in_their_parents_ids() {
     native.forget(&id).await;
 
     let (read, write) = std::io::pipe().expect("a pipe");
-    let null = std::fs::File::open("/dev/null").expect("open");
+    let null = std::fs::File::open("/dev/null").expect("null");
     let pipes: [std::os::fd::OwnedFd; 3] =
         [null.into(), write.try_clone().expect("a copy").into(), write.into()];
     let mut guest = inside("g", &format!("{look}; id -u"));
