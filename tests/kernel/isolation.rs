@@ -31,6 +31,8 @@ mod recovery;
 mod remap;
 #[path = "isolation/settings.rs"]
 mod settings;
+#[path = "isolation/terminal.rs"]
+mod terminal;
 #[path = "isolation/views.rs"]
 mod views;
 

@@ -26,6 +26,7 @@ pub mod perf;
 pub mod pidfd;
 pub mod pipe;
 pub mod proctree;
+pub mod pty;
 pub mod quota;
 pub mod remove;
 pub mod sched;
