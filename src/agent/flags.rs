@@ -131,7 +131,7 @@ pub fn config(
     if master.starts_with("zk://") {
         return Err(StartError::ZooKeeper(master.to_owned()));
     }
-    check_containerizers(flags.text("containerizers").unwrap_or_default())?;
+    containerizers(flags)?;
     let mut config = Config::new(info, pid, master, work_dir);
     config.launcher_dir = launcher_dir(flags);
     // Packages install it under the name operators know, a build under ours.
@@ -200,19 +200,29 @@ pub(super) fn one_of<T: Copy>(
     Err(invalid(name, given, format!("one of {}", names.join(", "))))
 }
 
-fn check_containerizers(given: &str) -> Result<(), StartError> {
-    for name in given.split(',') {
-        let expected = match name {
-            "mesos" => continue,
-            "docker" => "the docker containerizer is not supported yet".to_owned(),
-            other => match nearest(other, ["mesos", "docker"]) {
+/// `--containerizers`, in the order they are asked.
+///
+/// # Errors
+/// An unknown one, or one that is named twice.
+pub fn containerizers(flags: &Flags) -> Result<Vec<&'static str>, StartError> {
+    const KNOWN: [&str; 2] = ["mesos", "docker"];
+    let given = flags.text("containerizers").unwrap_or_default();
+    let mut all = Vec::new();
+    for name in given.split(',').map(str::trim) {
+        let expected = match KNOWN.iter().find(|known| **known == name) {
+            Some(known) if !all.contains(known) => {
+                all.push(*known);
+                continue;
+            }
+            Some(_) => format!("each of them once, not '{name}' twice"),
+            None => match nearest(name, KNOWN) {
                 Some(near) => format!("did you mean '{near}'?"),
-                None => "only 'mesos' is known".to_owned(),
+                None => "'mesos', 'docker' or both".to_owned(),
             },
         };
         return Err(invalid("containerizers", given, expected));
     }
-    Ok(())
+    Ok(all)
 }
 
 /// `--launcher_dir`, or where this program lies.
@@ -344,7 +354,7 @@ fn capabilities(flags: &Flags, flag: &'static str) -> Result<Option<Set>, StartE
 }
 
 /// Where the secrets come from that tasks refer to.
-fn secrets(flags: &Flags) -> Result<Secrets, StartError> {
+pub(super) fn secrets(flags: &Flags) -> Result<Secrets, StartError> {
     if let Some(module) = flags.text("secret_resolver").filter(|name| !name.is_empty()) {
         let expected = "no module: shared libraries are not loaded; see --secrets_dir";
         return Err(invalid("secret_resolver", module, expected));
@@ -359,7 +369,7 @@ fn secrets(flags: &Flags) -> Result<Secrets, StartError> {
 }
 
 /// What the fetcher is told.
-fn fetcher(flags: &Flags) -> fetch::Settings {
+pub fn fetcher(flags: &Flags) -> fetch::Settings {
     let default = fetch::Settings::default();
     let path = |name: &str| flags.text(name).filter(|path| !path.is_empty()).map(PathBuf::from);
     fetch::Settings {
@@ -471,7 +481,8 @@ mod tests {
             ("--registration_backoff_factor=2mins", "--registration_backoff_factor: at most"),
             ("--executor_reregistration_timeout=16secs", "at most 15s"),
             ("--gc_disk_headroom=1.5", "from 0.0 to 1.0"),
-            ("--containerizers=docker,mesos", "not supported yet"),
+            ("--containerizers=docker,docker", "not 'docker' twice"),
+            ("--containerizers=rkt", "'mesos', 'docker' or both"),
             ("--containerizers=meso", "did you mean 'mesos'?"),
             ("--executor_environment_variables={\"A\": 1}", "values are strings"),
         ] {

@@ -2,9 +2,11 @@
 //!
 //! The agent decides what runs; a containerizer makes it run, watches it and
 //! cleans it up. Implementations: `native` (isolators and launch engines) and
-//! later `docker`; `composing` tries several in order. Every container is owned
+//! `docker`; `composing` tries several in order. Every container is owned
 //! by one task inside its containerizer; this trait is the door to it.
 
+pub mod composing;
+pub mod docker;
 pub mod native;
 
 use std::collections::BTreeMap;
@@ -73,13 +75,16 @@ pub enum Output {
     /// container is forgotten: readers stop when the container has ended, not at the
     /// end of file, and writers do not hear that nobody reads.
     Pipes(Arc<[OwnedFd; 3]>),
+    /// All three are this terminal, and it is the guest's own (`kernel::pty`): keys
+    /// like ^C are signals. Whoever holds the other end reads and writes.
+    Terminal(Arc<OwnedFd>),
 }
 
 /// A launched container.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Launched {
-    /// Init's pid in the host's pid namespace.
-    pub pid: u32,
+    /// Init's pid in the host's pid namespace; `None` if it has ended already.
+    pub pid: Option<u32>,
 }
 
 /// How a container ended.
@@ -272,4 +277,10 @@ pub trait Containerizer: Send + Sync {
 
     /// Every container, with init's pid once it has one.
     fn containers(&self) -> Vec<(ContainerId, Option<u32>)>;
+
+    /// Whether a call about this container would find it: one that ended is known
+    /// until it is forgotten.
+    fn knows(&self, id: &ContainerId) -> bool {
+        self.containers().iter().any(|(known, _)| known == id)
+    }
 }

@@ -15,7 +15,8 @@ use std::path::{Path, PathBuf};
 /// `cgroup1`, `cgroup2` (pure v2 with controllers), `xfs`, `ext4` (directories
 /// with project quotas: `$BULKHEAD_XFS`, `$BULKHEAD_EXT4`), `vm_v1` (the VM suite
 /// of that name), `real_speed` (no emulated processor), `compiler` (of C, which the
-/// VMs have not), `overlay`, `golden`, `busybox`, or any program as `program_NAME`.
+/// VMs have not), `docker` (the engine), `overlay`, `golden`, `busybox`, or any program
+/// as `program_NAME`.
 #[macro_export]
 macro_rules! require {
     ($($what:ident),+ $(,)?) => {{
@@ -52,6 +53,8 @@ pub fn have(what: &str) -> bool {
             std::fs::read_to_string("/proc/filesystems").is_ok_and(|s| s.contains("overlay"))
         }
         "golden" => golden().is_some(),
+        // The engine, not only the command.
+        "docker" => have("dockerd") || Path::new("/usr/sbin/dockerd").is_file(),
         program => {
             let program = program.strip_prefix("program_").unwrap_or(program);
             std::env::var_os("PATH")

@@ -12,6 +12,7 @@ mod controllers;
 pub mod cpu;
 pub mod cpuset;
 pub mod devices;
+pub mod foreign;
 pub mod grants;
 pub mod hugetlb;
 mod layout;

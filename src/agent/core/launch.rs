@@ -188,12 +188,12 @@ impl Core {
             Err(error) => return self.launch_failed(container, &error),
         };
         let Some(e) = self.run_in(container) else { return };
-        e.pid = Some(launched.pid);
+        e.pid = launched.pid;
         e.container_status = launched.status;
         let (run, checkpoint, state) = (e.run.clone(), e.checkpoint, e.state);
         let (played, id) = (e.is_played(), e.container_id.clone());
-        if checkpoint {
-            self.persist(Record::ForkedPid { run: run.clone(), pid: launched.pid });
+        if let Some(pid) = launched.pid.filter(|_| checkpoint) {
+            self.persist(Record::ForkedPid { run: run.clone(), pid });
         }
         let terminating = self
             .frameworks

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use mesos::internal::StatusUpdate;
+use mesos::secrets::Secretive;
 use mesos::{ContainerId, SlaveInfo, TaskState, task_status, value};
 use thiserror::Error;
 
@@ -251,6 +252,8 @@ impl Core {
             return self.terminated(container, Some(&killed));
         }
         let task = e.played.as_ref().filter(|_| !rebooted).map(|played| played.task.clone());
+        // The values of its secrets are on no disk: it cannot be what was asked for.
+        let task = task.filter(|task| !task.has_secret_values());
         // Tasks of executors are told as lost on the way, which only costs a retry.
         let Some(task) = task.filter(|task| e.launched.contains_key(&task.task_id.value)) else {
             return self.terminated(container, None);

@@ -19,10 +19,10 @@ mod finish;
 mod logs;
 mod plugins;
 mod recover;
-mod request;
-mod runtime;
-mod sampler;
-mod start;
+pub(super) mod request;
+pub(super) mod runtime;
+pub(super) mod sampler;
+pub(super) mod start;
 mod sweep;
 
 use std::collections::BTreeMap;
@@ -48,7 +48,7 @@ use super::{
     Containerizer, ContainerizerError, KnownContainer, LaunchRequest, Launched, Sample,
     Termination, Trouble,
 };
-use crate::fetch::{Fetcher, Figures};
+use crate::fetch::Fetcher;
 use crate::launch::Launcher;
 use crate::logs::client::Logger;
 
@@ -64,7 +64,7 @@ struct Shared {
     config: Config,
     isolators: Isolators,
     plugins: Plugins,
-    fetcher: Fetcher,
+    fetcher: Arc<Fetcher>,
     launcher: Launcher,
     logger: Logger,
     runtime: RuntimeDir,
@@ -105,7 +105,7 @@ impl Native {
         let shared = Shared {
             plugins,
             logger,
-            fetcher: Fetcher::new(config.fetcher.clone()),
+            fetcher: Arc::new(Fetcher::new(config.fetcher.clone())),
             isolators,
             launcher,
             runtime,
@@ -138,10 +138,10 @@ impl Native {
         self.shared.sweeper.figures()
     }
 
-    /// What the fetcher counted: metrics.
+    /// The fetcher: its cache has one owner, whoever else fetches.
     #[must_use]
-    pub fn fetched(&self) -> Figures {
-        self.shared.fetcher.figures()
+    pub fn fetcher(&self) -> Arc<Fetcher> {
+        Arc::clone(&self.shared.fetcher)
     }
 
     /// One report for each plugin that runs.
@@ -253,7 +253,7 @@ struct Birth {
 }
 
 /// The user's ids; `None` without a user.
-fn ids_of(user: Option<&str>) -> Result<Option<(u32, u32)>, String> {
+pub(super) fn ids_of(user: Option<&str>) -> Result<Option<(u32, u32)>, String> {
     let Some(name) = user else { return Ok(None) };
     match kernel::users::by_name(name) {
         Ok(Some(user)) => Ok(Some((user.uid, user.gid))),
@@ -340,7 +340,7 @@ impl Containerizer for Native {
         let (reply, answer) = oneshot::channel();
         self.shared.spawn(birth, Start::Launch(reply), None)?;
         match answer.await {
-            Ok(Ok(pid)) => Ok(Launched { pid }),
+            Ok(Ok(pid)) => Ok(Launched { pid: Some(pid) }),
             Ok(Err(failure)) => {
                 Err(ContainerizerError::Launch { id, step: failure.step, message: failure.message })
             }
@@ -443,5 +443,9 @@ impl Containerizer for Native {
         let table = self.shared.table();
         let open = |door: &&Door| door.view.borrow().end.is_none();
         table.values().filter(open).map(|door| (door.id.clone(), door.view.borrow().pid)).collect()
+    }
+
+    fn knows(&self, id: &ContainerId) -> bool {
+        self.door(id).is_some()
     }
 }

@@ -75,7 +75,7 @@ pub(super) fn command(command: &CommandInfo) -> Result<(Option<String>, Vec<Stri
 }
 
 /// The variables that the command itself sets.
-pub(super) fn command_environment(
+pub(in crate::containerizer) fn command_environment(
     command: &CommandInfo,
     secrets: &Secrets,
 ) -> Result<Environment, String> {
@@ -150,7 +150,7 @@ pub(super) fn labels(request: &LaunchRequest) -> BTreeMap<String, String> {
 }
 
 /// The container's ids from the top-level one down, with dots: its name here.
-pub(super) fn key(id: &ContainerId) -> String {
+pub(in crate::containerizer) fn key(id: &ContainerId) -> String {
     match &id.parent {
         Some(parent) => format!("{}.{}", key(parent), id.value),
         None => id.value.clone(),
@@ -159,7 +159,7 @@ pub(super) fn key(id: &ContainerId) -> String {
 
 /// What statistics say of requests and limits.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub(super) struct Machine {
+pub(in crate::containerizer) struct Machine {
     /// Processors.
     pub cpus: f64,
     /// Bytes of memory.
@@ -167,7 +167,7 @@ pub(super) struct Machine {
 }
 
 /// The part of the statistics that is known without the kernel.
-pub(super) fn allotted(
+pub(in crate::containerizer) fn allotted(
     requests: &[Resource],
     limits: &BTreeMap<String, f64>,
     enable_cfs: bool,

@@ -120,8 +120,13 @@ impl Container {
         if let Some(logs) = shared.config.logs.as_ref().filter(|_| !self.is_guest()) {
             [stdio.stdout, stdio.stderr] = self.make_pipes(logs)?;
         }
+        let mut spec = merged.spec;
+        let terminal = matches!(self.request.class, Class::Debug(Output::Terminal(_)));
+        if let Some(process) = spec.process_mut().as_mut().filter(|_| terminal) {
+            process.set_terminal(Some(true));
+        }
         Ok(LaunchPlan {
-            spec: merged.spec,
+            spec,
             executable,
             overlay: None,
             cgroups: merged.cgroups,
@@ -207,10 +212,17 @@ fn guests_stdio(
             let [stdin, stdout, stderr] = &**pipes;
             Ok(Stdio { stdin: copy(stdin)?, stdout: copy(stdout)?, stderr: copy(stderr)? })
         }
+        Output::Terminal(terminal) => {
+            let copy = || terminal.try_clone().map_err(|e| ("a terminal".to_owned(), e));
+            Ok(Stdio { stdin: copy()?, stdout: copy()?, stderr: copy()? })
+        }
     }
 }
 
-fn append(path: &Path, ids: Option<(u32, u32)>) -> io::Result<OwnedFd> {
+pub(in crate::containerizer) fn append(
+    path: &Path,
+    ids: Option<(u32, u32)>,
+) -> io::Result<OwnedFd> {
     // A link planted there by an earlier task must not lead anywhere.
     let file = OpenOptions::new()
         .append(true)

@@ -100,7 +100,7 @@ fn prepare() -> Result<Job, String> {
     }
     // After that: the kernel kills in the name of who asked for it.
     leash::die_with_writer(io::stdin().as_fd()).map_err(|e| chain(&e))?;
-    leash::close_on_exec(SANDBOX_FD).map_err(|e| chain(&e))?;
+    leash::close_on_exec(&[SANDBOX_FD, CACHE_FD]).map_err(|e| chain(&e))?;
     leash::limit_file_size(job.size_limit).map_err(|e| chain(&e))?;
     Ok(job)
 }

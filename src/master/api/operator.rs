@@ -121,7 +121,7 @@ fn send(answer: &Answer, media: Media) -> Response {
         Media::Json => super::lists::json(answer),
         Media::Protobuf => encode("mesos.v1.master.Response", answer, media),
     };
-    Response::bytes(media.as_str(), body)
+    Response::answer(media, body)
 }
 
 fn of(kind: response::Type) -> Answer {

@@ -11,8 +11,26 @@ use crate::{
 
 /// A message that may hold secret values.
 pub trait Secretive: Clone {
+    /// Goes over every secret in it.
+    fn each_secret(&mut self, act: &mut dyn FnMut(&mut Secret));
+
     /// Empties every secret value in it.
-    fn hide_secrets(&mut self);
+    fn hide_secrets(&mut self) {
+        self.each_secret(&mut |secret| {
+            if let Some(value) = &mut secret.value {
+                *value = Value { data: Vec::new() };
+            }
+        });
+    }
+
+    /// Whether it has secret values, hidden ones too: what was read back from a disk
+    /// lacks them.
+    #[must_use]
+    fn has_secret_values(&self) -> bool {
+        let mut found = false;
+        self.clone().each_secret(&mut |secret| found |= secret.value.is_some());
+        found
+    }
 
     /// A copy without secret values.
     #[must_use]
@@ -24,106 +42,104 @@ pub trait Secretive: Clone {
 }
 
 impl<T: Secretive> Secretive for Option<T> {
-    fn hide_secrets(&mut self) {
+    fn each_secret(&mut self, act: &mut dyn FnMut(&mut Secret)) {
         if let Some(inner) = self {
-            inner.hide_secrets();
+            inner.each_secret(act);
         }
     }
 }
 
 impl<T: Secretive> Secretive for Box<T> {
-    fn hide_secrets(&mut self) {
-        (**self).hide_secrets();
+    fn each_secret(&mut self, act: &mut dyn FnMut(&mut Secret)) {
+        (**self).each_secret(act);
     }
 }
 
 impl Secretive for Secret {
-    fn hide_secrets(&mut self) {
-        if let Some(value) = &mut self.value {
-            *value = Value { data: Vec::new() };
-        }
+    fn each_secret(&mut self, act: &mut dyn FnMut(&mut Secret)) {
+        act(self);
     }
 }
 
 impl Secretive for Environment {
-    fn hide_secrets(&mut self) {
-        self.variables.iter_mut().for_each(|variable| variable.secret.hide_secrets());
+    fn each_secret(&mut self, act: &mut dyn FnMut(&mut Secret)) {
+        self.variables.iter_mut().for_each(|variable| variable.secret.each_secret(act));
     }
 }
 
 impl Secretive for CommandInfo {
-    fn hide_secrets(&mut self) {
-        self.environment.hide_secrets();
+    fn each_secret(&mut self, act: &mut dyn FnMut(&mut Secret)) {
+        self.environment.each_secret(act);
     }
 }
 
 impl Secretive for ContainerInfo {
-    fn hide_secrets(&mut self) {
+    fn each_secret(&mut self, act: &mut dyn FnMut(&mut Secret)) {
         for volume in &mut self.volumes {
             if let Some(source) = &mut volume.source {
-                source.secret.hide_secrets();
+                source.secret.each_secret(act);
                 if let Some(csi) = &mut source.csi_volume
                     && let Some(provisioned) = &mut csi.static_provisioning
                 {
-                    provisioned.node_stage_secrets.values_mut().for_each(Secret::hide_secrets);
-                    provisioned.node_publish_secrets.values_mut().for_each(Secret::hide_secrets);
+                    provisioned.node_stage_secrets.values_mut().for_each(&mut *act);
+                    provisioned.node_publish_secrets.values_mut().for_each(&mut *act);
                 }
             }
-            hide_in_image(&mut volume.image);
+            in_image(&mut volume.image, act);
         }
         if let Some(mesos) = &mut self.mesos {
-            hide_in_image(&mut mesos.image);
+            in_image(&mut mesos.image, act);
         }
     }
 }
 
-fn hide_in_image(image: &mut Option<crate::Image>) {
+fn in_image(image: &mut Option<crate::Image>, act: &mut dyn FnMut(&mut Secret)) {
     if let Some(docker) = image.as_mut().and_then(|image| image.docker.as_mut()) {
-        docker.config.hide_secrets();
+        docker.config.each_secret(act);
     }
 }
 
 impl Secretive for HealthCheck {
-    fn hide_secrets(&mut self) {
-        self.command.hide_secrets();
+    fn each_secret(&mut self, act: &mut dyn FnMut(&mut Secret)) {
+        self.command.each_secret(act);
     }
 }
 
 impl Secretive for CheckInfo {
-    fn hide_secrets(&mut self) {
+    fn each_secret(&mut self, act: &mut dyn FnMut(&mut Secret)) {
         if let Some(command) = &mut self.command {
-            command.command.hide_secrets();
+            command.command.each_secret(act);
         }
     }
 }
 
 impl Secretive for ExecutorInfo {
-    fn hide_secrets(&mut self) {
-        self.command.hide_secrets();
-        self.container.hide_secrets();
+    fn each_secret(&mut self, act: &mut dyn FnMut(&mut Secret)) {
+        self.command.each_secret(act);
+        self.container.each_secret(act);
     }
 }
 
 impl Secretive for TaskInfo {
-    fn hide_secrets(&mut self) {
-        self.command.hide_secrets();
-        self.container.hide_secrets();
-        self.executor.hide_secrets();
-        self.health_check.hide_secrets();
-        self.check.hide_secrets();
+    fn each_secret(&mut self, act: &mut dyn FnMut(&mut Secret)) {
+        self.command.each_secret(act);
+        self.container.each_secret(act);
+        self.executor.each_secret(act);
+        self.health_check.each_secret(act);
+        self.check.each_secret(act);
     }
 }
 
 impl Secretive for TaskGroupInfo {
-    fn hide_secrets(&mut self) {
-        self.tasks.iter_mut().for_each(TaskInfo::hide_secrets);
+    fn each_secret(&mut self, act: &mut dyn FnMut(&mut Secret)) {
+        self.tasks.iter_mut().for_each(|task| task.each_secret(act));
     }
 }
 
 impl Secretive for Task {
-    fn hide_secrets(&mut self) {
-        self.container.hide_secrets();
-        self.health_check.hide_secrets();
+    fn each_secret(&mut self, act: &mut dyn FnMut(&mut Secret)) {
+        self.container.each_secret(act);
+        self.health_check.each_secret(act);
     }
 }
 
@@ -166,5 +182,7 @@ mod tests {
         let bytes = format!("{:?}", b"hush");
         assert!(format!("{task:?}").contains(&bytes));
         assert!(!hidden.contains(&bytes) && hidden.contains("vault"), "{hidden}");
+        assert!(task.without_secrets().has_secret_values(), "it is told that there was one");
+        assert!(!TaskInfo::default().has_secret_values());
     }
 }

@@ -141,7 +141,12 @@ async fn a_cache_that_cannot_be_written_is_no_failure() {
     let uris = || cached(web.url("/data"));
     let line = "test $(wc -c < data) = 200000";
     finish(&cluster, &mut framework, vec![task("full", line, uris())]).await;
-    let text = log(&cluster, "full");
+    let local = cluster.dir.path().join("data");
+    std::fs::write(&local, vec![b'x'; 200_000]).expect("write");
+    let local = task("local", line, cached(local.display()));
+    finish(&cluster, &mut framework, vec![local]).await;
+    let text = log(&cluster, "full") + &log(&cluster, "local");
+    assert_eq!(text.matches("Bypassing the cache for '").count(), 2, "{text}");
     assert!(text.contains("Bypassing the cache for '") && text.contains("No space left"), "{text}");
     assert_eq!((used(&cluster), files(small.0.path())), (0, Vec::new()));
 
