@@ -93,7 +93,6 @@ impl Recorded {
         let unreserved = self.state["unreserved_resources_full"].as_array().expect("a list");
         let resources = reserved.chain(unreserved).map(resource).collect();
         Snapshot {
-            drain: None,
             generation: 1,
             state: AgentState::Running,
             info: Arc::new(mesos::SlaveInfo { resources, ..info }),
