@@ -16,7 +16,7 @@ use bulkhead::master::api::tasks::TasksQuery;
 use bulkhead::master::api::{
     frameworks, lists, pieces::Pieces, roles, slaves, state, summary, tasks, views,
 };
-use bulkhead::master::core::cluster::{Agent, Cluster, Framework, FrameworkState};
+use bulkhead::master::core::cluster::{Agent, Cluster, Framework, FrameworkState, Standing};
 use bulkhead::master::ids::{AgentId, ExecutorId, FrameworkId, OfferId, Pid, TaskId};
 use bulkhead::master::shared::SharedMap;
 use bulkhead::master::snapshot::{Identity, Snapshot};
@@ -199,7 +199,7 @@ fn agent(a: &get_agents::Agent, shown: &Value) -> Agent {
         reregistered: since_epoch(&times["reregistered_time"]),
         connected: true,
         active: a.active,
-        deactivated: a.deactivated(),
+        standing: Standing { deactivated: a.deactivated(), ..Standing::default() },
         total: Resources::from_valid(&a.total_resources),
         used: [(FrameworkId::from("all"), used)].into(),
         offered: Resources::from_valid(&a.offered_resources),
