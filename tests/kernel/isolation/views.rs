@@ -159,7 +159,8 @@ async fn a_nested_container_shares_what_it_should() {
     require!(root, cgroup);
     let place = Place::new("nested", ALL);
     let native = place.start();
-    let parent = native.launch(place.shell("p", "sleep 1000")).await.expect("launch").pid;
+    let parent =
+        native.launch(place.shell("p", "sleep 1000")).await.expect("launch").pid.expect("a pid");
     let nested = |id: &str, command: &str, linux: Option<LinuxInfo>| {
         let mut request = place.shell(id, command);
         request.id = ContainerId { value: id.into(), parent: Some(Box::new(top("p"))) };
