@@ -103,10 +103,11 @@ impl Core {
             self.recover_executor(&id, executor, rebooted);
         }
         let f = &self.frameworks[&id];
-        if f.executors.is_empty() && !self.updates.has_framework(&id) {
-            if let Some(f) = self.frameworks.remove(&id) {
-                self.completed.push_back(f);
-            }
+        if f.executors.is_empty()
+            && !self.updates.has_framework(&id)
+            && let Some(f) = self.frameworks.remove(&id)
+        {
+            self.completed.push_back(f);
         }
     }
 

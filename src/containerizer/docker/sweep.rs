@@ -74,10 +74,11 @@ async fn pass(shared: &Arc<Shared>, memory: &mut Memory) -> Result<(), EngineErr
             if memory.spared.insert(entry.id.clone()) {
                 warn!(container = entry.name, "an orphan runs (--docker_kill_orphans is off)");
             }
-        } else if !memory.ended.contains_key(&entry.id) && !shared.is_held(&entry.name) {
-            if let Some(ended) = look(shared, entry).await? {
-                memory.ended.insert(entry.id.clone(), ended);
-            }
+        } else if !memory.ended.contains_key(&entry.id)
+            && !shared.is_held(&entry.name)
+            && let Some(ended) = look(shared, entry).await?
+        {
+            memory.ended.insert(entry.id.clone(), ended);
         }
     }
     shared.absolve(&condemned, &listed);
