@@ -199,7 +199,7 @@ fn agent_and_logger_killed_while_a_task_writes_lose_no_byte() {
     let first = lives();
     let pid = first.block_on(async {
         let native = place.start();
-        native.launch(request.clone()).await.expect("launch").pid.expect("it runs")
+        native.launch(request.clone()).await.expect("launch").pid.expect("a pid")
     });
     let sandbox = place.path("sandbox-k");
     until("some output", || files(&sandbox, "stdout").len() > 3);

@@ -42,7 +42,7 @@ fn running_ended_and_orphaned_are_found() {
     nested.id = ContainerId { value: "nested".into(), parent: Some(Box::new(top("running"))) };
     let pid = in_a_life(async {
         let native = place.start();
-        let pid = native.launch(running.clone()).await.expect("launch").pid.expect("it runs");
+        let pid = native.launch(running.clone()).await.expect("launch").pid.expect("a pid");
         for request in [&ending, &ended, &orphan] {
             native.launch(request.clone()).await.expect("launch");
         }

@@ -76,12 +76,8 @@ async fn ids_are_others_outside_and_given_once() {
     let native = place.start();
     let mut bases = Vec::new();
     for id in ["a", "b"] {
-        let pid = native
-            .launch(place.shell(id, "sleep 1000"))
-            .await
-            .expect("launch")
-            .pid
-            .expect("it runs");
+        let pid =
+            native.launch(place.shell(id, "sleep 1000")).await.expect("launch").pid.expect("a pid");
         let (base, count) = users(pid);
         assert_eq!(count, 65536);
         let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("its status");
@@ -96,7 +92,7 @@ async fn ids_are_others_outside_and_given_once() {
     assert!(error.to_string().contains("every block of --userns_remap is in use"), "{error}");
     destroy(&native, "a").await;
     let pid =
-        native.launch(place.shell("d", "sleep 1000")).await.expect("launch").pid.expect("it runs");
+        native.launch(place.shell("d", "sleep 1000")).await.expect("launch").pid.expect("a pid");
     assert_eq!(users(pid).0, BASES[0]);
     destroy(&native, "b").await;
     destroy(&native, "d").await;
@@ -157,7 +153,7 @@ async fn nested_containers_and_guests_are_in_their_parents_ids() {
         ..LinuxInfo::default()
     };
     parent.container = Some(mesos_container(Some(linux)));
-    let pid = native.launch(parent).await.expect("launch").pid.expect("it runs");
+    let pid = native.launch(parent).await.expect("launch").pid.expect("a pid");
     place.wait_output("p", "ready").await;
     let namespaces = ["user", "ipc", "time"];
     let links: Vec<String> = namespaces
@@ -205,7 +201,7 @@ fn ids_in_use_are_found_again() {
     let request = place.shell("a", "sleep 1000");
     in_a_life(async {
         let native = place.start();
-        let pid = native.launch(request.clone()).await.expect("launch").pid.expect("it runs");
+        let pid = native.launch(request.clone()).await.expect("launch").pid.expect("a pid");
         assert_eq!(users(pid).0, BASES[0]);
     });
     in_a_life(async {
@@ -217,7 +213,7 @@ fn ids_in_use_are_found_again() {
             .await
             .expect("launch")
             .pid
-            .expect("it runs");
+            .expect("a pid");
         assert_eq!(users(pid).0, BASES[1], "the first block is taken");
         let error = native.launch(place.shell("c", "true")).await.expect_err("both are");
         assert!(error.to_string().contains("--userns_remap"), "{error}");
@@ -227,7 +223,7 @@ fn ids_in_use_are_found_again() {
             .await
             .expect("launch")
             .pid
-            .expect("it runs");
+            .expect("a pid");
         assert_eq!(users(pid).0, BASES[0]);
         destroy(&native, "b").await;
         destroy(&native, "d").await;

@@ -160,7 +160,7 @@ async fn a_nested_container_shares_what_it_should() {
     let place = Place::new("nested", ALL);
     let native = place.start();
     let parent =
-        native.launch(place.shell("p", "sleep 1000")).await.expect("launch").pid.expect("it runs");
+        native.launch(place.shell("p", "sleep 1000")).await.expect("launch").pid.expect("a pid");
     let nested = |id: &str, command: &str, linux: Option<LinuxInfo>| {
         let mut request = place.shell(id, command);
         request.id = ContainerId { value: id.into(), parent: Some(Box::new(top("p"))) };
