@@ -1,7 +1,7 @@
 # What a developer, a packager and CI run. `make` alone lists the targets.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help deps build release test quick fmt clippy deny bench fuzz vm demo install clean
+.PHONY: help deps build release test quick fmt clippy deny bench soak fuzz vm demo install clean
 
 CARGO ?= cargo
 TARGET := $(or $(CARGO_TARGET_DIR),$(CURDIR)/target)
@@ -39,8 +39,12 @@ deny: ## licences, advisories, bans and sources of all dependencies (installs ca
 	@command -v cargo-deny >/dev/null || $(CARGO) install --locked --debug cargo-deny
 	$(CARGO) deny check bans licenses sources
 
-bench: ## SCENARIO=launch|memory|tasks|statistics|master: table and JSON lines
+bench: ## SCENARIO=launch|memory|tasks|statistics|gc|updates|recovery|master: table and JSON lines
 	@tests/scripts/bench.sh "$(SCENARIO)"
+
+soak: ## TASKS=5000 short containers while the agent is killed at random
+	@tests/scripts/deps.sh build test
+	BULKHEAD_SOAK="$(or $(TASKS),5000)" $(CARGO) test -p bulkhead --test recovery -- --nocapture soak::
 
 fuzz: ## fuzz targets for a bounded time each (SECONDS_EACH=30)
 	@tests/scripts/fuzz.sh "$(or $(SECONDS_EACH),30)"

@@ -2,14 +2,19 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use kernel::cgroup::Hierarchies;
 
+use crate::cdi::settings::Settings as CdiSettings;
 use crate::cgroups::settings::Settings as CgroupSettings;
 use crate::disk;
+use crate::gpu::settings::Settings as GpuSettings;
 use crate::ids::IdRange;
+use crate::image::Provisioner;
 use crate::linux::capabilities::Set;
+use crate::secret::Secrets;
 
 /// How containers are started; `--launcher`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -69,6 +74,14 @@ pub struct Config {
     pub seccomp_profile_name: Option<String>,
     /// Flags of `disk/*`.
     pub disk: disk::Config,
+    /// Flags of `devices/cdi`.
+    pub cdi: CdiSettings,
+    /// Flags of `gpu/nvidia`.
+    pub gpu: GpuSettings,
+    /// Where secrets come from.
+    pub secrets: Secrets,
+    /// Who makes root file systems of images, if anybody.
+    pub provisioner: Option<Arc<dyn Provisioner>>,
     /// Whether the agent runs as root.
     pub root: bool,
 }
@@ -100,6 +113,10 @@ impl Config {
             seccomp_config_dir: None,
             seccomp_profile_name: None,
             disk: disk::Config::default(),
+            cdi: CdiSettings::default(),
+            gpu: GpuSettings::default(),
+            secrets: Secrets::default(),
+            provisioner: None,
             root: true,
         }
     }

@@ -12,12 +12,15 @@
 #![forbid(unsafe_code)]
 
 pub mod api;
+pub mod cdi;
 pub mod cgroups;
 pub mod config;
 pub mod disk;
 pub mod filesystem;
+pub mod gpu;
 pub mod hook;
 pub mod ids;
+pub mod image;
 pub mod linux;
 pub mod merge;
 mod mounts;
@@ -31,4 +34,5 @@ pub mod secret;
 mod simple;
 #[cfg(any(test, feature = "suite"))]
 pub mod suite;
+pub mod traced;
 pub mod volume;

@@ -11,13 +11,14 @@ use thiserror::Error;
 use crate::api::{Isolator, IsolatorError};
 use crate::cgroups::{Cgroups, Controller};
 use crate::config::{Config, Launcher};
-use crate::{disk, filesystem, linux, namespaces, posix, volume};
+use crate::traced::{Ledger, PATIENCE, Traced};
+use crate::{cdi, disk, filesystem, gpu, linux, namespaces, posix, volume};
 
 /// `--isolation`'s default, Mesos' own.
 pub const DEFAULT: &str = "posix/cpu,posix/mem";
 
 /// Every name `--isolation` may hold, in order, and whether this version has it.
-pub const TABLE: [(&str, bool); 42] = [
+pub const TABLE: [(&str, bool); 43] = [
     ("filesystem/posix", true),
     ("filesystem/linux", true),
     ("filesystem/shared", false),
@@ -50,13 +51,14 @@ pub const TABLE: [(&str, bool); 42] = [
     ("volume/sandbox_path", true),
     ("docker/volume", false),
     ("volume/host_path", true),
-    ("volume/image", false),
-    ("volume/secret", false),
+    ("volume/image", true),
+    ("volume/secret", true),
     ("volume/csi", false),
     ("disk/du", true),
     ("disk/xfs", true),
     ("linux/seccomp", true),
-    ("gpu/nvidia", false),
+    ("devices/cdi", true),
+    ("gpu/nvidia", true),
     ("network/cni", false),
     ("network/port_mapping", false),
     ("network/ports", false),
@@ -170,8 +172,7 @@ pub fn parse_with(flag: &str, plugins: &[&'static str]) -> Result<Isolation, Par
         [first, second, ..] => return Err(ParseError::TwoFilesystems(first, second)),
     }
     if names.contains(&"filesystem/linux") {
-        // Mesos implies volume/image too; images are of a later version.
-        for implied in ["volume/sandbox_path", "volume/host_path"] {
+        for implied in ["volume/sandbox_path", "volume/host_path", "volume/image"] {
             if !names.contains(&implied) {
                 names.push(implied);
             }
@@ -227,6 +228,10 @@ pub struct Isolators {
     pub layout: Option<crate::cgroups::Layout>,
     /// What `--isolation` meant.
     pub isolation: Isolation,
+    /// Every call to the isolators of the table.
+    pub ledger: Arc<Ledger>,
+    /// How busy the GPUs are, with `gpu/nvidia`.
+    pub gpus: Option<gpu::Figures>,
 }
 
 impl std::fmt::Debug for Isolators {
@@ -268,7 +273,7 @@ pub fn create_with(
 
     let mut all: Vec<Arc<dyn Isolator>> = Vec::new();
     let mut cgroups = Some(Cgroups::new(Arc::clone(&config), controllers));
-    let mut layout = None;
+    let (mut layout, mut grants, mut gpus) = (None, None, None);
     for (name, _) in TABLE {
         // All cgroups/* are one isolator; with the linux launcher it always is.
         if name.starts_with("cgroups/")
@@ -276,6 +281,7 @@ pub fn create_with(
             && let Some(made) = made.map_err(CreateError::Start)?
         {
             layout = Some(made.layout().clone());
+            grants = made.grants();
             all.push(Arc::new(made));
         }
         if !enabled.contains(name) {
@@ -301,17 +307,28 @@ pub fn create_with(
             "namespaces/pid" => namespaces::pid(config, linux_fs),
             "volume/sandbox_path" => Ok(volume::sandbox_path(config, binds)),
             "volume/host_path" => volume::host_path(config, linux_fs),
+            "volume/image" => volume::image(config, linux_fs),
+            "volume/secret" => volume::secret(config, linux_fs),
             "disk/du" => disk::du(&config.disk),
             "disk/xfs" => disk::xfs(&config.disk, config.root),
+            "gpu/nvidia" => gpu::nvidia(&config.gpu, grants.clone(), linux_fs).map(|made| {
+                gpus = Some(made.figures());
+                Arc::new(made) as _
+            }),
+            "devices/cdi" => cdi::devices(&config.cdi, grants.clone(), linux_fs),
             // The cgroups are made above; the rest `parse` has refused.
             _ => continue,
         };
         all.push(made.map_err(CreateError::Start)?);
     }
+    let ledger = Arc::new(Ledger::default());
+    let patience = PATIENCE.max(2 * config.cgroups_destroy_timeout);
+    let trace = |isolator| Arc::new(Traced::new(isolator, Arc::clone(&ledger), patience)) as _;
+    let mut all: Vec<Arc<dyn Isolator>> = all.into_iter().map(trace).collect();
     for name in &isolation.names {
         all.extend(plugins.iter().find(|plugin| plugin.name() == *name).cloned());
     }
-    Ok(Isolators { all, layout, isolation })
+    Ok(Isolators { all, layout, isolation, ledger, gpus })
 }
 
 #[cfg(test)]
@@ -336,7 +353,8 @@ mod tests {
                 "cgroups/mem",
                 "namespaces/pid",
                 "volume/sandbox_path",
-                "volume/host_path"
+                "volume/host_path",
+                "volume/image"
             ]
         );
     }

@@ -1,7 +1,7 @@
 //! The agent put together: containerizer, owner task, HTTP server. Called by
 //! `bulkhead-agent` and nobody else; decides nothing.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -15,8 +15,10 @@ use super::api::{self, About, Api};
 use super::flags::StartError;
 use super::info::InfoError;
 use super::{AgentError, Config, Handle, Outcome, PostOutbox, flags as startup};
-use crate::containerizer::ContainerizerError;
+use crate::containerizer::composing::{Composing, Named};
+use crate::containerizer::docker::Docker;
 use crate::containerizer::native::Native;
+use crate::containerizer::{Containerizer, ContainerizerError};
 use crate::daemon::api::Common;
 use crate::daemon::files::Files;
 use crate::daemon::flags::Flags;
@@ -24,6 +26,7 @@ use crate::daemon::logging::Logging;
 use crate::daemon::metrics::{Metrics, system};
 use crate::daemon::signals::{Signal, Signals};
 use crate::daemon::version;
+use crate::fetch::Fetcher;
 use crate::gc::Policy;
 use crate::wire::http::{Limits, serve};
 use crate::wire::libprocess::{Post, Upid};
@@ -52,9 +55,55 @@ pub struct App {
     logging: Logging,
     listener: TcpListener,
     config: Config,
-    native: Arc<Native>,
+    containers: Containers,
     post: Post,
     exits: mpsc::UnboundedReceiver<Upid>,
+}
+
+/// The containerizers of `--containerizers`.
+struct Containers {
+    native: Option<Arc<Native>>,
+    docker: Option<Arc<Docker>>,
+    /// Theirs, with its cache.
+    fetcher: Arc<Fetcher>,
+    /// The one that the agent talks to.
+    door: Arc<dyn Containerizer>,
+}
+
+impl Containers {
+    fn new(flags: &Flags, work_dir: PathBuf, runtime_dir: &Path) -> Result<Containers, AppError> {
+        let names = startup::containerizers(flags)?;
+        let (mut native, mut docker) = (None, None);
+        if names.contains(&"mesos") {
+            let mut config = startup::containerizer(flags, runtime_dir.to_owned())?;
+            config.work_dir = Some(work_dir.clone());
+            native = Some(Arc::new(Native::new(config)?));
+        }
+        let fetcher = match &native {
+            Some(native) => native.fetcher(),
+            None => Arc::new(Fetcher::new(startup::fetcher(flags))),
+        };
+        if names.contains(&"docker") {
+            let config = super::docker_flags::config(flags, &work_dir, runtime_dir)?;
+            docker = Some(Arc::new(Docker::new(config, fetcher.clone())?));
+        }
+        let mut all: Vec<Named> = Vec::new();
+        for name in names {
+            let one: Option<Arc<dyn Containerizer>> = match name {
+                "docker" => docker.clone().map(|docker| docker as _),
+                _ => native.clone().map(|native| native as _),
+            };
+            all.extend(one.map(|one| (name, one)));
+        }
+        let door: Arc<dyn Containerizer> = match (all.pop(), all.is_empty()) {
+            (Some((_, only)), true) => only,
+            (last, _) => {
+                all.extend(last);
+                Arc::new(Composing::new(all))
+            }
+        };
+        Ok(Containers { native, docker, fetcher, door })
+    }
 }
 
 impl App {
@@ -75,10 +124,10 @@ impl App {
         let info = startup::slave_info(&flags, &work_dir, hostname, address.port())?;
         let pid = format!("{}@{address}", api::PROCESS);
         let config = startup::config(&flags, info, &pid, &work_dir)?;
-        let native = Arc::new(Native::new(startup::containerizer(&flags, runtime_dir)?)?);
+        let containers = Containers::new(&flags, work_dir, &runtime_dir)?;
         let (exited, exits) = mpsc::unbounded_channel();
         let post = Post::new(address, exited);
-        Ok(App { flags, logging, listener, config, native, post, exits })
+        Ok(App { flags, logging, listener, config, containers, post, exits })
     }
 
     /// Runs until a signal, the master or an error ends it.
@@ -86,7 +135,7 @@ impl App {
     /// # Errors
     /// The agent could not recover, or cannot go on.
     pub async fn run(self, mut signals: Signals) -> Result<(), AppError> {
-        let App { flags, logging, listener, mut config, native, post, mut exits } = self;
+        let App { flags, logging, listener, mut config, containers, post, mut exits } = self;
         let files = Files::new();
         config.readers = files.readers();
         tracing::info!(
@@ -96,14 +145,14 @@ impl App {
             config.work_dir.root().display()
         );
         let outbox = Arc::new(PostOutbox::new(post, api::PROCESS));
-        let (handle, mut owner) = super::start(config.clone(), native.clone(), outbox);
+        let (handle, mut owner) = super::start(config.clone(), containers.door.clone(), outbox);
         let common = Common {
             files,
             metrics: Metrics::new(),
             logging: logging.clone(),
             flags: Arc::new(flags),
         };
-        let api = service(common, &config, native, handle.clone());
+        let api = service(common, &config, containers, handle.clone());
         let (stop, stopped) = oneshot::channel::<()>();
         let server = tokio::spawn(serve(listener, Arc::new(api), Limits::default(), async {
             let _ = stopped.await;
@@ -145,7 +194,7 @@ async fn drain(
     server.await.map_err(failed("the HTTP server"))
 }
 
-fn service(common: Common, config: &Config, native: Arc<Native>, handle: Handle) -> Api {
+fn service(common: Common, config: &Config, containers: Containers, handle: Handle) -> Api {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let about = About {
         version: version::info().clone(),
@@ -156,17 +205,25 @@ fn service(common: Common, config: &Config, native: Arc<Native>, handle: Handle)
     };
     startup::attach_log(&common);
     common.metrics.source(system);
+    let Containers { native, docker, fetcher, door } = containers;
     let reporter = native.clone();
+    let swept = native.clone();
     common.metrics.source(move |out| {
-        for report in reporter.plugins() {
+        let figure = |(name, value): (&str, u64)| (name.to_owned(), value as f64);
+        out.extend(swept.iter().flat_map(|native| native.leftovers()).map(figure));
+    });
+    common.metrics.source(move |out| {
+        for report in reporter.iter().flat_map(|native| native.plugins()) {
             let name = report.name;
             let named = |(figure, value)| (format!("containerizer/plugins/{name}/{figure}"), value);
             out.extend(report.figures().map(named));
         }
+        let figures = docker.iter().flat_map(|docker| docker.figures());
+        out.extend(figures.map(|(name, value)| (format!("containerizer/docker/{name}"), value)));
     });
     let context = api::Context {
         handle,
-        containerizer: native.clone(),
+        containerizer: door,
         about,
         work_dir: config.work_dir.clone(),
         switch_user: config.switch_user,
@@ -177,7 +234,7 @@ fn service(common: Common, config: &Config, native: Arc<Native>, handle: Handle)
     let started = Instant::now();
     Api::new(context, move || Surroundings {
         uptime_secs: started.elapsed().as_secs_f64(),
-        destroy_errors: native.destroy_errors(),
-        fetched: native.fetched(),
+        destroy_errors: native.as_ref().map_or(0, |native| native.destroy_errors()),
+        fetched: fetcher.figures(),
     })
 }

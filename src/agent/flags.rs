@@ -6,12 +6,14 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use isolator_plugin::{RemoteIsolator, manifest};
 use isolators::ids::IdRange;
 use isolators::linux::capabilities::Set;
 use isolators::linux::sysctl;
+use isolators::secret::{Directory, Secrets};
 use mesos::SlaveInfo;
 use thiserror::Error;
 
@@ -44,6 +46,8 @@ pub enum StartError {
     Directory { what: &'static str, path: PathBuf, message: String },
     #[error("{0}")]
     Plugins(String),
+    #[error("failed to find the agent's devices: {0}")]
+    Devices(String),
     #[error("--launcher=linux needs root; give --launcher=posix")]
     NotRoot,
 }
@@ -101,7 +105,10 @@ pub fn slave_info(
 ) -> Result<SlaveInfo, StartError> {
     let machine = Machine::detect(work_dir);
     let default_role = flags.text("default_role").unwrap_or("*");
-    let all = resources::complete(flags.text("resources"), default_role, &machine)?.to_protos();
+    let found = super::devices::found(flags)?;
+    let given = flags.text("resources");
+    let all = resources::complete(given, default_role, &machine, &found)?.to_protos();
+    super::devices::check(flags, &all, &found)?;
     resources::prepare_disks(&all, work_dir)?;
     let attributes = flags.text("attributes").map(mesos::attributes::parse).transpose();
     let attributes = attributes.map_err(InfoError::from)?.unwrap_or_default();
@@ -124,7 +131,7 @@ pub fn config(
     if master.starts_with("zk://") {
         return Err(StartError::ZooKeeper(master.to_owned()));
     }
-    check_containerizers(flags.text("containerizers").unwrap_or_default())?;
+    containerizers(flags)?;
     let mut config = Config::new(info, pid, master, work_dir);
     config.launcher_dir = launcher_dir(flags);
     // Packages install it under the name operators know, a build under ours.
@@ -180,7 +187,7 @@ pub fn config(
     Ok(config)
 }
 
-fn one_of<T: Copy>(
+pub(super) fn one_of<T: Copy>(
     flags: &Flags,
     name: &'static str,
     known: &[(&'static str, T)],
@@ -193,19 +200,29 @@ fn one_of<T: Copy>(
     Err(invalid(name, given, format!("one of {}", names.join(", "))))
 }
 
-fn check_containerizers(given: &str) -> Result<(), StartError> {
-    for name in given.split(',') {
-        let expected = match name {
-            "mesos" => continue,
-            "docker" => "the docker containerizer is not supported yet".to_owned(),
-            other => match nearest(other, ["mesos", "docker"]) {
+/// `--containerizers`, in the order they are asked.
+///
+/// # Errors
+/// An unknown one, or one that is named twice.
+pub fn containerizers(flags: &Flags) -> Result<Vec<&'static str>, StartError> {
+    const KNOWN: [&str; 2] = ["mesos", "docker"];
+    let given = flags.text("containerizers").unwrap_or_default();
+    let mut all = Vec::new();
+    for name in given.split(',').map(str::trim) {
+        let expected = match KNOWN.iter().find(|known| **known == name) {
+            Some(known) if !all.contains(known) => {
+                all.push(*known);
+                continue;
+            }
+            Some(_) => format!("each of them once, not '{name}' twice"),
+            None => match nearest(name, KNOWN) {
                 Some(near) => format!("did you mean '{near}'?"),
-                None => "only 'mesos' is known".to_owned(),
+                None => "'mesos', 'docker' or both".to_owned(),
             },
         };
         return Err(invalid("containerizers", given, expected));
     }
-    Ok(())
+    Ok(all)
 }
 
 /// `--launcher_dir`, or where this program lies.
@@ -322,6 +339,9 @@ pub fn containerizer(flags: &Flags, runtime_dir: PathBuf) -> Result<native::Conf
         seccomp_config_dir: flags.text("seccomp_config_dir").map(PathBuf::from),
         seccomp_profile_name: flags.text("seccomp_profile_name").map(str::to_owned),
         disk: disk(flags),
+        cdi: super::devices::cdi(flags)?,
+        gpu: super::devices::gpu(flags)?,
+        secrets: secrets(flags)?,
         logs: log_flags::settings(flags)?,
         ..native::Config::default()
     })
@@ -333,8 +353,23 @@ fn capabilities(flags: &Flags, flag: &'static str) -> Result<Option<Set>, StartE
     Set::of_flag(json).map(Some).map_err(|text| invalid(flag, &json.to_string(), text))
 }
 
+/// Where the secrets come from that tasks refer to.
+pub(super) fn secrets(flags: &Flags) -> Result<Secrets, StartError> {
+    if let Some(module) = flags.text("secret_resolver").filter(|name| !name.is_empty()) {
+        let expected = "no module: shared libraries are not loaded; see --secrets_dir";
+        return Err(invalid("secret_resolver", module, expected));
+    }
+    let Some(directory) = flags.text("secrets_dir").filter(|path| !path.is_empty()) else {
+        return Ok(Secrets::default());
+    };
+    if !Path::new(directory).is_dir() {
+        return Err(invalid("secrets_dir", directory, "a directory"));
+    }
+    Ok(Secrets::with(Arc::new(Directory::new(directory))))
+}
+
 /// What the fetcher is told.
-fn fetcher(flags: &Flags) -> fetch::Settings {
+pub fn fetcher(flags: &Flags) -> fetch::Settings {
     let default = fetch::Settings::default();
     let path = |name: &str| flags.text(name).filter(|path| !path.is_empty()).map(PathBuf::from);
     fetch::Settings {
@@ -446,7 +481,8 @@ mod tests {
             ("--registration_backoff_factor=2mins", "--registration_backoff_factor: at most"),
             ("--executor_reregistration_timeout=16secs", "at most 15s"),
             ("--gc_disk_headroom=1.5", "from 0.0 to 1.0"),
-            ("--containerizers=docker,mesos", "not supported yet"),
+            ("--containerizers=docker,docker", "not 'docker' twice"),
+            ("--containerizers=rkt", "'mesos', 'docker' or both"),
             ("--containerizers=meso", "did you mean 'mesos'?"),
             ("--executor_environment_variables={\"A\": 1}", "values are strings"),
         ] {
@@ -466,6 +502,9 @@ mod tests {
         let text = refused(modules);
         assert!(text.contains("'libisolator.so'") && text.contains("--isolator_plugins"), "{text}");
         assert!(refused("--modules_dir=/lib/modules").contains("--isolator_plugins"));
+        let text = refused("--secret_resolver=com_example_Vault");
+        assert!(text.contains("com_example_Vault") && text.contains("--secrets_dir"), "{text}");
+        assert!(refused("--secrets_dir=/nonexistent").contains("'/nonexistent'"));
         let text = refused("--isolator_plugins=/nonexistent");
         assert!(text.contains("failed to read '/nonexistent'"), "{text}");
     }

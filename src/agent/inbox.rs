@@ -13,6 +13,7 @@ pub fn decode(name: &str, body: &[u8]) -> Result<Option<Inbound>, schema::WireEr
         "SlaveRegisteredMessage" => Inbound::SlaveRegistered(schema::decode(body)?),
         "SlaveReregisteredMessage" => Inbound::SlaveReregistered(schema::decode(body)?),
         "PingSlaveMessage" => Inbound::Ping(schema::decode(body)?),
+        "DrainSlaveMessage" => Inbound::Drain(schema::decode(body)?),
         "ShutdownMessage" => Inbound::Shutdown(schema::decode(body)?),
         "RunTaskMessage" => Inbound::RunTask(Box::new(schema::decode(body)?)),
         "RunTaskGroupMessage" => Inbound::RunTaskGroup(Box::new(schema::decode(body)?)),

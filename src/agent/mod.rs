@@ -12,6 +12,8 @@ pub mod app;
 mod cgroup_flags;
 pub mod config;
 pub mod core;
+mod devices;
+mod docker_flags;
 pub mod driver;
 pub mod flags;
 pub mod handle;

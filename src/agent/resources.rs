@@ -85,7 +85,8 @@ impl Machine {
     }
 }
 
-/// `--resources` and `--default_role` with what is missing added from `machine`.
+/// `--resources` and `--default_role` with what is missing added from `machine` and
+/// from the devices `found`.
 ///
 /// # Errors
 /// [`ResourcesError`] naming the input.
@@ -93,6 +94,7 @@ pub fn complete(
     flag: Option<&str>,
     default_role: &str,
     machine: &Machine,
+    found: &[Resource],
 ) -> Result<Resources, ResourcesError> {
     mesos::roles::validate(default_role).map_err(|e| ResourcesError::DefaultRole {
         role: default_role.to_owned(),
@@ -107,6 +109,11 @@ pub fn complete(
             let text = format!("{name}:{}", machine.text_of(name));
             all += &Resources::parse(&text, default_role)?;
         }
+    }
+    for device in found.iter().filter(|device| !named.iter().any(|r| r.name == device.name)) {
+        // The text form has no quotes for names of devices.
+        let text = format!("[{}]", String::from_utf8_lossy(&mesos::json::to_json(device)));
+        all += &Resources::parse(&text, default_role)?;
     }
     Ok(all)
 }
@@ -159,7 +166,7 @@ mod tests {
     const MACHINE: Machine = Machine { cpus: 8, mem: 16 * GB, disk: 100 * GB };
 
     fn texts(flag: Option<&str>, machine: &Machine) -> Vec<String> {
-        let all = complete(flag, "*", machine).expect("valid");
+        let all = complete(flag, "*", machine, &[]).expect("valid");
         all.iter().map(|r| format!("{}={:?}", r.name(), r.as_scalar().map(|s| s.value()))).collect()
     }
 
@@ -186,11 +193,11 @@ mod tests {
 
     #[test]
     fn the_default_role_is_given_to_what_has_none() {
-        let all = complete(Some("cpus(ads):1;mem:5"), "web", &MACHINE).expect("valid");
+        let all = complete(Some("cpus(ads):1;mem:5"), "web", &MACHINE, &[]).expect("valid");
         let roles: Vec<_> = all.iter().map(|r| r.reservation_role()).collect();
         assert_eq!(roles, [Some("ads"), Some("web"), Some("web"), Some("web")]);
         assert!(matches!(
-            complete(None, "a/../b", &MACHINE),
+            complete(None, "a/../b", &MACHINE, &[]),
             Err(ResourcesError::DefaultRole { .. })
         ));
     }
@@ -207,7 +214,7 @@ mod tests {
             ("ports:[5-", "ports"),
             ("[{]", "JSON"),
         ] {
-            let error = complete(Some(bad), "*", &MACHINE).expect_err(bad).to_string();
+            let error = complete(Some(bad), "*", &MACHINE, &[]).expect_err(bad).to_string();
             assert!(error.contains(part), "{bad}: {error}");
         }
     }
@@ -219,7 +226,7 @@ mod tests {
             let text = format!(
                 r#"[{{"name":"disk","type":"SCALAR","scalar":{{"value":9}},"disk":{{"source":{source}}}}}]"#
             );
-            complete(Some(&text), "*", &MACHINE).expect("valid").to_protos()
+            complete(Some(&text), "*", &MACHINE, &[]).expect("valid").to_protos()
         };
         let path = disk(r#"{"type":"PATH","path":{"root":"disks/one"}}"#);
         prepare_disks(&path, &work).expect("created");

@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use mesos::{ContainerId, MasterInfo, SlaveInfo};
 
+use super::core::drain::Drain;
 use super::core::state::{Executor, Framework};
 
 /// Where the agent is in its life.
@@ -84,6 +85,8 @@ pub struct Snapshot {
     /// How old a removed executor's sandbox may get in seconds, by the newest
     /// look at the disk.
     pub max_sandbox_age_secs: f64,
+    /// The drain that is under way.
+    pub drain: Option<Drain>,
 }
 
 impl Snapshot {

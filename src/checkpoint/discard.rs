@@ -9,7 +9,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use kernel::mounts;
+use kernel::mounts::{self, Mount};
 use thiserror::Error;
 
 use super::{Garbage, StorageError, WorkDir};
@@ -25,9 +25,6 @@ pub enum DiscardError {
         /// The directory.
         path: PathBuf,
     },
-    /// The mount table cannot be read.
-    #[error("failed to look for mounts")]
-    Mounts(#[source] kernel::Error),
     /// It cannot be moved.
     #[error("failed to discard '{path}'")]
     Move {
@@ -41,13 +38,17 @@ pub enum DiscardError {
     Trash(#[source] StorageError),
 }
 
-/// Moves the directories of `garbage` away. What is to be deleted now: usually
-/// below `trash`, or where it was if that is on another file system.
-pub(super) fn discard(work: &WorkDir, garbage: &Garbage) -> Result<Vec<PathBuf>, DiscardError> {
+/// Moves the directories of `garbage` away, unless one of `table` is mounted below.
+/// What is to be deleted now: usually below `trash`, or where it was if that is on
+/// another file system.
+pub(super) fn discard(
+    work: &WorkDir,
+    garbage: &Garbage,
+    table: &[Mount],
+) -> Result<Vec<PathBuf>, DiscardError> {
     let paths = work.garbage(garbage);
-    let table = mounts::table().map_err(DiscardError::Mounts)?;
     for path in &paths {
-        if let Some(mount) = mounts::below(&table, path).first() {
+        if let Some(mount) = mounts::below(table, path).first() {
             let mount = mount.target.clone();
             return Err(DiscardError::Mounted { mount, path: path.clone() });
         }

@@ -98,6 +98,7 @@ pub(super) fn replace(path: &Path, bytes: &[u8], sync: bool) -> Result<File> {
         let _ = fs::remove_file(&temp);
         StorageError::Write { path: path.to_owned(), source }
     })?;
+    kernel::failpoint!("checkpoint.replace.half");
     fs::rename(&temp, path)
         .map_err(|source| StorageError::Rename { path: path.to_owned(), source })?;
     Ok(file)
@@ -138,6 +139,11 @@ pub(super) fn append(path: &Path, bytes: &[u8]) -> Result<File> {
     let failed = |source| StorageError::Append { path: path.to_owned(), source };
     let mut file = OpenOptions::new().append(true).create(true).open(path).map_err(failed)?;
     let length = file.metadata().map_err(failed)?.len();
+    #[cfg(debug_assertions)]
+    if kernel::failpoint::strikes("checkpoint.append.half") {
+        let _ = file.write_all(&bytes[..bytes.len() / 2]);
+        kernel::failpoint::die("checkpoint.append.half");
+    }
     if let Err(source) = file.write_all(bytes) {
         let _ = file.set_len(length);
         return Err(failed(source));

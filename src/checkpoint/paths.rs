@@ -12,6 +12,7 @@
 //! |       |-- latest -> <agent id>
 //! |       `-- <agent id>
 //! |           |-- slave.info
+//! |           |-- drain.config                     while it is draining
 //! |           `-- frameworks/<framework id>
 //! |               |-- framework.info
 //! |               |-- framework.pid
@@ -104,6 +105,11 @@ impl WorkDir {
     /// `mesos.SlaveInfo`.
     pub fn agent_info(&self, agent: &str) -> PathBuf {
         self.meta_agent(agent).join("slave.info")
+    }
+
+    /// `mesos.DrainConfig`.
+    pub fn drain_config(&self, agent: &str) -> PathBuf {
+        self.meta_agent(agent).join("drain.config")
     }
 
     /// Where an agent id keeps its frameworks.

@@ -2,7 +2,7 @@
 //! storage task (`super::store`) writes them. No I/O here.
 
 use mesos::internal::StatusUpdateRecord;
-use mesos::{ExecutorInfo, FrameworkInfo, SlaveInfo, Task, TaskInfo};
+use mesos::{DrainConfig, ExecutorInfo, FrameworkInfo, SlaveInfo, Task, TaskInfo};
 
 use super::{Garbage, Item, RunKey};
 
@@ -79,6 +79,13 @@ pub enum Record {
         /// The run.
         run: RunKey,
     },
+    /// The agent is draining, or (`None`) no more.
+    Drain {
+        /// The agent's id.
+        agent: String,
+        /// What it was told.
+        config: Option<DrainConfig>,
+    },
     /// The agent must come back under a new id.
     ForgetAgent,
     /// A directory waits for its deletion from now on, or what is known of it
@@ -108,6 +115,7 @@ impl Record {
             | Record::Kill { .. }
             | Record::Update { .. }
             | Record::Sentinel { .. }
+            | Record::Drain { .. }
             | Record::ForgetAgent => true,
             Record::Framework { .. }
             | Record::Executor { .. }
@@ -118,9 +126,57 @@ impl Record {
         }
     }
 
+    /// The run that it is about, if it is about one.
+    #[must_use]
+    pub fn run(&self) -> Option<&RunKey> {
+        match self {
+            Record::Executor { run, .. }
+            | Record::ForkedPid { run, .. }
+            | Record::LibprocessPid { run, .. }
+            | Record::HttpMarker { run }
+            | Record::Task { run, .. }
+            | Record::Kill { run, .. }
+            | Record::Update { run, .. }
+            | Record::Sentinel { run } => Some(run),
+            Record::Agent(_)
+            | Record::Framework { .. }
+            | Record::Drain { .. }
+            | Record::ForgetAgent
+            | Record::Scheduled { .. }
+            | Record::Unscheduled(_)
+            | Record::Schedule(_) => None,
+        }
+    }
+
     /// Whether the agent can do without: it finds out again by looking.
     #[must_use]
     pub fn is_advice(&self) -> bool {
         matches!(self, Record::Scheduled { .. } | Record::Unscheduled(_) | Record::Schedule(_))
+    }
+}
+
+impl Record {
+    /// Its kind, for logs and tests.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        match self {
+            Record::Agent(_) => "agent",
+            Record::Framework { .. } => "framework",
+            Record::Executor { .. } => "executor",
+            Record::ForkedPid { .. } => "forked_pid",
+            Record::LibprocessPid { .. } => "libprocess_pid",
+            Record::HttpMarker { .. } => "http_marker",
+            Record::Task { .. } => "task",
+            Record::Kill { .. } => "kill",
+            Record::Update { record, .. } if record.update.is_none() => "ack",
+            Record::Update { .. } => "update",
+            Record::Sentinel { .. } => "sentinel",
+            Record::Drain { config: Some(_), .. } => "drain",
+            Record::Drain { config: None, .. } => "drained",
+            Record::ForgetAgent => "forget_agent",
+            Record::Scheduled { .. } => "scheduled",
+            Record::Unscheduled(_) => "unscheduled",
+            Record::Schedule(_) => "schedule",
+        }
     }
 }

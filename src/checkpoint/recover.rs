@@ -151,6 +151,8 @@ impl Reader<'_> {
             self.found(Garbage::Agent(id));
             return Ok(recovered);
         }
+        let drain = files::message(&self.work.drain_config(&id));
+        recovered.drain = self.tolerate(drain)?;
         for framework in subdirs(&self.work.meta_frameworks(&id))? {
             if let Some(framework) = self.framework(&id, &framework)? {
                 recovered.frameworks.push(framework);

@@ -1,7 +1,7 @@
 //! What recovery finds in `meta`, as values.
 
 use mesos::internal::StatusUpdate;
-use mesos::{ExecutorInfo, FrameworkInfo, SlaveInfo, Task, TaskInfo};
+use mesos::{DrainConfig, ExecutorInfo, FrameworkInfo, SlaveInfo, Task, TaskInfo};
 
 use super::{Garbage, Item, RunKey};
 
@@ -12,6 +12,8 @@ pub struct Recovered {
     pub agent: Option<SlaveInfo>,
     /// The machine was restarted since: pids mean nothing.
     pub rebooted: bool,
+    /// It was draining.
+    pub drain: Option<DrainConfig>,
     /// Frameworks that checkpoint.
     pub frameworks: Vec<RecoveredFramework>,
     /// What nobody needs any more.

@@ -6,11 +6,12 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
-use std::io;
 use std::path::{Path, PathBuf};
 
+use kernel::mounts::Mount;
 use mesos::Resource;
 use mesos::resources::{Format, convert};
+use mesos::secrets::Secretive;
 use prost::Message;
 
 use super::discard::{self, DiscardError};
@@ -62,18 +63,25 @@ impl Store {
     /// # Errors
     /// What could not be written; nothing of it is half done.
     pub fn write(&self, record: &Record) -> Result<Unflushed> {
+        kernel::failpoint!(&format!("checkpoint.{}.before", record.name()));
         let mut writer =
             Writer { store: self, owed: record.is_owed(), unflushed: Unflushed::default() };
         writer.record(record)?;
+        kernel::failpoint!(&format!("checkpoint.{}.after", record.name()));
         Ok(writer.unflushed)
     }
 
-    /// Moves the directories of `garbage` out of the way; what is to be deleted now.
+    /// Moves the directories of `garbage` out of the way, unless something of `mounts`
+    /// is mounted below; what is to be deleted now.
     ///
     /// # Errors
     /// Why they stay where they are.
-    pub fn discard(&self, garbage: &Garbage) -> std::result::Result<Vec<PathBuf>, DiscardError> {
-        discard::discard(&self.work, garbage)
+    pub fn discard(
+        &self,
+        garbage: &Garbage,
+        mounts: &[Mount],
+    ) -> std::result::Result<Vec<PathBuf>, DiscardError> {
+        discard::discard(&self.work, garbage, mounts)
     }
 
     /// What was discarded and not deleted before the last agent died.
@@ -122,8 +130,11 @@ impl Writer<'_> {
                 self.put(work.framework_pid(agent, id), pid.as_bytes())
             }
             Record::Executor { run, info, generated } => {
+                // A framework's executor is compared with what it sends next time, so
+                // it stays as sent; one that was made up has the task's command.
+                let info = if *generated { info.without_secrets() } else { info.clone() };
                 let dir = work.meta_executor(&run.agent, &run.framework, &run.executor);
-                self.put(dir.join(names::EXECUTOR_INFO), &aged(info, |i| &mut i.resources))?;
+                self.put(dir.join(names::EXECUTOR_INFO), &aged(&*info, |i| &mut i.resources))?;
                 self.put(dir.join(names::GENERATED), if *generated { b"1" } else { b"0" })?;
                 // Now, not when a full disk has no room for a directory.
                 create_dir(&self.run(run, names::PIDS))?;
@@ -141,10 +152,13 @@ impl Writer<'_> {
             Record::Task { run, task, launch } => {
                 let dir = work.meta_task(run, &task.task_id.value);
                 if let Some(launch) = launch {
-                    let bytes = aged(launch, |t| &mut t.resources);
+                    let bytes = aged(&launch.without_secrets(), |t| &mut t.resources);
                     self.put(dir.join(names::TASK_LAUNCH), &bytes)?;
                 }
-                self.put(dir.join(names::TASK_INFO), &aged(task, |t| &mut t.resources))
+                self.put(
+                    dir.join(names::TASK_INFO),
+                    &aged(&task.without_secrets(), |t| &mut t.resources),
+                )
             }
             Record::Kill { run, task } => {
                 self.mark(&work.meta_task(run, task).join(names::TASK_KILL))
@@ -161,12 +175,11 @@ impl Writer<'_> {
                 }
                 self.mark(&self.run(run, names::SENTINEL))
             }
-            Record::ForgetAgent => match fs::remove_file(work.latest_agent()) {
-                Err(source) if source.kind() != io::ErrorKind::NotFound => {
-                    Err(StorageError::Remove { path: work.latest_agent(), source })
-                }
-                _ => Ok(()),
-            },
+            Record::Drain { agent, config: Some(config) } => {
+                self.put(work.drain_config(agent), &framed(config))
+            }
+            Record::Drain { agent, config: None } => remove(work.drain_config(agent)),
+            Record::ForgetAgent => remove(work.latest_agent()),
             Record::Scheduled { garbage, item } => garbage::add(&work.garbage_log(), garbage, item),
             Record::Unscheduled(garbage) => garbage::gone(&work.garbage_log(), garbage),
             Record::Schedule(all) => garbage::rewrite(&work.garbage_log(), all),
@@ -235,5 +248,77 @@ fn aged<M: Message + Clone>(message: &M, resources: fn(&mut M) -> &mut Vec<Resou
     match convert(resources(&mut old), Format::Pre) {
         Ok(()) => framed(&old),
         Err(_) => framed(message),
+    }
+}
+
+/// Removes a file; one that is gone is fine.
+fn remove(path: PathBuf) -> Result<()> {
+    match fs::remove_file(&path) {
+        Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
+            Err(StorageError::Remove { path, source })
+        }
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use mesos::{CommandInfo, ContainerInfo, Environment, Secret, Task, TaskInfo, secret};
+
+    use super::*;
+
+    #[test]
+    fn secrets_are_not_written_down() {
+        let root = std::env::temp_dir().join(format!("store-secrets-{}", std::process::id()));
+        let value = Secret {
+            r#type: Some(secret::Type::Value as i32),
+            value: Some(secret::Value { data: b"hush".to_vec() }),
+            reference: None,
+        };
+        let variable = mesos::environment::Variable {
+            name: "S".into(),
+            secret: Some(value.clone()),
+            ..Default::default()
+        };
+        let command = CommandInfo {
+            environment: Some(Environment { variables: vec![variable] }),
+            ..CommandInfo::default()
+        };
+        let source = mesos::volume::Source { secret: Some(value), ..Default::default() };
+        let volume = mesos::Volume { source: Some(source), ..Default::default() };
+        let container = ContainerInfo { volumes: vec![volume], ..ContainerInfo::default() };
+        let launch = TaskInfo {
+            command: Some(command.clone()),
+            container: Some(container.clone()),
+            ..TaskInfo::default()
+        };
+        let task = Task { container: Some(container), ..Task::default() };
+        let run = RunKey {
+            agent: "a".into(),
+            framework: "f".into(),
+            executor: "e".into(),
+            container: "c".into(),
+        };
+        let executor = mesos::ExecutorInfo { command: Some(command), ..Default::default() };
+        let store = Store::new(WorkDir::new(&root), false);
+        for record in [
+            Record::Executor { run: run.clone(), info: Box::new(executor), generated: true },
+            Record::Task { run, task: Box::new(task), launch: Some(Box::new(launch)) },
+        ] {
+            store.write(&record).unwrap();
+        }
+        let mut files = vec![root.clone()];
+        let mut read = 0;
+        while let Some(path) = files.pop() {
+            if path.is_dir() {
+                files.extend(fs::read_dir(&path).unwrap().map(|entry| entry.unwrap().path()));
+            } else if path.is_file() {
+                let bytes = fs::read(&path).unwrap();
+                assert!(!bytes.windows(4).any(|part| part == b"hush"), "{}", path.display());
+                read += 1;
+            }
+        }
+        assert!(read >= 4, "only {read} files");
+        fs::remove_dir_all(&root).unwrap();
     }
 }

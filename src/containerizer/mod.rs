@@ -2,17 +2,24 @@
 //!
 //! The agent decides what runs; a containerizer makes it run, watches it and
 //! cleans it up. Implementations: `native` (isolators and launch engines) and
-//! later `docker`; `composing` tries several in order. Every container is owned
+//! `docker`; `composing` tries several in order. Every container is owned
 //! by one task inside its containerizer; this trait is the door to it.
 
+pub mod composing;
+pub mod docker;
 pub mod native;
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use async_trait::async_trait;
+use isolators::gpu::Figure as Gpu;
+use isolators::traced::Calls;
+use kernel::hung::Hung;
 use mesos::{
     CommandInfo, ContainerId, ContainerInfo, ContainerStatus, ExecutorInfo, FrameworkId, Resource,
     ResourceStatistics, TaskInfo, TaskState, task_status,
@@ -76,8 +83,8 @@ pub enum Output {
 /// A launched container.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Launched {
-    /// Init's pid in the host's pid namespace.
-    pub pid: u32,
+    /// Init's pid in the host's pid namespace; `None` if it has ended already.
+    pub pid: Option<u32>,
 }
 
 /// How a container ended.
@@ -97,6 +104,59 @@ pub struct Termination {
 
 /// The newest sample of each container; every reader gets the same one.
 pub type Sample = Arc<Vec<(ContainerId, ResourceStatistics)>>;
+
+/// Why a container is still being destroyed.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Trouble {
+    /// When the first attempt began.
+    pub since: SystemTime,
+    /// Attempts so far.
+    pub attempts: u32,
+    /// Which steps failed.
+    pub reasons: Vec<String>,
+    /// Processes that do not die, some of them if they are many.
+    pub processes: Vec<Hung>,
+}
+
+impl Trouble {
+    pub(crate) fn new(
+        since: SystemTime,
+        attempts: u32,
+        reasons: Vec<String>,
+        processes: Vec<Hung>,
+    ) -> Trouble {
+        Trouble { since, attempts, reasons, processes }
+    }
+
+    /// For `/containerizer/debug` and `/containers`.
+    #[must_use]
+    pub fn to_json(&self) -> serde_json::Value {
+        let processes: Vec<_> = self
+            .processes
+            .iter()
+            .map(|hung| {
+                serde_json::json!({
+                    "pid": hung.pid, "name": hung.name, "state": hung.state.to_string(),
+                    "wchan": hung.wchan, "stack": hung.stack, "frozen_by": hung.frozen,
+                })
+            })
+            .collect();
+        serde_json::json!({
+            "seconds": self.since.elapsed().unwrap_or_default().as_secs(),
+            "attempts": self.attempts,
+            "reason": self.to_string(),
+            "processes": processes,
+        })
+    }
+}
+
+impl fmt::Display for Trouble {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let processes = self.processes.iter().map(ToString::to_string);
+        let all: Vec<String> = processes.chain(self.reasons.iter().cloned()).collect();
+        f.write_str(&all.join("; "))
+    }
+}
 
 /// Why a container did not start, or not live.
 #[derive(Debug, Error)]
@@ -142,7 +202,14 @@ pub trait Containerizer: Send + Sync {
     /// that ended meanwhile are adopted too: their `wait` answers at once with
     /// the recorded exit. What carries our marks and is not in `known` is
     /// destroyed in the background.
-    async fn recover(&self, known: Vec<KnownContainer>) -> Result<(), ContainerizerError>;
+    ///
+    /// Returns those of `known` without a pid that never executed anything: the
+    /// last agent died before or while it launched them. Nothing of them is left;
+    /// they are not known here and may be launched.
+    async fn recover(
+        &self,
+        known: Vec<KnownContainer>,
+    ) -> Result<Vec<ContainerId>, ContainerizerError>;
 
     /// Starts a container; returns when its process executes the command. A
     /// command that cannot be executed is a `Launch` error that says why.
@@ -193,6 +260,27 @@ pub trait Containerizer: Send + Sync {
         serde_json::json!({"pending": []})
     }
 
+    /// Calls to isolators that have ended, by isolator and call.
+    fn isolator_calls(&self) -> BTreeMap<(&'static str, &'static str), Calls> {
+        BTreeMap::new()
+    }
+
+    /// The GPUs that are handed out; asks the driver and may block.
+    fn gpus(&self) -> Vec<Gpu> {
+        Vec::new()
+    }
+
+    /// Containers whose destruction takes longer than it should, and why.
+    fn troubles(&self) -> Vec<(ContainerId, Arc<Trouble>)> {
+        Vec::new()
+    }
+
     /// Every container, with init's pid once it has one.
     fn containers(&self) -> Vec<(ContainerId, Option<u32>)>;
+
+    /// Whether a call about this container would find it: one that ended is known
+    /// until it is forgotten.
+    fn knows(&self, id: &ContainerId) -> bool {
+        self.containers().iter().any(|(known, _)| known == id)
+    }
 }

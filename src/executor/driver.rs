@@ -22,6 +22,9 @@ use crate::wire::client::{Call, Client, ClientError, Reply};
 
 /// Between two `HEARTBEAT` calls (Mesos' number).
 const HEARTBEAT: Duration = Duration::from_secs(30 * 60);
+/// Before the first attempt to subscribe again at most, doubling up to
+/// `MESOS_SUBSCRIPTION_BACKOFF_MAX`: an agent that is only restarted waits for us.
+const FIRST_BACKOFF: Duration = Duration::from_millis(100);
 /// Longest event the agent may send.
 const MAX_EVENT: usize = 64 << 20;
 /// A wait is answered when its container ends.
@@ -49,7 +52,8 @@ pub async fn run(settings: Settings) {
     let agent = Agent(Arc::new(AgentDoor { settings: settings.clone(), mailbox }));
     let (outbox, calls) = mpsc::unbounded_channel();
     tokio::spawn(send_in_order(agent.clone(), calls));
-    let backoff = settings.subscription_backoff;
+    let longest = settings.subscription_backoff;
+    let mut backoff = FIRST_BACKOFF.min(longest);
     let mut core = Core::new(settings, uuid::Uuid::new_v4);
     let mut heartbeat = tokio::time::interval(HEARTBEAT);
     heartbeat.tick().await;
@@ -63,7 +67,12 @@ pub async fn run(settings: Settings) {
             mail = mails.recv() => mail.expect("the agent door holds a sender"),
         };
         let event = match mail {
-            Mail::Core(event) => event,
+            Mail::Core(event) => {
+                if matches!(event, Event::Agent(_)) {
+                    backoff = FIRST_BACKOFF.min(longest);
+                }
+                event
+            }
             Mail::Subscribe => {
                 tokio::spawn(agent.clone().listen(core.subscribe()));
                 continue;
@@ -71,6 +80,7 @@ pub async fn run(settings: Settings) {
             Mail::StreamEnded(why) => {
                 tracing::warn!("event stream of the agent: {why}");
                 agent.later(jitter(backoff), Mail::Subscribe);
+                backoff = (backoff * 2).min(longest);
                 Event::Disconnected
             }
         };

@@ -16,7 +16,7 @@ use thiserror::Error;
 
 use super::cache::{Cache, Key, Landing, Order};
 use super::log;
-use super::message::{Job, Report, Task, User, VERSION};
+use super::message::{Job, Placement, Report, Task, User, VERSION};
 use super::process::{Descriptors, Program};
 use super::uri;
 
@@ -200,12 +200,12 @@ impl Fetcher {
             }
         }
         let cached = lease.as_ref().map(|lease| lease.open()).transpose()?;
-        let task = Task::Place {
+        let task = Task::Place(Placement {
             output,
             executable: uri.executable.unwrap_or(false),
             extract: uri.extract.unwrap_or(true),
             cached: cached.is_some(),
-        };
+        });
         let job = self.job(scene, uri, task);
         let descriptors =
             Descriptors { log: &scene.log, sandbox: &scene.sandbox, cache: cached.as_ref() };

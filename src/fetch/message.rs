@@ -42,9 +42,20 @@ pub(super) struct Job {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum Task {
     /// Bring it into the sandbox.
-    Place { output: PathBuf, executable: bool, extract: bool, cached: bool },
+    Place(Placement),
     /// Bring it into the cache.
     Fill { known: Option<Validators> },
+}
+
+/// Where in the sandbox, and how.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Placement {
+    /// Below the sandbox.
+    pub output: PathBuf,
+    pub executable: bool,
+    pub extract: bool,
+    /// It comes from the file of the cache.
+    pub cached: bool,
 }
 
 /// The task's user.
@@ -80,8 +91,18 @@ pub(super) enum Report {
     Progress { bytes: u64 },
     /// `Fill`: what is known is what is there.
     Unchanged,
-    /// It is done. For `Fill`: how much, and what it is known by.
-    Done { bytes: u64, sha256: Option<String>, validators: Validators },
-    /// It is not; for people. `gone`: the server says that there is no such thing.
-    Failed { message: String, gone: bool },
+    /// It is done; what the content is known by.
+    Done { validators: Validators },
+    /// It is not; for people.
+    Failed { message: String, trouble: Trouble },
+}
+
+/// What kind of failure it is, as far as the agent acts on it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) enum Trouble {
+    /// The source says that there is no such thing.
+    Gone,
+    /// What came could not be written.
+    Disk,
+    Other,
 }

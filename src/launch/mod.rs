@@ -185,12 +185,14 @@ impl Launcher {
             file.as_fd(),
             theirs.as_fd(),
         ];
+        kernel::failpoint!("launch.before_fork");
         let child = spawn::spawn(self.shim.as_fd(), c"bulkhead-shim", compiled.namespaces, &fds)
             .map_err(|source| LaunchError::Prepare {
                 verb: "start",
                 object: "the shim".to_owned(),
                 source,
             })?;
+        kernel::failpoint!("launch.after_fork");
         drop((program, theirs, file, outputs));
         let told = Told { steps: compiled.steps, bundle };
         let launching = Launching::begin(child, ours, reader, told).await;

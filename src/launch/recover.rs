@@ -84,6 +84,8 @@ fn gone(record: &Record, bundle: Option<&Path>) -> Recovered {
         state::FAILED if let Some(text) = bundle.and_then(oci::failure_of) => {
             Recovered::Failed(LaunchError::Runtime(text))
         }
+        // The pid is published before the command is executed.
+        state::CREATED => Recovered::Failed(LaunchError::Lost(None)),
         state::FAILED => Recovered::Failed(Steps::default().error(record.failed)),
         _ if record.own_pids => Recovered::Lost { pid: None },
         _ => Recovered::Lost { pid: survivor(record) },

@@ -13,7 +13,7 @@ use std::time::Duration;
 use thiserror::Error;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::UnixStream;
-use tokio::process::Command;
+use tokio::process::{Child, Command};
 use tokio::time::{Instant, sleep};
 use tracing::{info, warn};
 
@@ -22,12 +22,13 @@ use crate::daemon::version;
 
 /// The program that is the logger, beside the agent's own.
 pub const PROGRAM: &str = "bulkhead-helper";
-/// How long a logger that just starts may take to answer.
-const PATIENCE: Duration = Duration::from_secs(20);
+/// How long it may take until there is a logger that answers.
+const PATIENCE: Duration = Duration::from_secs(30);
 /// Time between two attempts to reach it.
 const PAUSE: Duration = Duration::from_millis(20);
-/// Longest time between two starts of a logger that does not stay.
-const BACKOFF: Duration = Duration::from_secs(5);
+/// A logger that lives shorter than this is started again with a pause, at most this
+/// long.
+const STEADY: Duration = Duration::from_secs(1);
 
 /// Why the logger does not serve a container.
 #[derive(Debug, Error)]
@@ -77,17 +78,19 @@ impl Logger {
     /// `patience` all the same.
     ///
     /// # Errors
-    /// It is not within that time.
+    /// It is not within that time, or there is no logger.
     pub async fn drained(&self, directory: &Path, patience: Duration) -> Result<(), LoggerError> {
         self.ask("drained", directory, patience).await
     }
 
+    /// Asks until there is an answer, which may take `patience` from the question on.
     async fn ask(&self, verb: &str, path: &Path, patience: Duration) -> Result<(), LoggerError> {
         let socket = helper::socket(&self.runtime);
-        let by = Instant::now() + patience;
+        let by = Instant::now() + PATIENCE;
         loop {
             let question = format!("{verb} {}\n", path.display());
-            let asked = tokio::time::timeout_at(by, exchange(&socket, &question)).await;
+            let asked = tokio::time::timeout(patience, exchange(&socket, &question)).await;
+            let late = asked.is_err() || Instant::now() >= by;
             let source = match asked.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())) {
                 Ok(answer) if answer.starts_with("ok") => return Ok(()),
                 Ok(answer) => {
@@ -96,7 +99,7 @@ impl Logger {
                 }
                 Err(error) => error,
             };
-            if Instant::now() >= by {
+            if late {
                 return Err(LoggerError::Silent { socket, source });
             }
             // It may be starting, again.
@@ -126,21 +129,33 @@ async fn supervise(program: PathBuf, runtime: PathBuf) {
     let mut pause = PAUSE;
     loop {
         match hold(&runtime).await {
-            Ok(held) if held > BACKOFF => pause = PAUSE,
-            Ok(_) => {}
-            Err(error) => tracing::debug!(%error, "no container logger yet"),
+            Ok(held) if held > STEADY => pause = PAUSE,
+            _ => {
+                sleep(pause).await;
+                pause = (pause * 2).min(STEADY);
+            }
         }
         match start(&program, &runtime) {
-            Ok(()) => {}
-            Err(error) => warn!(program = %program.display(), %error,
-                                "failed to start the container logger"),
+            Ok(child) => settle(child, &helper::socket(&runtime)).await,
+            Err(error) => {
+                let program = program.display();
+                warn!(%program, %error, "failed to start the container logger");
+            }
         }
-        let by = Instant::now() + PATIENCE;
-        while Instant::now() < by && UnixStream::connect(helper::socket(&runtime)).await.is_err() {
-            sleep(pause).await;
-        }
-        pause = (pause * 2).min(BACKOFF);
     }
+}
+
+/// Waits until the new logger can be reached, or has ended: there may be another one.
+async fn settle(mut child: Child, socket: &Path) {
+    let by = Instant::now() + PATIENCE;
+    while Instant::now() < by && UnixStream::connect(socket).await.is_err() {
+        tokio::select! {
+            _ = child.wait() => return,
+            () = sleep(PAUSE) => {}
+        }
+    }
+    // It lives on without us; its end is heard of on the connection.
+    tokio::spawn(async move { child.wait().await });
 }
 
 /// Holds a connection until it breaks; how long that was. A logger of another
@@ -163,8 +178,8 @@ async fn hold(runtime: &Path) -> io::Result<Duration> {
     Ok(since.elapsed())
 }
 
-/// Starts the program. It lives on without us.
-fn start(program: &Path, runtime: &Path) -> io::Result<()> {
+/// Starts the program.
+fn start(program: &Path, runtime: &Path) -> io::Result<Child> {
     let directory = helper::directory(runtime);
     fs::create_dir_all(&directory)?;
     let log = OpenOptions::new().append(true).create(true).open(directory.join("log"))?;
@@ -174,9 +189,62 @@ fn start(program: &Path, runtime: &Path) -> io::Result<()> {
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
     // Not stopped by what is typed at the agent's terminal.
     command.process_group(0).current_dir("/");
-    let mut child = command.spawn()?;
-    tokio::spawn(async move {
-        let _ = child.wait().await;
-    });
-    Ok(())
+    command.spawn()
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::net::UnixListener;
+
+    use super::*;
+
+    fn runtime(name: &str) -> PathBuf {
+        let runtime = std::env::temp_dir().join(format!("logger-{name}-{}", std::process::id()));
+        let _ = fs::remove_dir_all(&runtime);
+        fs::create_dir_all(helper::directory(&runtime)).expect("a directory");
+        runtime
+    }
+
+    /// What one connection is told, which is answered with `answer`.
+    async fn hear(listener: &UnixListener, answer: &str) -> Vec<String> {
+        let (connection, _) = listener.accept().await.expect("a connection");
+        let (reader, mut writer) = connection.into_split();
+        let mut lines = BufReader::new(reader).lines();
+        let first = lines.next_line().await.expect("a line").expect("a line");
+        writer.write_all(answer.as_bytes()).await.expect("an answer");
+        let second = tokio::time::timeout(Duration::from_millis(200), lines.next_line()).await;
+        let second = second.ok().and_then(Result::ok).flatten();
+        [Some(first), second].into_iter().flatten().collect()
+    }
+
+    #[tokio::test]
+    async fn a_logger_of_another_version_is_asked_to_leave() {
+        let runtime = runtime("version");
+        let listener = UnixListener::bind(helper::socket(&runtime)).expect("bind");
+        let (held, heard) = tokio::join!(hold(&runtime), hear(&listener, "ok bulkhead-0\n"));
+        held.expect("a connection");
+        assert_eq!(heard, ["hello", "retire"]);
+        let same = format!("ok {}\n", version::BULKHEAD);
+        let (held, heard) = tokio::join!(hold(&runtime), hear(&listener, &same));
+        held.expect("a connection");
+        assert_eq!(heard, ["hello"]);
+        fs::remove_dir_all(&runtime).expect("remove");
+    }
+
+    #[tokio::test]
+    async fn refusals_and_stuck_streams_are_told() {
+        let runtime = runtime("refusal");
+        let listener = UnixListener::bind(helper::socket(&runtime)).expect("bind");
+        let logger = Logger::new("/nonexistent".into(), &runtime);
+        let container = runtime.join("containers/c");
+        let refused = logger.watch(&container);
+        let (refused, heard) = tokio::join!(refused, hear(&listener, "error no pipe\n"));
+        let text = refused.expect_err("refused").to_string();
+        assert!(text.ends_with("c': no pipe"), "{text}");
+        assert_eq!(heard, [format!("watch {}", container.display())]);
+        // Somebody holds the pipe open: no answer.
+        let stuck = logger.drained(&container, Duration::from_millis(50)).await;
+        assert!(matches!(stuck, Err(LoggerError::Silent { .. })));
+        fs::remove_dir_all(&runtime).expect("remove");
+    }
 }

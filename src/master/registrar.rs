@@ -15,7 +15,9 @@ use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
 use thiserror::Error;
 use tokio::sync::mpsc as async_mpsc;
 
-use super::core::{Change, apply, time_info};
+use super::core::cluster::Standing;
+use super::core::{Change, apply, slave_entry, time_info, unreachable_entry};
+use super::ids::AgentId;
 use crate::daemon::metrics::Metrics;
 
 const SLAVES: TableDefinition<&str, &[u8]> = TableDefinition::new("slaves");
@@ -57,6 +59,16 @@ pub enum RegistrarError {
     },
 }
 
+impl RegistrarError {
+    /// Whether there is no room for what is to be stored: that may change.
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        use std::io::ErrorKind::{QuotaExceeded, StorageFull};
+        let RegistrarError::Store { source, .. } = self else { return false };
+        matches!(&**source, redb::Error::Io(e) if matches!(e.kind(), StorageFull | QuotaExceeded))
+    }
+}
+
 /// A place for the registry.
 pub trait Registrar: Send {
     /// Everything that was stored.
@@ -65,7 +77,7 @@ pub trait Registrar: Send {
     /// [`RegistrarError`]
     fn load(&mut self) -> Result<Registry, RegistrarError>;
 
-    /// Makes changes durable, all or none.
+    /// Makes changes durable, all or none. May be tried again when there was no room.
     ///
     /// # Errors
     /// [`RegistrarError`]
@@ -100,7 +112,8 @@ impl Registrar for InMemory {
 /// The embedded store.
 pub struct Embedded {
     path: PathBuf,
-    database: Database,
+    /// Closed after a failed write: the store does not go on after one.
+    database: Option<Database>,
 }
 
 impl Embedded {
@@ -111,15 +124,21 @@ impl Embedded {
     pub fn open(work_dir: &Path) -> Result<Self, RegistrarError> {
         std::fs::create_dir_all(work_dir)
             .map_err(|source| RegistrarError::Directory { path: work_dir.to_owned(), source })?;
-        let path = work_dir.join("registry.redb");
-        // The master's registry is small; the default cache of 1 GB is not.
-        let opened = Database::builder().set_cache_size(4 << 20).create(&path);
-        let database = opened.map_err(|e| RegistrarError::Store {
-            verb: "open",
-            path: path.clone(),
-            source: Box::new(e.into()),
-        })?;
-        Ok(Embedded { path, database })
+        let mut store = Embedded { path: work_dir.join("registry.redb"), database: None };
+        store.database()?;
+        Ok(store)
+    }
+
+    fn database(&mut self) -> Result<&Database, RegistrarError> {
+        let database = match self.database.take() {
+            Some(database) => database,
+            // The master's registry is small; the default cache of 1 GB is not.
+            None => Database::builder()
+                .set_cache_size(4 << 20)
+                .create(&self.path)
+                .map_err(|e| self.failed("open", e))?,
+        };
+        Ok(self.database.insert(database))
     }
 
     fn failed(&self, verb: &'static str, error: impl Into<redb::Error>) -> RegistrarError {
@@ -127,11 +146,12 @@ impl Embedded {
     }
 
     fn rows<M: Message + Default>(
-        &self,
+        &mut self,
         table: TableDefinition<&str, &[u8]>,
     ) -> Result<Vec<M>, RegistrarError> {
+        let begun = self.database()?.begin_read();
         let read = |e: redb::Error| self.failed("read", e);
-        let transaction = self.database.begin_read().map_err(|e| read(e.into()))?;
+        let transaction = begun.map_err(|e| read(e.into()))?;
         let table = match transaction.open_table(table) {
             Ok(table) => table,
             Err(redb::TableError::TableDoesNotExist(_)) => return Ok(Vec::new()),
@@ -149,8 +169,8 @@ impl Embedded {
         Ok(rows)
     }
 
-    fn write(&self, changes: &[Change]) -> Result<(), redb::Error> {
-        let transaction = self.database.begin_write()?;
+    fn write(database: &Database, changes: &[Change]) -> Result<(), redb::Error> {
+        let transaction = database.begin_write()?;
         {
             let mut tables = Tables {
                 slaves: transaction.open_table(SLAVES)?,
@@ -186,6 +206,44 @@ impl Tables<'_> {
         Ok(())
     }
 
+    fn slave(&self, agent: &str) -> Result<Option<registry::Slave>, redb::Error> {
+        let row = self.slaves.get(agent)?;
+        Ok(row.and_then(|row| registry::Slave::decode(row.value()).ok()))
+    }
+
+    fn lost(&self, agent: &str) -> Result<Option<registry::UnreachableSlave>, redb::Error> {
+        let row = self.unreachable.get(agent)?;
+        Ok(row.and_then(|row| registry::UnreachableSlave::decode(row.value()).ok()))
+    }
+
+    /// What the next entry of an agent keeps.
+    fn standing(&self, agent: &str) -> Result<Standing, redb::Error> {
+        let of = |drain, deactivated: Option<bool>| Standing {
+            deactivated: deactivated.unwrap_or(false),
+            drain,
+            drain_start: None,
+        };
+        Ok(match (self.slave(agent)?, self.lost(agent)?) {
+            (Some(row), _) => of(row.drain_info, row.deactivated),
+            (None, Some(row)) => of(row.drain_info, row.deactivated),
+            (None, None) => Standing::default(),
+        })
+    }
+
+    fn set_standing(&mut self, agent: &AgentId, standing: &Standing) -> Result<(), redb::Error> {
+        let id = agent.as_str();
+        if let Some(row) = self.slave(id)? {
+            let row = slave_entry(&row.info, standing).encode_to_vec();
+            self.slaves.insert(id, row.as_slice())?;
+        }
+        if let Some(mut row) = self.lost(id)? {
+            row.drain_info = standing.drain;
+            row.deactivated = standing.deactivated.then_some(true);
+            self.unreachable.insert(id, row.encode_to_vec().as_slice())?;
+        }
+        Ok(())
+    }
+
     fn write(&mut self, change: &Change) -> Result<(), redb::Error> {
         match change {
             Change::Master(info) => {
@@ -194,18 +252,16 @@ impl Tables<'_> {
             }
             Change::Admit(info) => {
                 let id = info.id.clone().unwrap_or_default().value;
+                let kept = self.standing(&id)?;
                 self.forget(&id)?;
-                let row = registry::Slave { info: (**info).clone(), ..Default::default() };
+                let row = slave_entry(info, &kept);
                 self.slaves.insert(id.as_str(), row.encode_to_vec().as_slice())?;
             }
             Change::Remove(agent) => self.forget(agent.as_str())?,
             Change::Unreachable(agent, at) => {
+                let kept = self.standing(agent.as_str())?;
                 self.forget(agent.as_str())?;
-                let row = registry::UnreachableSlave {
-                    id: agent.message(),
-                    timestamp: time_info(*at),
-                    ..Default::default()
-                };
+                let row = unreachable_entry(agent, *at, &kept);
                 self.unreachable.insert(agent.as_str(), row.encode_to_vec().as_slice())?;
             }
             Change::Gone(agent, at) => {
@@ -213,6 +269,7 @@ impl Tables<'_> {
                 let row = registry::GoneSlave { id: agent.message(), timestamp: time_info(*at) };
                 self.gone.insert(agent.as_str(), row.encode_to_vec().as_slice())?;
             }
+            Change::Standing(agent, standing) => self.set_standing(agent, standing)?,
             Change::Prune(agents) => {
                 for agent in agents {
                     self.unreachable.remove(agent.as_str())?;
@@ -246,7 +303,11 @@ impl Registrar for Embedded {
     }
 
     fn store(&mut self, changes: &[Change]) -> Result<(), RegistrarError> {
-        self.write(changes).map_err(|e| self.failed("write", e))
+        let written = Self::write(self.database()?, changes);
+        written.map_err(|error| {
+            self.database = None;
+            self.failed("write", error)
+        })
     }
 
     fn size(&self) -> u64 {
@@ -259,6 +320,33 @@ pub type Changes = mpsc::Sender<(u64, Change)>;
 
 /// What the registrar's thread answers.
 pub type Answers = async_mpsc::UnboundedReceiver<Result<u64, RegistrarError>>;
+
+/// How long a full disk is waited for before the next attempt.
+const FULL: Duration = Duration::from_secs(1);
+
+/// Stores changes. A full disk is waited for: until then whoever depends on them waits,
+/// and nothing is promised that could be forgotten.
+fn store(registrar: &mut dyn Registrar, changes: &[Change]) -> Result<(), RegistrarError> {
+    let mut told = false;
+    loop {
+        match registrar.store(changes) {
+            Err(error) if error.is_full() => {
+                if !told {
+                    let error = kernel::chain(&error);
+                    tracing::error!("no space left for the registry, waiting for some: {error}");
+                }
+                told = true;
+                std::thread::sleep(FULL);
+            }
+            done => {
+                if told {
+                    tracing::info!("the registry goes on");
+                }
+                return done;
+            }
+        }
+    }
+}
 
 /// Starts the thread that owns the registrar. It answers with the highest
 /// number stored, or with the error it died of. Its figures go to `metrics`; a log
@@ -282,7 +370,7 @@ pub fn start(mut registrar: Box<dyn Registrar>, metrics: &Metrics) -> (Changes, 
                 batch.push(change);
             }
             let before = Instant::now();
-            let stored = registrar.store(&batch).map(|()| last);
+            let stored = store(&mut *registrar, &batch).map(|()| last);
             stores.record(before, before.elapsed());
             measure(&*registrar);
             let failed = stored.is_err();
@@ -310,6 +398,13 @@ mod tests {
         Arc::new(mesos::SlaveInfo { hostname: "h".into(), id, ..Default::default() })
     }
 
+    fn draining() -> Standing {
+        let config = mesos::DrainConfig { mark_gone: Some(true), max_grace_period: None };
+        let state = mesos::DrainState::Draining as i32;
+        let drain = Some(mesos::DrainInfo { state, config });
+        Standing { deactivated: true, drain, drain_start: None }
+    }
+
     #[test]
     fn both_stores_remember_the_same() {
         let dir = std::env::temp_dir().join(format!("bulkhead-registrar-{}", std::process::id()));
@@ -321,6 +416,13 @@ mod tests {
             Change::Unreachable(AgentId::from("b"), at),
             Change::Gone(AgentId::from("c"), at),
             Change::Weights(vec![mesos::WeightInfo { weight: 2.0, role: Some("web".into()) }]),
+            // Where agents stand stays with them.
+            Change::Standing(AgentId::from("a"), draining()),
+            Change::Standing(AgentId::from("b"), draining()),
+            Change::Admit(agent("a")),
+            Change::Admit(agent("d")),
+            Change::Standing(AgentId::from("d"), draining()),
+            Change::Unreachable(AgentId::from("d"), at),
         ];
         let mut memory = InMemory::default();
         memory.load().expect("load");
@@ -333,7 +435,9 @@ mod tests {
         std::fs::remove_dir_all(&dir).expect("clean up");
         assert_eq!((memory.slaves, memory.unreachable), (disk.slaves.clone(), disk.unreachable));
         assert_eq!((memory.gone, memory.weights), (disk.gone, disk.weights));
-        assert_eq!(disk.slaves.expect("slaves").slaves.len(), 1);
+        let slaves = disk.slaves.expect("slaves").slaves;
+        assert_eq!(slaves.len(), 1);
+        assert_eq!((slaves[0].drain_info, slaves[0].deactivated), (draining().drain, Some(true)));
     }
 
     #[test]

@@ -1,11 +1,13 @@
 //! A small HTTP/1.1 client: whole answers, streamed answers, RecordIO events.
 //!
-//! Used by the command line, by executors towards their agent, by load tools and
-//! by tests. One [`Client`] talks to one host over one kept-alive connection and
-//! dials again when that is gone. No redirects, no TLS, no proxies.
+//! Used by the command line, by executors towards their agent, by the docker
+//! containerizer over a unix socket, by load tools and by tests. One [`Client`]
+//! talks to one host over one kept-alive connection and dials again when that is
+//! gone. No redirects, no TLS, no proxies.
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -18,7 +20,7 @@ use hyper::client::conn::http1::{SendRequest, handshake};
 use hyper_util::rt::TokioIo;
 use mesos::recordio::{Decoder, RecordError};
 use thiserror::Error;
-use tokio::net::TcpStream;
+use tokio::net::{TcpStream, UnixStream};
 use tokio::sync::{Mutex, mpsc};
 
 /// Why there is no answer, or not all of it.
@@ -158,6 +160,8 @@ impl<'a> Call<'a> {
 #[derive(Debug)]
 pub struct Client {
     host: String,
+    /// Dialled instead of `host`.
+    socket: Option<PathBuf>,
     timeout: Duration,
     connection: Mutex<Option<SendRequest<Full<Bytes>>>>,
 }
@@ -168,7 +172,13 @@ impl Client {
     #[must_use]
     pub fn new(host: impl Into<String>) -> Client {
         let timeout = Duration::from_secs(30);
-        Client { host: host.into(), timeout, connection: Mutex::default() }
+        Client { host: host.into(), socket: None, timeout, connection: Mutex::default() }
+    }
+
+    /// A client of whoever listens on the unix socket at `path`.
+    #[must_use]
+    pub fn unix(path: impl Into<PathBuf>) -> Client {
+        Client { socket: Some(path.into()), ..Client::new("localhost") }
     }
 
     /// The same for an address.
@@ -275,12 +285,24 @@ impl Client {
     where
         B: Body<Data = Bytes, Error = Infallible> + Send + 'static,
     {
-        let failed = |message: String| ClientError::Connect { host: self.host.clone(), message };
+        let name = || match &self.socket {
+            Some(path) => path.display().to_string(),
+            None => self.host.clone(),
+        };
+        let failed = |message: String| ClientError::Connect { host: name(), message };
+        // Each connection ends when the sender and the body are dropped; its error
+        // reaches them.
+        if let Some(path) = &self.socket {
+            let stream = UnixStream::connect(path).await.map_err(|e| failed(e.to_string()))?;
+            let made = handshake(TokioIo::new(stream)).await;
+            let (sender, connection) = made.map_err(|e| failed(e.to_string()))?;
+            tokio::spawn(connection);
+            return Ok(sender);
+        }
         let stream = TcpStream::connect(&self.host).await.map_err(|e| failed(e.to_string()))?;
         stream.set_nodelay(true).map_err(|e| failed(e.to_string()))?;
         let (sender, connection) =
             handshake(TokioIo::new(stream)).await.map_err(|e| failed(e.to_string()))?;
-        // Ends when the sender and the body are dropped; its error reaches them.
         tokio::spawn(connection);
         Ok(sender)
     }

@@ -3,12 +3,15 @@
 //! * `meta`: checkpoints of the real Mesos are read, and written the same.
 //! * `master`: the scripted master, speaking real bytes on the loopback.
 //! * `conversation`: a recorded V0 executor and its tasks.
+//! * `group`: a recorded v1 executor with a task group.
 //! * `flow`: registration, command tasks and restarts over the wire.
 
 #[path = "../support/conversation.rs"]
 mod conversation;
 #[path = "../support/names.rs"]
 mod names;
+#[path = "../support/raw.rs"]
+mod raw;
 #[path = "../support/shape.rs"]
 mod shape;
 #[path = "../support/mod.rs"]
@@ -16,6 +19,8 @@ mod support;
 
 #[path = "agent/flow.rs"]
 mod flow;
+#[path = "agent/group.rs"]
+mod group;
 #[path = "agent/master.rs"]
 mod master;
 #[path = "agent/meta.rs"]

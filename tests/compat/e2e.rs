@@ -13,9 +13,13 @@ mod e2e {
     //! One file per theme.
     pub mod bad_input;
     pub mod checks;
+    pub mod collection;
+    pub mod devices;
     pub mod disk;
     pub mod limits;
+    pub mod logs;
     pub mod metrics;
     pub mod restart;
     pub mod tasks;
+    pub mod workdir;
 }

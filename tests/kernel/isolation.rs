@@ -2,9 +2,13 @@
 //! ends are explained, nothing is left behind. Runs on v1, hybrid and v2 alike;
 //! checks look at /proc, at cgroup files and at what the container prints.
 
+#[path = "../support/cutter.rs"]
+mod cutter;
 #[path = "../support/mod.rs"]
 mod support;
 
+#[path = "isolation/cdi.rs"]
+mod cdi;
 #[path = "isolation/conformance.rs"]
 mod conformance;
 #[path = "isolation/controllers.rs"]
@@ -13,6 +17,8 @@ mod controllers;
 mod devices;
 #[path = "isolation/escape.rs"]
 mod escape;
+#[path = "isolation/gpu.rs"]
+mod gpu;
 #[path = "isolation/life.rs"]
 mod life;
 #[path = "isolation/limits.rs"]
@@ -29,6 +35,8 @@ mod process;
 mod recovery;
 #[path = "isolation/remap.rs"]
 mod remap;
+#[path = "isolation/secrets.rs"]
+mod secrets;
 #[path = "isolation/settings.rs"]
 mod settings;
 #[path = "isolation/terminal.rs"]

@@ -22,6 +22,9 @@ for purpose in "$@"; do
       python3 -c 'import ensurepip, venv' 2>/dev/null || missing+=(python3-venv)
       need runc runc
       need crun crun
+      PATH=$PATH:/usr/sbin:/sbin need dockerd docker.io
+      need nsenter util-linux
+      PATH=$PATH:/usr/sbin:/sbin need logrotate logrotate
       ;;
     vm)
       need qemu-system-x86_64 qemu-system-x86
@@ -46,6 +49,12 @@ if [ "$(id -u)" -ne 0 ] || ! command -v apt-get >/dev/null; then
   exit 1
 fi
 echo "installing ${missing[*]}"
+# Tests start engines of their own: the package's must not run beside them.
+engine=()
+if [[ " ${missing[*]} " == *" docker.io "* && -d /run/systemd/system ]]; then
+  engine=(docker.service docker.socket containerd.service)
+  systemctl mask --quiet --runtime "${engine[@]}" || true
+fi
 log=$(mktemp)
 trap 'rm -f "$log"' EXIT
 export DEBIAN_FRONTEND=noninteractive
@@ -53,3 +62,4 @@ if ! { apt-get update -qq && apt-get install -y -qq --no-install-recommends "${m
   tail -20 "$log" >&2
   exit 1
 fi
+[ "${#engine[@]}" -eq 0 ] || systemctl disable --quiet "${engine[@]}" || true

@@ -101,7 +101,7 @@ for name in $("$root/usr/bin/busybox" --list); do
 done
 for program in sh bash cat chmod chown cp cut dd df du echo env expr fallocate false findmnt grep head id kill ln ls mkdir mkfifo \
   losetup mknod mktemp mount mv nproc nsenter prlimit ps readlink rm rmdir sed seq setpriv setsid sleep sort stat stty sync \
-  tail taskset tee test timeout touch tr true truncate umount uname unshare wc whoami yes ip perl; do
+  tail taskset tee test logrotate gzip zcat timeout touch tr true truncate umount uname unshare wc whoami yes ip perl; do
   path=$(command -v "$program" 2>/dev/null) || path=$(type -P "$program") || continue
   case "$path" in /*) ;; *) path=$(type -P "$program") ;; esac
   real=$(readlink -f "$path")

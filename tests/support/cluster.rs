@@ -54,6 +54,8 @@ pub struct Cluster {
     pub agent: String,
     /// Name of the agent's cgroup below each hierarchy.
     pub cgroups_root: String,
+    /// The failpoint that the next agent dies at.
+    pub failpoint: Option<&'static str>,
     options: Options,
     master_child: Option<Child>,
     agent_child: Option<Child>,
@@ -87,6 +89,7 @@ impl Cluster {
             master: format!("127.0.0.1:{}", free_port()),
             agent: format!("127.0.0.1:{}", free_port()),
             cgroups_root,
+            failpoint: None,
             options,
             master_child: None,
             agent_child: None,
@@ -110,7 +113,7 @@ impl Cluster {
             flags.push("--registry=in_memory".to_owned());
         }
         replace(&mut flags, &self.options.master);
-        self.master_child = Some(self.spawn("bulkhead-master", &flags));
+        self.master_child = Some(self.spawn("bulkhead-master", &flags, None));
         self.wait("the master", |c| get(&c.master, "/health").is_some());
     }
 
@@ -143,12 +146,14 @@ impl Cluster {
                 .to_owned(),
             format!("--cgroups_root={}", self.cgroups_root),
             "--resources=cpus:64;mem:16384;disk:16384;ports:[31000-32000]".to_owned(),
+            // The disk of whoever runs the tests may be nearly full.
+            "--gc_disk_headroom=0".to_owned(),
         ];
         replace(&mut flags, &self.options.agent);
-        self.agent_child = Some(self.spawn("bulkhead-agent", &flags));
+        self.agent_child = Some(self.spawn("bulkhead-agent", &flags, self.failpoint));
     }
 
-    fn spawn(&self, program: &str, flags: &[String]) -> Child {
+    fn spawn(&self, program: &str, flags: &[String], failpoint: Option<&str>) -> Child {
         let log = std::fs::OpenOptions::new()
             .create(true)
             .append(true)
@@ -159,6 +164,7 @@ impl Cluster {
             .env_clear()
             .env("PATH", std::env::var_os("PATH").unwrap_or_default())
             .env("RUST_BACKTRACE", "1")
+            .envs(failpoint.map(|point| ("BULKHEAD_FAILPOINT", point)))
             .stdin(Stdio::null())
             .stdout(log.try_clone().expect("copy a descriptor"))
             .stderr(log)
@@ -202,6 +208,94 @@ impl Cluster {
             child.as_mut().is_none_or(|c| c.try_wait().is_ok_and(|s| s.is_none()))
         };
         runs(&mut self.master_child) && runs(&mut self.agent_child)
+    }
+
+    /// How the agent ended, if it has.
+    pub fn agent_ended(&mut self) -> Option<std::process::ExitStatus> {
+        self.agent_child.as_mut().and_then(|child| child.try_wait().ok().flatten())
+    }
+
+    /// Other flags for the next agent; later ones win.
+    pub fn agent_flags(&mut self, flags: &[&str]) {
+        let flags: Vec<String> = flags.iter().map(|f| (*f).to_owned()).collect();
+        replace(&mut self.options.agent, &flags);
+    }
+
+    /// What an agent leaves behind that has no container: cgroups, mounts,
+    /// processes and files of the runtime directory.
+    #[must_use]
+    pub fn leftovers(&self) -> Vec<String> {
+        let mut left = Vec::new();
+        for group in self.cgroups() {
+            let inner = group.tree().into_iter().filter(|g| g.path() != group.path());
+            left.extend(inner.map(|g| format!("cgroup {}", g.path().display())));
+        }
+        let dir = self.dir.path();
+        let mounts = kernel::mounts::table().expect("the mount table");
+        let below = kernel::mounts::below(&mounts, dir);
+        left.extend(below.iter().map(|m| format!("mount {}", m.target.display())));
+        let daemons = [self.agent_pid(), self.master_pid()];
+        for entry in std::fs::read_dir("/proc").expect("/proc").flatten() {
+            let name = entry.file_name().to_string_lossy().into_owned();
+            let Ok(pid) = name.parse::<u32>() else { continue };
+            let inside =
+                |link: PathBuf| std::fs::read_link(link).is_ok_and(|to| to.starts_with(dir));
+            let open = std::fs::read_dir(entry.path().join("fd")).into_iter().flatten().flatten();
+            let ours =
+                inside(entry.path().join("cwd")) || open.into_iter().any(|fd| inside(fd.path()));
+            if ours && !daemons.contains(&pid) && pid != std::process::id() {
+                let line = std::fs::read_to_string(entry.path().join("stat")).unwrap_or_default();
+                left.push(format!("process {line}"));
+            }
+        }
+        let runtime = std::fs::read_dir(dir.join("run/containers")).into_iter().flatten().flatten();
+        left.extend(runtime.map(|entry| format!("file {}", entry.path().display())));
+        left
+    }
+
+    /// Waits until nothing is left of any container.
+    ///
+    /// # Panics
+    /// When something stays.
+    pub fn wait_clean(&self) {
+        let by = Instant::now() + READY;
+        loop {
+            let left = self.leftovers();
+            if left.is_empty() {
+                return;
+            }
+            assert!(Instant::now() < by, "left behind: {left:#?}\n{}", self.logs());
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+
+    /// Daemons that are started from now on get these options.
+    pub fn change(&mut self, options: Options) {
+        self.options = options;
+    }
+
+    /// Starts the agent again, waits until it has ended by itself and returns the
+    /// end of the logs.
+    ///
+    /// # Panics
+    /// When it does not end.
+    pub fn failing_agent(&mut self) -> String {
+        self.spawn_agent();
+        self.agent_ends()
+    }
+
+    /// Waits until the agent has ended by itself; returns the end of the logs.
+    ///
+    /// # Panics
+    /// When it does not end.
+    pub fn agent_ends(&mut self) -> String {
+        let by = Instant::now() + READY;
+        while self.agent_child.as_mut().is_some_and(|c| c.try_wait().is_ok_and(|s| s.is_none())) {
+            assert!(Instant::now() < by, "the agent goes on\n{}", self.logs());
+            std::thread::sleep(Duration::from_millis(30));
+        }
+        self.agent_child = None;
+        self.logs()
     }
 
     /// Pid of the agent.

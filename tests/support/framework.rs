@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use bulkhead::wire::client::{Call, Client, Events, Reply};
 use serde_json::{Value, json};
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, timeout, timeout_at};
 
 /// A subscribed framework. Status updates are acknowledged as they come.
 #[derive(Debug)]
@@ -55,6 +55,13 @@ pub fn command(name: &str, line: &str, mem: f64) -> Value {
     })
 }
 
+/// What an offer has of a scalar resource.
+#[must_use]
+pub fn offered(offer: &Value, name: &str) -> f64 {
+    let all = offer["resources"].as_array().into_iter().flatten();
+    all.filter(|r| r["name"] == name).filter_map(|r| r["scalar"]["value"].as_f64()).sum()
+}
+
 /// A scalar resource.
 #[must_use]
 pub fn scalar(name: &str, value: f64) -> Value {
@@ -94,7 +101,8 @@ impl Framework {
         assert_eq!(streaming.status.as_u16(), 200, "{:?}", streaming.rest().await);
         let stream = streaming.header("mesos-stream-id").expect("a stream id").to_owned();
         let mut events = streaming.events(64 << 20);
-        let first = events.next().await.expect("a stream").expect("a first event");
+        let first = timeout(Duration::from_secs(60), events.next()).await.expect("in time");
+        let first = first.expect("a stream").expect("a first event");
         let first: Value = serde_json::from_slice(&first).expect("JSON");
         assert_eq!(first["type"], "SUBSCRIBED", "{first}");
         let id = first["subscribed"]["framework_id"]["value"].as_str().expect("an id").to_owned();
@@ -161,7 +169,9 @@ impl Framework {
     pub async fn until(&mut self, what: &str, seconds: u64, done: impl Fn(&Self) -> bool) {
         let by = Instant::now() + Duration::from_secs(seconds);
         while !done(self) {
-            if self.next(by).await.is_none() {
+            // What is waited for need not come as an event.
+            let soon = by.min(Instant::now() + Duration::from_millis(200));
+            if self.next(soon).await.is_none() && Instant::now() >= by {
                 let mut count = BTreeMap::new();
                 for task in self.statuses.keys() {
                     *count.entry(self.state(task).unwrap_or("").to_owned()).or_insert(0) += 1;
@@ -176,8 +186,27 @@ impl Framework {
     /// # Panics
     /// When none comes within 30 seconds.
     pub async fn offer(&mut self) -> Value {
+        // What is at hand may be rescinded already.
+        while self.next(Instant::now() + Duration::from_millis(5)).await.is_some() {}
         self.until("an offer", 30, |f| !f.offers.is_empty()).await;
         self.offers.remove(0)
+    }
+
+    /// Whether an offer is at hand.
+    #[must_use]
+    pub fn has_offer(&self) -> bool {
+        !self.offers.is_empty()
+    }
+
+    /// Gives an offer back.
+    pub async fn decline(&self, offer: &Value) {
+        let body = json!({ "offer_ids": [offer["id"]], "filters": { "refuse_seconds": 0.0 } });
+        self.call("DECLINE", body).await;
+    }
+
+    /// Takes an offer that is at hand.
+    pub fn take_offer(&mut self) -> Option<Value> {
+        (!self.offers.is_empty()).then(|| self.offers.remove(0))
     }
 
     /// Launches tasks on one offer; they get its agent.

@@ -14,8 +14,9 @@ use std::path::{Path, PathBuf};
 /// Names: `root`, `cgroup` (any writable hierarchy with cpu, memory and pids),
 /// `cgroup1`, `cgroup2` (pure v2 with controllers), `xfs`, `ext4` (directories
 /// with project quotas: `$BULKHEAD_XFS`, `$BULKHEAD_EXT4`), `vm_v1` (the VM suite
-/// of that name), `real_speed` (no emulated processor), `overlay`, `golden`,
-/// `busybox`, or any program as `program_NAME`.
+/// of that name), `real_speed` (no emulated processor), `compiler` (of C, which the
+/// VMs have not), `docker` (the engine), `overlay`, `golden`, `busybox`, or any program
+/// as `program_NAME`.
 #[macro_export]
 macro_rules! require {
     ($($what:ident),+ $(,)?) => {{
@@ -47,10 +48,13 @@ pub fn have(what: &str) -> bool {
         "ext4" => std::env::var_os("BULKHEAD_EXT4").is_some(),
         "real_speed" => std::env::var_os("BULKHEAD_VM").is_none(),
         "vm_v1" => std::env::var("BULKHEAD_VM").as_deref() == Ok("v1"),
+        "compiler" => have("cc"),
         "overlay" => {
             std::fs::read_to_string("/proc/filesystems").is_ok_and(|s| s.contains("overlay"))
         }
         "golden" => golden().is_some(),
+        // The engine, not only the command.
+        "docker" => have("dockerd") || Path::new("/usr/sbin/dockerd").is_file(),
         program => {
             let program = program.strip_prefix("program_").unwrap_or(program);
             std::env::var_os("PATH")
@@ -61,7 +65,7 @@ pub fn have(what: &str) -> bool {
 
 /// What a machine has or has not, and no package brings: one of the VM suites
 /// has it, so that its absence here is no error.
-const LAYOUTS: [&str; 6] = ["cgroup1", "cgroup2", "xfs", "ext4", "vm_v1", "real_speed"];
+const LAYOUTS: [&str; 7] = ["cgroup1", "cgroup2", "xfs", "ext4", "vm_v1", "real_speed", "compiler"];
 
 /// Records the test as skipped; an error where everything is required and the
 /// missing thing can be installed.

@@ -69,6 +69,38 @@ fn promises_name_their_tests() {
     breaches.check();
 }
 
+/// Every name of the table in `registry.rs`: a row of COMPAT, and, if there is such
+/// an isolator, a row in the list of isolators that links to its page.
+#[test]
+fn every_isolator_has_its_rows_and_a_page() {
+    let mut breaches = Breaches::default();
+    let read = |path: &str| std::fs::read_to_string(root().join(path)).expect(path);
+    let registry = read("isolators/src/registry.rs");
+    let table = registry.split("pub const TABLE").nth(1).expect("the table");
+    let table = table.split("];").next().unwrap_or_default();
+    let rows = |text: &str| -> Vec<String> {
+        text.lines().filter(|line| line.starts_with("| ")).map(str::to_owned).collect()
+    };
+    let (compat, list) = (rows(&read("docs/COMPAT.md")), rows(&read("docs/isolators/README.md")));
+    let mut names = 0;
+    for line in table.lines().filter(|line| line.trim_start().starts_with("(\"")) {
+        let name = line.split('"').nth(1).unwrap_or_default();
+        names += 1;
+        if !compat.iter().any(|row| row.contains(&format!("`{name}`"))) {
+            breaches.note(format!("docs/COMPAT.md: no row of `{name}`"));
+        }
+        let linked = list.iter().any(|row| {
+            let first = row.split(']').next().unwrap_or_default();
+            first.trim_start_matches("| [").split(", ").any(|known| known == name)
+        });
+        if line.contains("true") && !linked {
+            breaches.note(format!("docs/isolators/README.md: no row and page of `{name}`"));
+        }
+    }
+    assert!(names > 30, "only {names} names were found");
+    breaches.check();
+}
+
 #[test]
 fn architecture_fits_one_sitting() {
     let lines = markdown_files()

@@ -551,6 +551,7 @@ impl Isolation for RemoteIsolation {
             // The container is gone all the same; the plugin hears of it as an orphan.
             Err(error) if error.is_silence() => {
                 self.entry(|entry| entry.owed = true);
+                inner.suspicion.notify_one();
                 warn!(plugin = inner.name, container = %self.key(), error = %chain(&error),
                       "the plugin owes the cleanup of a container");
                 Ok(())

@@ -205,17 +205,38 @@ async fn attend(
                 Err(error) => format!("failed to wait for its process: {error}"),
             },
             event = next(&mut events) => match event {
-                Ok(Some(event)) => inner.hear(event),
+                Ok(Some(event)) => {
+                    inner.hear(event);
+                    continue;
+                }
                 Ok(None) => return "it closed the WATCH stream".into(),
                 Err(error) => return chain(&error),
             },
-            () = inner.suspicion.notified() => if let Some(reason) = silent(inner).await {
-                return reason;
-            },
-            _ = pulse.tick() => if let Some(reason) = silent(inner).await {
-                return reason;
-            },
+            () = inner.suspicion.notified() => {}
+            _ = pulse.tick() => {}
         }
+        if let Some(reason) = silent(inner).await {
+            return reason;
+        }
+        repeat_cleanups(inner).await;
+    }
+}
+
+/// A plugin that answers again is told at once of what it still owes: a cleanup
+/// whose answer was lost must not wait for the next handshake.
+async fn repeat_cleanups(inner: &Inner) {
+    let owed: Vec<(String, mesos::ContainerId)> = lock(&inner.table)
+        .iter()
+        .filter(|(_, entry)| entry.owed)
+        .map(|(key, entry)| (key.clone(), entry.container.container_id.clone()))
+        .collect();
+    for (key, container_id) in owed {
+        let cleanup = call::Cleanup { container_id: container_id.clone() };
+        let call = Call { cleanup: Some(cleanup), ..bare(call::Type::Cleanup) };
+        if inner.call(&call, Some(&container_id)).await.is_err() {
+            return;
+        }
+        lock(&inner.table).remove(&key);
     }
 }
 

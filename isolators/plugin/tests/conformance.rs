@@ -3,13 +3,16 @@
 
 #![allow(clippy::unwrap_used, reason = "tests and their helpers")]
 
-use std::io::{Read, Write};
-use std::os::unix::net::{UnixListener, UnixStream};
+#[path = "../../../tests/support/cutter.rs"]
+mod cutter;
+
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
+
+use cutter::Cutter;
 
 use isolator_plugin::check::{self, Options};
 use isolator_plugin::{Manifest, Policy, RemoteIsolator};
@@ -150,77 +153,9 @@ async fn check_of_nobody_fails() {
     assert_eq!(suite::failures(&outcomes).len(), 1, "{outcomes:?}");
 }
 
-/// Stands between agent and plugin and cuts the connection at one request.
-struct Cutter {
-    socket: PathBuf,
-    cuts: Arc<AtomicUsize>,
-}
-
-impl Cutter {
-    /// The first request with `at` in it is cut; with `after` it reaches the plugin
-    /// but its answer does not come back.
-    fn start(world: &World, at: &'static str, after: bool) -> Cutter {
-        let socket = world.dir.join("cut.sock");
-        let _ = std::fs::remove_file(&socket);
-        let listener = UnixListener::bind(&socket).unwrap();
-        let (armed, cuts) = (Arc::new(AtomicBool::new(true)), Arc::new(AtomicUsize::new(0)));
-        let cutter = Cutter { socket, cuts: Arc::clone(&cuts) };
-        let plugin = world.socket();
-        std::thread::spawn(move || {
-            for agent in listener.incoming() {
-                let (Ok(agent), Ok(plugin)) = (agent, UnixStream::connect(&plugin)) else { return };
-                let (armed, cuts) = (Arc::clone(&armed), Arc::clone(&cuts));
-                std::thread::spawn(move || relay(agent, plugin, at, after, &armed, &cuts));
-            }
-        });
-        cutter
-    }
-}
-
-fn relay(
-    mut agent: UnixStream,
-    mut plugin: UnixStream,
-    at: &str,
-    after: bool,
-    armed: &AtomicBool,
-    cuts: &AtomicUsize,
-) {
-    let (mut back_from, mut back_to) = (plugin.try_clone().unwrap(), agent.try_clone().unwrap());
-    let cut = Arc::new(AtomicBool::new(false));
-    let silent = Arc::clone(&cut);
-    std::thread::spawn(move || {
-        let mut buffer = [0; 65536];
-        while let Ok(read @ 1..) = back_from.read(&mut buffer) {
-            if silent.load(Ordering::SeqCst) || back_to.write_all(&buffer[..read]).is_err() {
-                break;
-            }
-        }
-        let _ = back_to.shutdown(std::net::Shutdown::Both);
-    });
-    let mut buffer = [0; 65536];
-    while let Ok(read @ 1..) = agent.read(&mut buffer) {
-        let text = String::from_utf8_lossy(&buffer[..read]).into_owned();
-        if text.contains(at) && armed.swap(false, Ordering::SeqCst) {
-            cuts.fetch_add(1, Ordering::SeqCst);
-            if after {
-                cut.store(true, Ordering::SeqCst);
-                let _ = plugin.write_all(&buffer[..read]);
-                // Its answer, or its first part, is swallowed by the other thread.
-                std::thread::sleep(Duration::from_millis(100));
-            }
-            break;
-        }
-        if plugin.write_all(&buffer[..read]).is_err() {
-            break;
-        }
-    }
-    let _ = agent.shutdown(std::net::Shutdown::Both);
-    let _ = plugin.shutdown(std::net::Shutdown::Both);
-}
-
 /// A life in which one call is cut off; what must hold all the same.
 async fn survives(world: &World, at: &'static str, after: bool) {
-    let cutter = Cutter::start(world, at, after);
+    let cutter = Cutter::start(&world.dir, &world.socket(), at, after);
     let plugin = RemoteIsolator::new(world.manifest(cutter.socket.clone()));
     plugin.start(true);
     let known = isolators::api::Known {
@@ -253,7 +188,7 @@ async fn survives(world: &World, at: &'static str, after: bool) {
         assert!(Instant::now() < until, "{at}: {report:?}, {:?}", world.scratch());
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
-    assert_eq!(cutter.cuts.load(Ordering::SeqCst), 1, "{at}: nothing was cut");
+    assert_eq!(cutter.cuts(), 1, "{at}: nothing was cut");
     plugin.stop();
 }
 

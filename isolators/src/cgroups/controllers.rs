@@ -133,6 +133,11 @@ impl Shared {
         self.controllers.contains(&controller)
     }
 
+    /// What every container may do with devices; `None` if nothing is forbidden.
+    pub(super) fn device_rules(&self) -> Option<Arc<[Rule]>> {
+        self.has(Controller::Devices).then(|| Arc::clone(&self.devices))
+    }
+
     /// The controls of one container, `cpu` and `mem` apart.
     pub(super) fn controls(&self, layout: &Layout, lineage: &[&str]) -> Vec<Box<dyn Control>> {
         let settings = &self.config.cgroups;

@@ -153,6 +153,30 @@ fn seconds(count: Option<u64>, per_second: f64) -> Option<f64> {
     count.map(|count| count as f64 / per_second)
 }
 
+/// The figures of cgroups that are not ours: v1's of the controllers `cpu` and
+/// `cpuacct`, or v2's.
+pub(super) fn foreign_probes(
+    group: &Cgroup,
+    accounting: &Cgroup,
+    wanted: super::foreign::Wanted,
+) -> Vec<Box<dyn Probe>> {
+    let file = |group: &Cgroup, name: &'static str, fill| {
+        FileProbe::boxed(NAME, name, group.file(name), fill)
+    };
+    let (mut all, threads) = match group.version() {
+        Version::V1 => (vec![file(accounting, "cpuacct.stat", fill_cpuacct)], "tasks"),
+        Version::V2 => (vec![file(group, "cpu.stat", fill_cpu_stat_v2)], "cgroup.threads"),
+    };
+    if wanted.throttling && group.version() == Version::V1 {
+        all.push(file(group, "cpu.stat", fill_throttling_v1));
+    }
+    if wanted.processes {
+        all.push(file(accounting, "cgroup.procs", fill_processes));
+        all.push(file(accounting, threads, fill_threads));
+    }
+    all
+}
+
 fn fill_cpuacct(text: &[u8], statistics: &mut ResourceStatistics) {
     let ticks = kernel::proctree::ticks_per_second();
     statistics.cpus_user_time_secs = seconds(parse::value(text, "user"), ticks);

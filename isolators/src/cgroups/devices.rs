@@ -2,7 +2,8 @@
 //!
 //! Mesos' default whitelist and `--allowed_devices`. v1: everything is denied, then
 //! each rule allowed. v2: one eBPF program made of the same rules (kernel::bpf).
-//! Isolators that give single devices to a container call [`grant`].
+//! Single devices
+//! for single containers are added by [`super::grants`].
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -102,7 +103,8 @@ pub(super) fn whitelist(allowed: &[DeviceAccess]) -> Result<Vec<Rule>, IsolatorE
 }
 
 /// Lets a container use `base` and `extra`, nothing else. `group` is its cgroup
-/// with the `devices` controller. Call again with all extras to change them.
+/// with the `devices` controller. On v2 call again with all extras to change them;
+/// on v1 that would leave a running container without any device for a moment.
 ///
 /// # Errors
 /// The kernel refuses.

@@ -24,6 +24,14 @@ const SEPARATOR: &str = "mesos";
 /// Holds the processes on v2.
 const LEAF: &str = "leaf";
 
+/// Whether a directory is named as agents name containers: a UUID in lower case.
+#[must_use]
+pub fn is_container_name(name: &str) -> bool {
+    let hex = |part: &str| part.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
+    let parts: Vec<&str> = name.split('-').collect();
+    parts.iter().map(|part| part.len()).eq([8, 4, 4, 4, 12]) && parts.into_iter().all(hex)
+}
+
 /// The hierarchies in use and what for.
 #[derive(Debug, Clone)]
 pub struct Layout {
@@ -320,6 +328,16 @@ mod tests {
         assert_eq!(joins, [CgroupJoin::V2("/cg/mesos/a/leaf".into())]);
         let givers: Vec<_> = layout.givers(&["a", "b"]).into_iter().map(|(g, _)| g).collect();
         assert_eq!(paths(&givers), ["/cg/mesos/a", "/cg/mesos/a/mesos"]);
+    }
+
+    #[test]
+    fn containers_have_uuids_for_names() {
+        assert!(is_container_name("0b4e2f6c-6d0e-4a5e-9d3c-1f2a3b4c5d6e"));
+        for other in
+            ["", "agent", "0B4E2F6C-6D0E-4A5E-9D3C-1F2A3B4C5D6E", "0b4e2f6c-6d0e-4a5e-9d3c"]
+        {
+            assert!(!is_container_name(other), "{other}");
+        }
     }
 
     #[test]

@@ -291,6 +291,17 @@ impl Mem {
     }
 }
 
+/// The figures of a cgroup that is not ours.
+pub(super) fn foreign_probes(group: &Cgroup) -> Vec<Box<dyn Probe>> {
+    let file = |name: &'static str, fill| FileProbe::boxed(NAME, name, group.file(name), fill);
+    match group.version() {
+        Version::V1 => {
+            vec![file("memory.usage_in_bytes", fill_total), file("memory.stat", fill_stat_v1)]
+        }
+        Version::V2 => vec![file("memory.current", fill_total), file("memory.stat", fill_stat_v2)],
+    }
+}
+
 fn fill_total(text: &[u8], statistics: &mut ResourceStatistics) {
     statistics.mem_total_bytes = parse::number(text);
 }

@@ -12,6 +12,8 @@ mod controllers;
 pub mod cpu;
 pub mod cpuset;
 pub mod devices;
+pub mod foreign;
+pub mod grants;
 pub mod hugetlb;
 mod layout;
 pub mod mem;
@@ -35,7 +37,8 @@ use tracing::{info, warn};
 use self::control::{Control, Demand};
 pub use self::controllers::Controller;
 use self::controllers::Shared;
-pub use self::layout::Layout;
+use self::grants::Grants;
+pub use self::layout::{Layout, is_container_name};
 pub use self::settings::Settings;
 use crate::api::{
     ContainerContext, Contribution, Isolation, Isolator, IsolatorError, Known, Limitation, Probe,
@@ -117,6 +120,13 @@ impl Cgroups {
         &self.frame.layout
     }
 
+    /// Where isolators hand out single devices; `None` without `cgroups/devices`.
+    #[must_use]
+    pub fn grants(&self) -> Option<Arc<Grants>> {
+        let base = self.frame.shared.device_rules()?;
+        Some(Arc::new(Grants::new(self.frame.layout.clone(), base)))
+    }
+
     fn handle(&self, context: &Arc<ContainerContext>, fresh: bool) -> CgroupIsolation {
         let linux = context.info.as_ref().and_then(|info| info.linux_info.as_ref());
         let nested = context.id.parent.is_some();
@@ -138,31 +148,6 @@ impl Cgroups {
             false => frame.shared.controls(&frame.layout, &lineage),
         };
         CgroupIsolation { context: Arc::clone(context), shared, cpu, mem, controls, frame }
-    }
-
-    /// Cgroups under our root that no known container claims are killed and
-    /// removed in the background.
-    fn remove_leftovers(&self, known: &[Known]) -> Vec<String> {
-        let claimed: BTreeSet<String> =
-            known.iter().map(|k| k.context.lineage()[0].to_owned()).collect();
-        let mut leftovers = Vec::new();
-        let timeout = self.frame.config.cgroups_destroy_timeout;
-        for root in self.frame.layout.roots() {
-            for name in root.children().unwrap_or_default() {
-                // Both belong to agents of either make, not to containers.
-                if claimed.contains(&name) || name == "agent" || name == "slave" {
-                    continue;
-                }
-                let group = root.child(&name);
-                leftovers.push(group.path().display().to_string());
-                tokio::task::spawn_blocking(move || {
-                    if let Err(error) = kill_and_remove(&group, timeout) {
-                        warn!(error = %error.chain(), "leftover cgroup stays");
-                    }
-                });
-            }
-        }
-        leftovers
     }
 }
 
@@ -247,7 +232,8 @@ impl Isolator for Cgroups {
             }
             handles.push(Box::new(handle));
         }
-        Ok(Recovered { handles, leftovers: self.remove_leftovers(known) })
+        // Cgroups that nobody claims are swept by the containerizer, always.
+        Ok(Recovered { handles, leftovers: Vec::new() })
     }
 }
 
@@ -317,6 +303,7 @@ impl CgroupIsolation {
 impl Isolation for CgroupIsolation {
     async fn prepare(&mut self) -> Result<Contribution, IsolatorError> {
         self.make_directories()?;
+        kernel::failpoint!("cgroups.made");
         let context = Arc::clone(&self.context);
         let lineage = context.lineage();
         let demand = Demand { requests: &context.requests, limits: &context.limits };
@@ -388,6 +375,7 @@ impl Isolation for CgroupIsolation {
             // Nearly always empty by now. If not, wait and kill off the runtime's
             // threads.
             if group.remove(Duration::ZERO).is_ok() {
+                kernel::failpoint!("cgroups.removed_one");
                 continue;
             }
             let task = tokio::task::spawn_blocking(move || kill_and_remove(&group, timeout));

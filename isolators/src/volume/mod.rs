@@ -4,7 +4,9 @@
 //! seen; the modules below provide them.
 
 mod host_path;
+mod image;
 mod sandbox_path;
+mod secret;
 
 use std::path::{Component, Path, PathBuf};
 
@@ -14,11 +16,13 @@ use mesos::volume::source::sandbox_path::Type as SandboxType;
 use mesos::{Volume, volume};
 
 pub use self::host_path::host_path;
+pub use self::image::image;
 pub use self::sandbox_path::sandbox_path;
+pub use self::secret::secret;
 use crate::api::{ContainerContext, IsolatorError};
 
 /// Where a volume's content comes from.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Source<'a> {
     /// A path of the host.
     Host {
@@ -28,6 +32,10 @@ pub(crate) enum Source<'a> {
     },
     /// A path below the container's own sandbox, or below its parent's.
     Sandbox { path: &'a Path, parent: bool },
+    /// A secret, as a file.
+    Secret(&'a mesos::Secret),
+    /// The root file system of an image.
+    Image(&'a mesos::Image),
     /// A kind that no isolator of this version provides: its name.
     Later(&'static str),
 }
@@ -38,6 +46,8 @@ impl Source<'_> {
         match self {
             Source::Host { .. } => "volume/host_path",
             Source::Sandbox { .. } => "volume/sandbox_path",
+            Source::Secret(_) => "volume/secret",
+            Source::Image(_) => "volume/image",
             Source::Later(name) => name,
         }
     }
@@ -49,8 +59,11 @@ pub(crate) fn source(volume: &Volume) -> Result<Source<'_>, String> {
     if volume.container_path.is_empty() {
         return invalid("has no 'container_path'");
     }
-    if volume.image.is_some() {
-        return Ok(Source::Later("volume/image"));
+    if let Some(image) = &volume.image {
+        return match (&volume.source, &volume.host_path) {
+            (None, None) => Ok(Source::Image(image)),
+            _ => invalid("has both 'image' and another source"),
+        };
     }
     match (&volume.source, &volume.host_path) {
         (Some(_), Some(_)) => invalid("has both 'source' and 'host_path'"),
@@ -72,7 +85,10 @@ fn from_source(source: &volume::Source) -> Result<Source<'_>, &'static str> {
     match source.r#type.and_then(|t| Type::try_from(t).ok()).unwrap_or(Type::Unknown) {
         Type::Unknown => Err("has a source of unknown type"),
         Type::DockerVolume => Ok(Source::Later("docker/volume")),
-        Type::Secret => Ok(Source::Later("volume/secret")),
+        Type::Secret => {
+            let secret = source.secret.as_ref().ok_or("is of type SECRET without 'secret'")?;
+            Ok(Source::Secret(secret))
+        }
         Type::CsiVolume => Ok(Source::Later("volume/csi")),
         Type::HostPath => {
             let host =
@@ -211,9 +227,16 @@ pub(crate) mod tests {
         for volume in bad {
             assert!(source(&volume).is_err(), "{volume:?}");
         }
-        let secret =
-            volume::Source { r#type: Some(Type::Secret as i32), ..volume::Source::default() };
+        let secret = volume::Source {
+            r#type: Some(Type::Secret as i32),
+            secret: Some(mesos::Secret::default()),
+            ..volume::Source::default()
+        };
         assert_eq!(source(&volume("x", secret)).unwrap().isolator(), "volume/secret");
+        let image = || Some(mesos::Image::default());
+        let whole = Volume { image: image(), container_path: "x".into(), ..Volume::default() };
+        assert_eq!(source(&whole).unwrap().isolator(), "volume/image");
+        assert!(source(&Volume { image: image(), ..old("/data") }).is_err());
     }
 
     #[test]

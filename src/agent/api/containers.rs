@@ -5,6 +5,7 @@
 //! containerizer's newest sample.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use mesos::agent::response::{GetContainers, get_containers};
 use mesos::json::Writer;
@@ -13,7 +14,7 @@ use mesos::{ContainerId, ContainerStatus, ResourceStatistics};
 use super::nested::display;
 use crate::agent::core::state::{Executor, ExecutorState};
 use crate::agent::snapshot::Snapshot;
-use crate::containerizer::{Containerizer, Sample};
+use crate::containerizer::{Containerizer, Sample, Trouble};
 
 /// Which containers are wanted; `None` is any.
 #[derive(Debug, Clone, Default)]
@@ -121,7 +122,11 @@ async fn status(containerizer: &dyn Containerizer, id: &ContainerId) -> Containe
 
 /// The body of `/containers`: every object with its members sorted.
 #[must_use]
-pub fn render(containers: &[get_containers::Container], snapshot: &Snapshot) -> Vec<u8> {
+pub fn render(
+    containers: &[get_containers::Container],
+    snapshot: &Snapshot,
+    troubles: &[(ContainerId, Arc<Trouble>)],
+) -> Vec<u8> {
     let executors: HashMap<&str, &Executor> =
         alive(snapshot).map(|e| (e.container_id.value.as_str(), e)).collect();
     let mut w = Writer::new();
@@ -129,6 +134,10 @@ pub fn render(containers: &[get_containers::Container], snapshot: &Snapshot) -> 
         for c in containers {
             w.object(|w| {
                 w.key("container_id").string(&c.container_id.value);
+                let own = |id: &&(ContainerId, _)| id.0.value == c.container_id.value;
+                if let Some((_, trouble)) = troubles.iter().find(own) {
+                    w.key("destroying").raw(trouble.to_json().to_string().as_bytes());
+                }
                 if let Some(executor) = executors.get(c.container_id.value.as_str()) {
                     executor_members(w, executor);
                 }

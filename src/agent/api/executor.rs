@@ -1,17 +1,18 @@
 //! `/api/v1/executor`: what HTTP executors say, and the stream of what they are
 //! told. Called by the router; everything that changes the agent goes through
-//! its [`Handle`].
+//! its `Handle`.
 
 use bytes::Bytes;
 use mesos::executor::{Call, Event, call};
 use mesos::json::JsonError;
-use mesos::{recordio, schema};
+use mesos::{TaskStatus, recordio, schema};
 use prost::Message as _;
 use tokio::sync::mpsc;
 
-use super::validate;
+use super::{Context, validate};
 use crate::agent::core::event::Refusal;
-use crate::agent::{CallError, Handle, Subscription};
+use crate::agent::{CallError, Subscription};
+use crate::containerizer::Containerizer;
 use crate::wire::http::media::{self, Media};
 use crate::wire::http::{Request, Response, StatusCode};
 
@@ -19,16 +20,17 @@ use crate::wire::http::{Request, Response, StatusCode};
 const CHUNKS: usize = 16;
 
 /// Serves one call.
-pub async fn serve(handle: &Handle, mut request: Request) -> Response {
+pub async fn serve(context: &Context, mut request: Request) -> Response {
     if request.method != "POST" {
         return Response::method_not_allowed(&["POST"], &request.method);
     }
-    match answer(handle, &mut request).await {
+    match answer(context, &mut request).await {
         Ok(response) | Err(response) => response,
     }
 }
 
-async fn answer(handle: &Handle, request: &mut Request) -> Result<Response, Response> {
+async fn answer(context: &Context, request: &mut Request) -> Result<Response, Response> {
+    let handle = &context.handle;
     let content = media::request_media(&request.headers)?;
     let body = request.bytes().await?;
     let call = decode(content, &body).map_err(bad_request)?;
@@ -45,8 +47,9 @@ async fn answer(handle: &Handle, request: &mut Request) -> Result<Response, Resp
             return Ok(open(stream, accept));
         }
         call::Type::Update => {
-            let update = call.update.unwrap_or_default();
-            handle.update(framework, executor, update.status).await
+            let mut status = call.update.unwrap_or_default().status;
+            name_process(&*context.containerizer, &mut status);
+            handle.update(framework, executor, status).await
         }
         call::Type::Message => {
             let data = call.message.unwrap_or_default().data;
@@ -56,6 +59,17 @@ async fn answer(handle: &Handle, request: &mut Request) -> Result<Response, Resp
     };
     done.map_err(refused)?;
     Ok(Response::empty(StatusCode::ACCEPTED))
+}
+
+/// Adds the first process of a nested container that runs: executors do not know it,
+/// and the owner knows only those of executors.
+fn name_process(containerizer: &dyn Containerizer, status: &mut TaskStatus) {
+    let Some(told) = &mut status.container_status else { return };
+    let Some(id) = told.container_id.as_ref().filter(|id| id.parent.is_some()) else { return };
+    if told.executor_pid.is_none() {
+        let all = containerizer.containers();
+        told.executor_pid = all.into_iter().find(|(known, _)| known == id).and_then(|(_, pid)| pid);
+    }
 }
 
 fn decode(content: Media, body: &[u8]) -> Result<Call, String> {

@@ -13,7 +13,11 @@ pub const WORDS: &[Words] = &[
     ),
     own("monitor/statistics", "Shows what each executor's container uses.", ""),
     own("containerizer/debug", "Shows calls to isolator plugins that are under way.", ""),
-    own("gc", "Shows what would be collected now, and why.", ""),
+    own(
+        "gc",
+        "Shows what garbage collection would delete now, what it keeps, and why.",
+        "No endpoint of Mesos; `bulkhead agent gc --dry-run` prints it.",
+    ),
     own("api/v1", "The operator API: one call by POST, in JSON or protobuf.", ""),
     own("api/v1/executor", "The executor API: one call by POST, in JSON or protobuf.", ""),
 ];

@@ -53,12 +53,6 @@ pub fn of(snapshot: &Snapshot, around: &Surroundings) -> Vec<(String, f64)> {
         ("gc/path_removals_succeeded", counters.gc_path_removals_succeeded),
         ("gc/path_removals_failed", counters.gc_path_removals_failed),
         ("gc/path_removals_pending", counters.gc_path_removals_pending),
-        ("gc/bytes_pending", counters.gc_bytes_pending),
-        ("gc/bytes_removed", counters.gc_bytes_removed),
-        ("gc/files_removed", counters.gc_files_removed),
-        ("gc/removals_postponed", counters.gc_removals_postponed),
-        ("slave/checkpoints_waiting", u64::from(counters.checkpoints_waiting)),
-        ("slave/checkpoint_reserve_files", counters.checkpoint_reserve),
         ("containerizer/mesos/container_destroy_errors", around.destroy_errors),
         ("containerizer/fetcher/cache_size_used_bytes", around.fetched.cache_used),
         ("containerizer/fetcher/task_fetches_failed", around.fetched.failed),
@@ -67,13 +61,29 @@ pub fn of(snapshot: &Snapshot, around: &Surroundings) -> Vec<(String, f64)> {
     ] {
         put(name, value as f64);
     }
-    put("gc/oldest_secs", counters.gc_oldest_secs);
     for name in RESTING {
         put(name, 0.0);
     }
     all.extend(running(snapshot));
     all.extend(amounts(snapshot));
     all
+}
+
+/// What Mesos does not count: garbage by size, and checkpoints on a full disk.
+#[must_use]
+pub fn ours(snapshot: &Snapshot) -> Vec<(String, f64)> {
+    let counters = &snapshot.counters;
+    [
+        ("gc/bytes_pending", counters.gc_bytes_pending as f64),
+        ("gc/bytes_removed", counters.gc_bytes_removed as f64),
+        ("gc/files_removed", counters.gc_files_removed as f64),
+        ("gc/removals_postponed", counters.gc_removals_postponed as f64),
+        ("gc/oldest_secs", counters.gc_oldest_secs),
+        ("slave/checkpoints_waiting", f64::from(u8::from(counters.checkpoints_waiting))),
+        ("slave/checkpoint_reserve_files", counters.checkpoint_reserve as f64),
+    ]
+    .map(|(name, value)| (name.to_owned(), value))
+    .into()
 }
 
 /// Whether a metric of the agent only grows.

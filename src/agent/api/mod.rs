@@ -122,7 +122,9 @@ impl Api {
         let handle = context.handle.clone();
         context.common.metrics.counting(metrics::is_counter);
         context.common.metrics.source(move |out| {
-            out.extend(metrics::of(&handle.snapshot(), &around()));
+            let snapshot = handle.snapshot();
+            out.extend(metrics::of(&snapshot, &around()));
+            out.extend(metrics::ours(&snapshot));
         });
         let routes = routes();
         let help = Help::new(&routes, help::WORDS);
@@ -139,7 +141,7 @@ impl Api {
         let response = match route {
             Route::Operator => return v1::serve(context, &self.attachments, request).await,
             Route::Help => return self.help.answer(&request),
-            Route::Executor => return executor::serve(&context.handle, request).await,
+            Route::Executor => return executor::serve(context, request).await,
             Route::Common(Endpoint::Prometheus) => {
                 return self.prometheus(&snapshot, &request).await;
             }
@@ -169,6 +171,10 @@ impl Api {
     async fn prometheus(&self, snapshot: &Snapshot, request: &Request) -> Response {
         let context = &self.context;
         let mut out = context.common.metrics.exposition(Instant::now());
+        prometheus::isolators(&context.containerizer.isolator_calls(), &mut out);
+        let containerizer = Arc::clone(&context.containerizer);
+        let gpus = tokio::task::spawn_blocking(move || containerizer.gpus()).await;
+        prometheus::gpus(&gpus.unwrap_or_default(), &mut out);
         let wanted = match context.common.flags.text("metrics_per_container") {
             Some("executors") => Some(Selection::default()),
             Some("all") => Some(Selection { nested: true, standalone: true, ..Default::default() }),
@@ -198,7 +204,7 @@ impl Api {
             );
         }
         let found = containers::collect(snapshot, &*self.context.containerizer, &selection).await;
-        Response::json(containers::render(&found, snapshot))
+        Response::json(containers::render(&found, snapshot, &self.context.containerizer.troubles()))
     }
 }
 

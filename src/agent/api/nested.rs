@@ -48,16 +48,21 @@ pub async fn launch(
     }
     let (id, sandbox) = (request.id.clone(), request.sandbox.clone());
     let started = start(context, request).await;
-    let sandbox = sandbox.strip_prefix(context.work_dir.root()).map(Path::to_owned);
-    if let Ok(sandbox) = sandbox {
-        let context = Arc::clone(context);
-        // Also of a launch that failed: its sandbox is there.
-        tokio::spawn(async move {
-            context.containerizer.wait(&id).await;
-            context.handle.container_ended(sandbox).await;
-        });
+    if context.common.flags.bool("gc_non_executor_container_sandboxes") {
+        collect_later(context, id, &sandbox);
     }
     started.map_or_else(|response| response, |()| Response::empty(StatusCode::OK))
+}
+
+/// Tells the owner when the container is over, also if its launch failed: its
+/// sandbox is there.
+fn collect_later(context: &Arc<Context>, id: ContainerId, sandbox: &Path) {
+    let Ok(sandbox) = sandbox.strip_prefix(context.work_dir.root()) else { return };
+    let (context, sandbox) = (Arc::clone(context), sandbox.to_owned());
+    tokio::spawn(async move {
+        context.containerizer.wait(&id).await;
+        context.handle.container_ended(sandbox).await;
+    });
 }
 
 /// Starts a container whose sandbox exists.

@@ -1,7 +1,12 @@
-//! Containers in `/metrics`: the newest sample of each as Prometheus' families.
-//! Pure. Which containers is up to `--metrics_per_container`: every container is
+//! Containers, isolators and GPUs in `/metrics`, as Prometheus' families. Pure.
+//!
+//! Of each container the newest sample. Which containers is up to `--metrics_per_container`: every container is
 //! a series of its own for each figure, and their ids never come back.
 
+use std::collections::BTreeMap;
+
+use isolators::gpu::Figure as Gpu;
+use isolators::traced::Calls;
 use mesos::ResourceStatistics;
 use mesos::agent::response::get_containers::Container;
 
@@ -86,6 +91,46 @@ pub fn containers(all: &[Container], out: &mut Exposition) {
     }
 }
 
+/// Adds what calls to isolators took, by isolator and call.
+pub fn isolators(calls: &BTreeMap<(&'static str, &'static str), Calls>, out: &mut Exposition) {
+    for ((isolator, call), calls) in calls {
+        let labels =
+            Labels::from([("isolator", (*isolator).to_owned()), ("call", (*call).to_owned())]);
+        for (name, kind, help, value) in [
+            ("calls_total", Counter, "Calls that have ended.", calls.count as f64),
+            ("call_failures_total", Counter, "Calls that failed.", calls.failures as f64),
+            ("call_seconds_total", Counter, "Time of all calls.", calls.time.as_secs_f64()),
+            ("call_seconds_max", Gauge, "Time of the slowest.", calls.slowest.as_secs_f64()),
+        ] {
+            out.add(&format!("mesos_isolator_{name}"), kind, help, labels.clone(), value);
+        }
+    }
+}
+
+/// Adds the GPUs that are handed out, with the container that has each.
+pub fn gpus(all: &[Gpu], out: &mut Exposition) {
+    for gpu in all {
+        let mut labels = Labels::from([("gpu", gpu.minor.to_string())]);
+        let given = f64::from(u8::from(gpu.container.is_some()));
+        labels.extend(gpu.container.clone().map(|id| ("container_id", id)));
+        let usage = gpu.usage;
+        for (name, help, value) in [
+            ("allocated", "Whether a container has it.", Some(given)),
+            (
+                "utilization_ratio",
+                "Part of the time in which it computed.",
+                usage.percent.map(|percent| f64::from(percent) / 100.0),
+            ),
+            ("memory_bytes", "Its memory in use.", usage.memory_used.map(|bytes| bytes as f64)),
+            ("memory_total_bytes", "Its memory.", usage.memory_total.map(|bytes| bytes as f64)),
+        ] {
+            if let Some(value) = value {
+                out.add(&format!("mesos_gpu_{name}"), Gauge, help, labels.clone(), value);
+            }
+        }
+    }
+}
+
 /// Which container: a nested one by its whole id, parents first.
 fn labels(container: &Container) -> Labels {
     let known = container.container_status.as_ref().and_then(|s| s.container_id.as_ref());
@@ -160,5 +205,38 @@ mod tests {
         assert_eq!(samples, rows.into());
         assert_eq!(types["mesos_container_cpu_user_seconds_total"], "counter");
         assert_eq!(types["mesos_container_memory_rss_bytes"], "gauge");
+    }
+
+    #[test]
+    fn calls_to_isolators_become_families() {
+        let seconds = std::time::Duration::from_secs_f64;
+        let book = Calls { count: 3, failures: 1, time: seconds(1.5), slowest: seconds(1.0) };
+        let mut out = Exposition::default();
+        isolators(&BTreeMap::from([(("disk/du", "prepare"), book)]), &mut out);
+        let (samples, types) = read(&out.render());
+        let labels = "{call=\"prepare\",isolator=\"disk/du\"}";
+        for (name, value) in [
+            ("calls_total", 3.0),
+            ("call_failures_total", 1.0),
+            ("call_seconds_total", 1.5),
+            ("call_seconds_max", 1.0),
+        ] {
+            assert_eq!(samples[&format!("mesos_isolator_{name}{labels}")], value, "{name}");
+        }
+        assert_eq!(types["mesos_isolator_call_seconds_max"], "gauge");
+    }
+
+    #[test]
+    fn gpus_become_families() {
+        let usage = kernel::nvml::Usage { percent: Some(50), ..kernel::nvml::Usage::default() };
+        let free = Gpu { minor: 1, container: None, usage };
+        let taken = Gpu { minor: 0, container: Some("c".into()), usage };
+        let mut out = Exposition::default();
+        gpus(&[taken, free], &mut out);
+        let (samples, _) = read(&out.render());
+        assert_eq!(samples["mesos_gpu_allocated{container_id=\"c\",gpu=\"0\"}"], 1.0);
+        assert_eq!(samples["mesos_gpu_allocated{gpu=\"1\"}"], 0.0);
+        assert_eq!(samples["mesos_gpu_utilization_ratio{gpu=\"1\"}"], 0.5);
+        assert_eq!(samples.len(), 4, "what the driver does not tell is not there");
     }
 }

@@ -119,13 +119,28 @@ pub fn answer(about: &About, snapshot: &Snapshot, call: &Call) -> Option<Respons
         }
         call::Type::GetAgent => {
             let slave_info = Some((*snapshot.info).clone());
-            answer.get_agent = Some(response::GetAgent { slave_info, ..Default::default() });
+            answer.get_agent = Some(response::GetAgent {
+                slave_info,
+                drain_config: snapshot.drain.map(|drain| v1_drain(drain.config)),
+                estimated_drain_start_time: snapshot.drain.map(|drain| mesos::TimeInfo {
+                    nanoseconds: drain.since as i64 * 1_000_000_000,
+                }),
+            });
             R::GetAgent
         }
         _ => return None,
     };
     answer.set_type(kind);
     Some(answer)
+}
+
+/// In v1 the grace period is a `google.protobuf.Duration`, whose first field is whole
+/// seconds; its fraction is not shown.
+fn v1_drain(mut config: mesos::DrainConfig) -> mesos::DrainConfig {
+    if let Some(grace) = &mut config.max_grace_period {
+        grace.nanoseconds /= 1_000_000_000;
+    }
+    config
 }
 
 /// One response as v1 JSON, its lists printed even if empty.

@@ -26,6 +26,10 @@ pub fn render(snapshot: &Snapshot, about: &About) -> Vec<u8> {
         if let Some(domain) = &snapshot.info.domain {
             model::domain(w.key("domain"), domain);
         }
+        if let Some(drain) = &snapshot.drain {
+            w.key("drain_config").message(&drain.config);
+            w.key("estimated_drain_start_time_seconds").int(drain.since as i64);
+        }
         resource_fields(w, snapshot);
         model::attributes(w.key("attributes"), &snapshot.info.attributes);
         if let Some(master) = &snapshot.master {

@@ -194,11 +194,12 @@ fn not_yet(what: &str) -> Response {
 fn encode(answer: &Answer, accept: Media) -> Response {
     use response::Type as T;
     match (accept, answer.r#type()) {
-        (Media::Protobuf, _) => Response::bytes(media::PROTOBUF, answer.encode_to_vec()),
+        (Media::Protobuf, _) => Response::answer(accept, answer.encode_to_vec()),
         (Media::Json, T::GetState | T::GetTasks | T::GetExecutors | T::GetFrameworks) => {
-            Response::json(reads::to_json(answer))
+            Response::answer(accept, reads::to_json(answer))
         }
-        (Media::Json, _) => Response::json(
+        (Media::Json, _) => Response::answer(
+            accept,
             mesos::v1::to_json("mesos.v1.agent.Response", answer)
                 .expect("a v0 response has the wire form of its v1 twin"),
         ),

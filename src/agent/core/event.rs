@@ -152,8 +152,8 @@ pub enum NotDiscarded {
 /// A container that started.
 #[derive(Debug, Clone, PartialEq)]
 pub struct LaunchedContainer {
-    /// Init's pid in the host's pid namespace.
-    pub pid: u32,
+    /// Init's pid in the host's pid namespace; `None` if it has ended already.
+    pub pid: Option<u32>,
     /// What isolators say of it.
     pub status: Option<ContainerStatus>,
 }
@@ -165,6 +165,7 @@ pub enum Inbound {
     SlaveRegistered(m::SlaveRegisteredMessage),
     SlaveReregistered(m::SlaveReregisteredMessage),
     Ping(m::PingSlaveMessage),
+    Drain(m::DrainSlaveMessage),
     Shutdown(m::ShutdownMessage),
     RunTask(Box<m::RunTaskMessage>),
     RunTaskGroup(Box<m::RunTaskGroupMessage>),

@@ -12,7 +12,7 @@ use super::event::{CallId, Effect, Refusal, Timer, WireMessage};
 use super::messages::bare;
 use super::state::{ExecutorSink, ExecutorState, FrameworkState, StreamId};
 use super::status::{NewStatus, Origin};
-use super::{AgentState, Core, names};
+use super::{AgentState, Core, Then, names};
 use crate::checkpoint::Record;
 use crate::containerizer::Termination;
 
@@ -366,7 +366,11 @@ impl Core {
             Some(grace) => Duration::from_nanos(u64::try_from(grace.nanoseconds).unwrap_or(0)),
             None => self.config.executor_shutdown_grace,
         };
+        // It may end at once: what is said of its tasks must be stored by then.
+        let before = self.out.len();
         self.send_shutdown(framework, executor);
+        let shutdown = self.out.split_off(before);
+        self.when_stored(Then::Effects(shutdown));
         self.out.push(Effect::Schedule { after, timer: Timer::ExecutorShutdown { container } });
     }
 

@@ -112,22 +112,8 @@ impl Core {
 
     /// Starts the container once everything about it is durable.
     pub(super) fn launch(&mut self, framework: &str, executor: &str) {
+        let Some(spec) = self.launch_spec(framework, executor) else { return };
         let Some(e) = self.executor(framework, executor) else { return };
-        let mut info = e.info.clone();
-        if is_default_executor(&info) && info.command.is_none() {
-            info.command = Some(self.default_executor(e.user.clone()));
-        }
-        let (requests, limits) = self.allocation(e);
-        let spec = LaunchSpec {
-            run: e.run.clone(),
-            container: e.container_id.clone(),
-            executor: info,
-            task: e.played.as_ref().map(|p| p.task.clone()),
-            requests,
-            limits,
-            user: e.user.clone(),
-            checkpoint: e.checkpoint,
-        };
         let container = e.container_id.value.clone();
         let (played, checkpoint) = (e.is_played(), e.checkpoint);
         let mut effects = vec![Effect::Launch(Box::new(spec))];
@@ -139,10 +125,30 @@ impl Core {
         }
         if checkpoint {
             // The newest checkpoint is that of the executor's first task.
-            self.waiting.insert(self.seq, Then::Effects(effects));
+            self.when_stored(Then::Effects(effects));
         } else {
             self.out.extend(effects);
         }
+    }
+
+    /// What the container of an executor is started from.
+    pub(super) fn launch_spec(&self, framework: &str, executor: &str) -> Option<LaunchSpec> {
+        let e = self.executor(framework, executor)?;
+        let mut info = e.info.clone();
+        if is_default_executor(&info) && info.command.is_none() {
+            info.command = Some(self.default_executor(e.user.clone()));
+        }
+        let (requests, limits) = self.allocation(e);
+        Some(LaunchSpec {
+            run: e.run.clone(),
+            container: e.container_id.clone(),
+            executor: info,
+            task: e.played.as_ref().map(|p| p.task.clone()),
+            requests,
+            limits,
+            user: e.user.clone(),
+            checkpoint: e.checkpoint,
+        })
     }
 
     fn default_executor(&self, user: Option<String>) -> CommandInfo {
@@ -182,12 +188,12 @@ impl Core {
             Err(error) => return self.launch_failed(container, &error),
         };
         let Some(e) = self.run_in(container) else { return };
-        e.pid = Some(launched.pid);
+        e.pid = launched.pid;
         e.container_status = launched.status;
         let (run, checkpoint, state) = (e.run.clone(), e.checkpoint, e.state);
         let (played, id) = (e.is_played(), e.container_id.clone());
-        if checkpoint {
-            self.persist(Record::ForkedPid { run: run.clone(), pid: launched.pid });
+        if let Some(pid) = launched.pid.filter(|_| checkpoint) {
+            self.persist(Record::ForkedPid { run: run.clone(), pid });
         }
         let terminating = self
             .frameworks

@@ -19,6 +19,7 @@ pub mod event;
 pub mod state;
 
 mod checks;
+pub mod drain;
 mod executors;
 mod garbage;
 mod launch;
@@ -62,6 +63,8 @@ enum Then {
     UpdateStored { key: Key, uuid: Vec<u8>, origin: status::Origin },
     /// The next update of the stream may go.
     AcknowledgementStored(Key),
+    /// Tasks may be killed.
+    DrainStored,
 }
 
 /// See the module's header.
@@ -78,12 +81,19 @@ pub struct Core {
     updates: Updates,
     garbage: garbage::Collection,
     counters: Counters,
+    drain: Option<drain::Drain>,
+    /// What is stored of the agent is not what it is now.
+    info_changed: bool,
+    /// The machine was restarted since the last agent.
+    rebooted: bool,
     recovery_started: Time,
     recovery_secs: Option<f64>,
     random: Random,
     now: Time,
     seq: Seq,
-    waiting: BTreeMap<Seq, Then>,
+    /// The newest checkpoint that is durable.
+    stored: Seq,
+    waiting: BTreeMap<Seq, Vec<Then>>,
     /// Counts kills and streams, see [`Timer`].
     generation: u64,
     publications: u64,
@@ -108,11 +118,15 @@ impl Core {
             updates: Updates::default(),
             garbage: garbage::Collection::default(),
             counters: Counters::default(),
+            drain: None,
+            info_changed: false,
+            rebooted: false,
             recovery_started: now,
             recovery_secs: None,
             random,
             now,
             seq: 0,
+            stored: 0,
             waiting: BTreeMap::new(),
             generation: 0,
             publications: 0,
@@ -167,6 +181,7 @@ impl Core {
             counters,
             recovery_secs: self.recovery_secs,
             max_sandbox_age_secs: self.garbage.max_age_secs,
+            drain: self.drain,
         }
     }
 
@@ -196,6 +211,7 @@ impl Core {
         match message {
             Inbound::SlaveRegistered(m) => self.registered(m),
             Inbound::SlaveReregistered(m) => self.reregistered(m),
+            Inbound::Drain(m) => self.drain(m.config),
             Inbound::Shutdown(m) => self.shutdown(m.message.as_deref()),
             Inbound::RunTask(m) => self.run_task(*m),
             Inbound::RunTaskGroup(m) => self.run_task_group(*m),
@@ -260,11 +276,20 @@ impl Core {
     /// Stores `record`; `then` happens once it is durable.
     fn persist_then(&mut self, record: Record, then: Then) {
         self.persist(record);
-        self.waiting.insert(self.seq, then);
+        self.when_stored(then);
+    }
+
+    /// `then` happens once everything handed in so far is durable.
+    fn when_stored(&mut self, then: Then) {
+        if self.stored == self.seq {
+            return self.then(then);
+        }
+        self.waiting.entry(self.seq).or_default().push(then);
     }
 
     fn persisted(&mut self, seq: Seq) {
-        if let Some(then) = self.waiting.remove(&seq) {
+        self.stored = self.stored.max(seq);
+        for then in self.waiting.remove(&seq).unwrap_or_default() {
             self.then(then);
         }
     }
@@ -273,6 +298,7 @@ impl Core {
         match then {
             Then::Effects(effects) => self.out.extend(effects),
             Then::UpdateStored { key, uuid, origin } => self.update_stored(&key, &uuid, &origin),
+            Then::DrainStored => self.drain_tasks(),
             Then::AcknowledgementStored(key) => {
                 let actions = self.updates.next(&key);
                 self.act(actions);
@@ -352,12 +378,15 @@ impl Core {
             self.completed.pop_front();
         }
         self.completed.push_back(framework);
+        self.drain_progress();
         self.exit_if_empty();
     }
 
     fn exit_if_empty(&mut self) {
         if self.state == AgentState::Terminating && self.frameworks.is_empty() {
-            self.out.push(Effect::Exit { message: "agent shut down".to_owned(), ok: true });
+            // After what is to be stored and forgotten.
+            let exit = Effect::Exit { message: "agent shut down".to_owned(), ok: true };
+            self.when_stored(Then::Effects(vec![exit]));
         }
     }
 

@@ -9,6 +9,7 @@ pub(super) fn inbound(message: &Inbound) -> &'static str {
     match message {
         Inbound::SlaveRegistered(_) => "SlaveRegisteredMessage",
         Inbound::SlaveReregistered(_) => "SlaveReregisteredMessage",
+        Inbound::Drain(_) => "DrainSlaveMessage",
         Inbound::Ping(_) => "PingSlaveMessage",
         Inbound::Shutdown(_) => "ShutdownMessage",
         Inbound::RunTask(_) => "RunTaskMessage",

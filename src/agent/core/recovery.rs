@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use mesos::internal::StatusUpdate;
+use mesos::secrets::Secretive;
 use mesos::{ContainerId, SlaveInfo, TaskState, task_status, value};
 use thiserror::Error;
 
@@ -24,6 +25,9 @@ use crate::checkpoint::{
     Garbage, Recovered, RecoveredExecutor, RecoveredFramework, RecoveredRun, RecoveredTask,
 };
 use crate::containerizer::Termination;
+
+/// Wait status of what was killed before it ran.
+const SIGKILL: i32 = 9;
 
 /// Why an agent cannot carry on with what it finds.
 #[derive(Debug, Error)]
@@ -52,6 +56,7 @@ impl Core {
     /// is sent yet.
     pub fn recover(&mut self, recovered: Recovered) -> Result<(), RecoveryError> {
         self.counters.recovery_errors = recovered.errors.len() as u64;
+        self.rebooted = recovered.rebooted;
         let garbage = recovered.garbage;
         let Some(old) = recovered.agent else {
             self.recover_garbage(garbage);
@@ -74,7 +79,9 @@ impl Core {
                 old: Box::new(old),
             });
         }
-        Arc::make_mut(&mut self.info).id = old.id;
+        Arc::make_mut(&mut self.info).id.clone_from(&old.id);
+        self.info_changed = *self.info != old;
+        self.drain = recovered.drain.map(|config| super::drain::Drain { config, since: self.now });
         for framework in recovered.frameworks {
             self.recover_framework(framework, recovered.rebooted);
         }
@@ -202,9 +209,8 @@ impl Core {
         }
     }
 
-    /// Second step, after the containerizer recovered: `alive` are the containers
-    /// it knows, running or just ended, with their pids.
-    pub fn resume(&mut self, now: Time, alive: &BTreeMap<String, Option<u32>>) -> Vec<Effect> {
+    /// Second step, after the containerizer recovered: what it found.
+    pub fn resume(&mut self, now: Time, found: &FoundContainers) -> Vec<Effect> {
         self.now = now;
         let runs: Vec<(String, String, String)> = self
             .containers
@@ -214,9 +220,13 @@ impl Core {
             })
             .collect();
         for (container, framework, executor) in runs {
+            if found.never_ran.contains(&container) {
+                self.launch_again(&container, &framework, &executor);
+                continue;
+            }
             let id = ContainerId { value: container.clone(), parent: None };
             self.out.push(Effect::Watch { container: id });
-            if let Some(pid) = alive.get(&container) {
+            if let Some(pid) = found.alive.get(&container) {
                 self.take_over(&framework, &executor, *pid);
             }
         }
@@ -229,6 +239,31 @@ impl Core {
         }
         self.recovery_progress();
         std::mem::take(&mut self.out)
+    }
+
+    /// The last agent stored a run and died before anything of it ran. A command
+    /// task is launched as if nothing had happened. compat: Mesos reports its end.
+    fn launch_again(&mut self, container: &str, framework: &str, executor: &str) {
+        let rebooted = self.rebooted;
+        let Some(e) = self.executor_mut(framework, executor) else { return };
+        let killed = e.played.as_ref().is_some_and(|played| played.kill.is_some());
+        if killed {
+            let killed = Termination { status: Some(SIGKILL), ..Termination::default() };
+            return self.terminated(container, Some(&killed));
+        }
+        let task = e.played.as_ref().filter(|_| !rebooted).map(|played| played.task.clone());
+        // The values of its secrets are on no disk: it cannot be what was asked for.
+        let task = task.filter(|task| !task.has_secret_values());
+        // Tasks of executors are told as lost on the way, which only costs a retry.
+        let Some(task) = task.filter(|task| e.launched.contains_key(&task.task_id.value)) else {
+            return self.terminated(container, None);
+        };
+        tracing::info!(framework, task = task.task_id.value, "launching a task that never ran");
+        e.launched.remove(&task.task_id.value);
+        e.queued.insert(task.task_id.value.clone(), task);
+        if let Some(spec) = self.launch_spec(framework, executor) {
+            self.out.push(Effect::Launch(Box::new(spec)));
+        }
     }
 
     /// A played task whose container lives on.
@@ -270,7 +305,8 @@ impl Core {
         self.frameworks
             .values()
             .flat_map(|f| f.executors.values())
-            .any(|e| e.state == ExecutorState::Registering)
+            // What is launched again has its task in the queue: nobody waits for it.
+            .any(|e| e.state == ExecutorState::Registering && e.queued.is_empty())
     }
 
     /// Ends recovery once nobody is waited for. compat: Mesos always waits for
@@ -322,6 +358,11 @@ impl Core {
             return self.terminate();
         }
         self.state = AgentState::Disconnected;
+        if self.drain.is_some() {
+            tracing::info!("draining goes on");
+            self.drain_tasks();
+            self.drain_progress();
+        }
         self.out.push(Effect::Detect);
     }
 
@@ -349,6 +390,15 @@ impl Core {
             })
             .collect()
     }
+}
+
+/// What the containerizer found at recovery.
+#[derive(Debug, Default)]
+pub struct FoundContainers {
+    /// Those it knows, running or just ended, with their pids.
+    pub alive: BTreeMap<String, Option<u32>>,
+    /// Those that never executed anything and may be launched.
+    pub never_ran: BTreeSet<String>,
 }
 
 /// A run that may still have a container.

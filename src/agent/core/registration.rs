@@ -192,6 +192,10 @@ impl Core {
             AgentState::Disconnected => {
                 tracing::info!("re-registered with the master");
                 self.state = AgentState::Running;
+                // The master took it as it is now: from here on it must not shrink.
+                if std::mem::take(&mut self.info_changed) {
+                    self.persist(Record::Agent(Box::new((*self.info).clone())));
+                }
                 let actions = self.updates.resume();
                 self.act(actions);
                 self.expect_ping();

@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 pub use mesos::model::is_terminal;
+use mesos::secrets::Secretive;
 use mesos::{
     ContainerId, ContainerStatus, ExecutorInfo, FrameworkId, FrameworkInfo, Task, TaskInfo,
     TaskState, TaskStatus, framework_info,
@@ -247,9 +248,14 @@ impl Executor {
         self.queued.contains_key(task) || self.task(task).is_some()
     }
 
-    /// Whether any task was ever handed over.
+    /// Whether the executor ever had a task: one is under way, or it spoke of one
+    /// that is over. What the agent itself ended it may never have seen.
     pub fn ever_sent_task(&self) -> bool {
-        !self.launched.is_empty() || !self.terminated.is_empty() || !self.completed.is_empty()
+        let executor = Some(mesos::task_status::Source::Executor as i32);
+        let heard = |task: &Task| task.statuses.iter().any(|status| status.source == executor);
+        !self.launched.is_empty()
+            || self.terminated.values().any(heard)
+            || self.completed.iter().any(|task| heard(task))
     }
 
     /// Takes a task from the queue to the launched ones; `None` if it is not queued.
@@ -312,8 +318,9 @@ pub fn task_of(info: &TaskInfo, framework: &FrameworkId, user: Option<&str>) -> 
         resources: info.resources.clone(),
         labels: info.labels.clone(),
         discovery: info.discovery.clone(),
-        container: info.container.clone(),
-        health_check: info.health_check.clone(),
+        // Shown to everybody, and never used to run it.
+        container: info.container.without_secrets(),
+        health_check: info.health_check.without_secrets(),
         kill_policy: info.kill_policy,
         user: user.map(str::to_owned),
         limits: info.limits.clone(),

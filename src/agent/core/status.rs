@@ -175,6 +175,7 @@ impl Core {
             Origin::Agent => task_status::Source::Slave as i32,
             Origin::Played | Origin::Executor(_) => task_status::Source::Executor as i32,
         });
+        self.mark_drained(&framework, &mut update.status);
         if update.executor_id.is_some() {
             update.status.executor_id = update.executor_id.clone();
         }

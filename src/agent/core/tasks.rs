@@ -143,6 +143,10 @@ impl Core {
     fn check_run(&self, framework: &str, executor: &str, run: &Run) -> Result<(), Refused> {
         use task_status::Reason as R;
         let refused = |reason, message| Err(Refused { reason, message });
+        if self.drain.is_some() {
+            let message = "Task was received while agent was already draining";
+            return refused(R::SlaveDraining, message);
+        }
         let outdated = run.versions.iter().any(|v| {
             v.resource_provider_id.is_none() && v.uuid.value != self.registration.resource_version
         });

@@ -3,6 +3,7 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod executors;
 mod garbage;
 mod model;
 mod scenarios;

@@ -31,13 +31,33 @@ const READ: Duration = Duration::from_secs(60);
 const STEP: u64 = 4096;
 
 enum Job {
-    Remove(Option<Garbage>, Vec<PathBuf>),
+    /// Find the parts of something that is to be deleted.
+    Split(Option<Garbage>, Vec<PathBuf>),
+    /// Delete a part; the last one deletes the rest as well.
+    Part(PathBuf, Arc<Removal>),
     Weigh(Garbage),
+}
+
+/// Something that is being deleted by several threads.
+struct Removal {
+    garbage: Option<Garbage>,
+    /// What holds the parts.
+    paths: Vec<PathBuf>,
+    state: Mutex<Progressed>,
+}
+
+#[derive(Default)]
+struct Progressed {
+    parts: usize,
+    entries: u64,
+    /// The first thing that did not go.
+    failed: Option<String>,
 }
 
 #[derive(Default)]
 struct Jobs {
-    removals: VecDeque<(Option<Garbage>, Vec<PathBuf>)>,
+    /// In this order: parts are put in front of what is yet to be split.
+    removals: VecDeque<Job>,
     weighings: VecDeque<Garbage>,
     threads: usize,
     idle: usize,
@@ -56,8 +76,8 @@ impl Queue {
     fn next(&self) -> Job {
         let mut jobs = self.lock();
         loop {
-            if let Some((garbage, paths)) = jobs.removals.pop_front() {
-                return Job::Remove(garbage, paths);
+            if let Some(job) = jobs.removals.pop_front() {
+                return job;
             }
             if let Some(garbage) = jobs.weighings.pop_front() {
                 return Job::Weigh(garbage);
@@ -101,31 +121,20 @@ impl Collector {
 
     /// Deletes what was discarded; `None`: by an earlier agent.
     pub(super) fn remove(&self, garbage: Option<Garbage>, paths: Vec<PathBuf>) {
-        self.add(|jobs| jobs.removals.push_back((garbage, paths)));
+        self.worker().add(|jobs| jobs.removals.push_back(Job::Split(garbage, paths)));
     }
 
     pub(super) fn weigh(&self, garbage: Garbage) {
-        self.add(|jobs| jobs.weighings.push_back(garbage));
+        self.worker().add(|jobs| jobs.weighings.push_back(garbage));
     }
 
-    fn add(&self, push: impl FnOnce(&mut Jobs)) {
-        let mut jobs = self.queue.lock();
-        push(&mut jobs);
-        let waiting = jobs.removals.len() + jobs.weighings.len();
-        if waiting > jobs.idle && jobs.threads < self.most {
-            let worker = Worker {
-                queue: self.queue.clone(),
-                work: self.work.clone(),
-                back: self.back.clone(),
-            };
-            let started = thread::Builder::new().name("gc".to_owned()).spawn(move || worker.run());
-            match started {
-                Ok(_) => jobs.threads += 1,
-                Err(error) => tracing::error!(%error, "failed to start a thread for collecting"),
-            }
+    fn worker(&self) -> Worker {
+        Worker {
+            queue: self.queue.clone(),
+            work: self.work.clone(),
+            back: self.back.clone(),
+            most: self.most,
         }
-        drop(jobs);
-        self.queue.ready.notify_one();
     }
 
     pub(super) fn measure_disk(&self) {
@@ -145,18 +154,45 @@ impl Collector {
     }
 }
 
+#[derive(Clone)]
 struct Worker {
     queue: Arc<Queue>,
     work: WorkDir,
     back: mpsc::Sender<Mail>,
+    /// Threads at most.
+    most: usize,
 }
 
 impl Worker {
+    /// Adds work and, where there are too few threads for it, one more.
+    fn add(&self, push: impl FnOnce(&mut Jobs)) {
+        let mut jobs = self.queue.lock();
+        push(&mut jobs);
+        let waiting = jobs.removals.len() + jobs.weighings.len();
+        if waiting > jobs.idle && jobs.threads < self.most {
+            let worker = self.clone();
+            let started = thread::Builder::new().name("gc".to_owned()).spawn(move || worker.run());
+            match started {
+                Ok(_) => jobs.threads += 1,
+                Err(error) => tracing::error!(%error, "failed to start a thread for collecting"),
+            }
+        }
+        drop(jobs);
+        self.queue.ready.notify_one();
+    }
+
     fn run(self) {
         kernel::sched::background();
         loop {
             let event = match self.queue.next() {
-                Job::Remove(garbage, paths) => Event::Removed { garbage, result: remove(&paths) },
+                Job::Split(garbage, paths) => {
+                    self.split(garbage, paths);
+                    continue;
+                }
+                Job::Part(path, removal) => match self.part(&path, &removal) {
+                    Some(event) => event,
+                    None => continue,
+                },
                 Job::Weigh(garbage) => {
                     let paths = self.work.garbage(&garbage);
                     let bytes = paths.first().and_then(|path| weigh(path));
@@ -168,21 +204,74 @@ impl Worker {
             }
         }
     }
+
+    fn split(&self, garbage: Option<Garbage>, mut paths: Vec<PathBuf>) {
+        let mut parts: Vec<PathBuf> =
+            paths.iter().flat_map(|path| runs_in(path, garbage.as_ref())).collect();
+        if parts.is_empty() {
+            parts = std::mem::take(&mut paths);
+        }
+        let state = Mutex::new(Progressed { parts: parts.len(), ..Progressed::default() });
+        let removal = Arc::new(Removal { garbage, paths, state });
+        for path in parts {
+            let job = Job::Part(path, removal.clone());
+            self.add(|jobs| jobs.removals.push_front(job));
+        }
+    }
+
+    /// Deletes a part. The last one tells how all of it went.
+    fn part(&self, path: &Path, removal: &Removal) -> Option<Event> {
+        let done = remove::tree(path, &mut |_| true);
+        let locked = || removal.state.lock().unwrap_or_else(PoisonError::into_inner);
+        locked().note(done);
+        {
+            let mut state = locked();
+            state.parts -= 1;
+            if state.parts > 0 {
+                return None;
+            }
+        }
+        for path in &removal.paths {
+            let done = remove::tree(path, &mut |_| true);
+            locked().note(done);
+        }
+        let state = std::mem::take(&mut *locked());
+        let result = state.failed.map_or(Ok(state.entries), Err);
+        Some(Event::Removed { garbage: removal.garbage.clone(), result })
+    }
 }
 
-/// How many files and directories went, or the first thing that did not.
-fn remove(paths: &[PathBuf]) -> Result<u64, String> {
-    let mut entries = 0;
-    let mut failed = None;
-    for path in paths {
-        match remove::tree(path, &mut |_| true) {
-            Ok(removed) => entries += removed.entries,
+impl Progressed {
+    fn note(&mut self, done: Result<remove::Removed, remove::RemoveError>) {
+        match done {
+            Ok(removed) => self.entries += removed.entries,
             Err(error) => {
-                failed.get_or_insert(kernel::chain(&error));
+                self.failed.get_or_insert(kernel::chain(&error));
             }
         }
     }
-    failed.map_or(Ok(entries), Err)
+}
+
+/// The runs in what is to be deleted: what holds most of the files and can be
+/// deleted side by side. Never looks into a sandbox.
+fn runs_in(path: &Path, garbage: Option<&Garbage>) -> Vec<PathBuf> {
+    // By frameworks/F/executors/E/runs/C.
+    let levels = match garbage {
+        Some(Garbage::Agent(_)) => 6,
+        Some(Garbage::Framework { .. }) => 4,
+        Some(Garbage::Executor { .. }) => 2,
+        Some(Garbage::Run(_) | Garbage::Sandbox(_)) | None => return Vec::new(),
+    };
+    let mut level = vec![path.to_owned()];
+    for _ in 0..levels {
+        let below = level.iter().flat_map(|dir| std::fs::read_dir(dir).into_iter().flatten());
+        level = below
+            .flatten()
+            .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()))
+            .map(|entry| entry.path())
+            .collect();
+    }
+    level
 }
 
 /// What the files below `path` occupy, in bytes.

@@ -3,9 +3,11 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use mesos::{ContainerId, Resource};
 use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
 
 use super::{checks, environment, sandbox};
 use crate::agent::config::Config;
@@ -13,6 +15,9 @@ use crate::agent::core::event::{Event, LaunchSpec, LaunchedContainer};
 use crate::agent::handle::Mail;
 use crate::checks::Attempt;
 use crate::containerizer::{Class, Containerizer, ContainerizerError, LaunchRequest, Termination};
+
+/// How long an agent that ends waits for files to be removed.
+const FORGETTING: Duration = Duration::from_secs(10);
 
 /// One resize that waits for its turn.
 struct Resize {
@@ -29,6 +34,8 @@ pub(super) struct Containers {
     base: Arc<BTreeMap<String, String>>,
     back: mpsc::Sender<Mail>,
     resizes: mpsc::UnboundedSender<Resize>,
+    /// Containers being forgotten: an agent that shuts down waits for them.
+    forgetting: Vec<JoinHandle<()>>,
 }
 
 async fn report(back: &mpsc::Sender<Mail>, event: Event) {
@@ -45,7 +52,14 @@ impl Containers {
         let base = config.executor_environment.clone().unwrap_or_else(environment::inherited);
         let (resizes, queue) = mpsc::unbounded_channel();
         tokio::spawn(resize(containerizer.clone(), queue, back.clone()));
-        Containers { containerizer, config, base: Arc::new(base), back, resizes }
+        Containers {
+            containerizer,
+            config,
+            base: Arc::new(base),
+            back,
+            resizes,
+            forgetting: Vec::new(),
+        }
     }
 
     /// What the containerizer needs to know of a run.
@@ -142,9 +156,18 @@ impl Containers {
         });
     }
 
-    pub(super) fn forget(&self, container: ContainerId) {
+    pub(super) fn forget(&mut self, container: ContainerId) {
         let containerizer = self.containerizer.clone();
-        tokio::spawn(async move { containerizer.forget(&container).await });
+        self.forgetting.retain(|task| !task.is_finished());
+        self.forgetting.push(tokio::spawn(async move { containerizer.forget(&container).await }));
+    }
+
+    /// Waits until everything is forgotten that was to be, for a while at most.
+    pub(super) async fn finish(&mut self) {
+        let by = tokio::time::Instant::now() + FORGETTING;
+        for task in self.forgetting.drain(..) {
+            let _ = tokio::time::timeout_at(by, task).await;
+        }
     }
 }
 

@@ -92,6 +92,29 @@ struct Driver {
     ended: Option<Result<Outcome, AgentError>>,
 }
 
+/// The message whose sending tests interrupt.
+const UPDATE: &str = "mesos.internal.StatusUpdateMessage";
+
+/// The point before an effect, where it has one.
+#[cfg(debug_assertions)]
+fn failpoint_of(effect: &Effect) -> Option<&'static str> {
+    Some(match effect {
+        Effect::Launch(_) => "effect.launch",
+        Effect::Watch { .. } => "effect.watch",
+        Effect::Update { .. } => "effect.update",
+        Effect::Signal { .. } => "effect.signal",
+        Effect::Destroy { .. } => "effect.destroy",
+        Effect::Forget { .. } => "effect.forget",
+        Effect::Send { message, .. } => match message.name.as_str() {
+            UPDATE => "send.update.before",
+            "mesos.internal.RegisterSlaveMessage" => "effect.register",
+            "mesos.internal.ReregisterSlaveMessage" => "effect.reregister",
+            _ => return None,
+        },
+        _ => return None,
+    })
+}
+
 /// Mail handled before the snapshot is published.
 const BATCH: usize = 256;
 
@@ -121,6 +144,7 @@ impl Driver {
             self.apply(effects);
             if let Some(ended) = self.ended.take() {
                 self.storage.finish().await;
+                self.containers.finish().await;
                 return ended;
             }
         }
@@ -175,10 +199,20 @@ impl Driver {
     }
 
     fn run_effect(&mut self, effect: Effect) {
+        #[cfg(debug_assertions)]
+        if let Some(name) = failpoint_of(&effect) {
+            kernel::failpoint!(name);
+        }
         match effect {
             Effect::Detect => start::detect(self.master.clone(), self.back.clone()),
             Effect::Link { to } => self.outbox.link(&to),
-            Effect::Send { to, message } => self.outbox.send(&to, message),
+            Effect::Send { to, message } => {
+                let update = message.name == UPDATE;
+                self.outbox.send(&to, message);
+                if update {
+                    kernel::failpoint!(soon "send.update.after");
+                }
+            }
             Effect::Stream { stream, event } => self.write(stream, *event),
             Effect::CloseStream(stream) => {
                 self.streams.remove(&stream);

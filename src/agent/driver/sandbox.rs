@@ -29,11 +29,16 @@ pub fn create(work: &WorkDir, run: &RunKey, user: Option<&str>) -> Result<(), Sa
     fs::create_dir_all(runs)
         .map_err(|source| SandboxError::Create { path: runs.to_owned(), source })?;
     make(&sandbox, user)?;
+    kernel::failpoint!("sandbox.made");
     let latest = runs.join("latest");
     let temp = runs.join(format!(".latest.{}", run.container));
+    // Left by an agent that died between the two steps.
+    let _ = fs::remove_file(&temp);
     symlink(&sandbox, &temp)
         .and_then(|()| fs::rename(&temp, &latest))
-        .map_err(|source| SandboxError::Link { path: latest, source })
+        .map_err(|source| SandboxError::Link { path: latest, source })?;
+    kernel::failpoint!("sandbox.linked");
+    Ok(())
 }
 
 /// Makes one sandbox directory below an existing one, e.g. of a nested container.

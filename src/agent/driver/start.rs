@@ -1,9 +1,9 @@
 //! Starting the agent: checkpoints, then containers, then the loop.
 
-use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
+use kernel::failpoint;
 use mesos::{Address, MasterInfo};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
@@ -17,6 +17,7 @@ use super::{AgentError, Driver, Outbox, Outcome, now};
 use crate::agent::config::Config;
 use crate::agent::core::Core;
 use crate::agent::core::event::Event;
+use crate::agent::core::recovery::FoundContainers;
 use crate::agent::handle::{Handle, MAILBOX, Mail};
 use crate::checkpoint::{self, Mode, Recovered, Store, nested_sandbox};
 use crate::containerizer::{Containerizer, KnownContainer};
@@ -49,6 +50,7 @@ struct Parts {
 impl Parts {
     async fn run(self, mut core: Core) -> Result<Outcome, AgentError> {
         core.recover(self.read().await?)?;
+        failpoint!("recover.read");
         let containers =
             Containers::new(self.containerizer.clone(), self.config.clone(), self.mail.clone());
         let known = core
@@ -56,11 +58,11 @@ impl Parts {
             .into_iter()
             .map(|run| KnownContainer { request: containers.request(run.spec), pid: run.pid })
             .collect();
-        self.containerizer.recover(known).await?;
+        let never_ran = self.containerizer.recover(known).await?;
         if self.config.gc_non_executor_sandboxes {
             self.watch_nested(&core);
         }
-        let alive: BTreeMap<String, Option<u32>> = self
+        let alive = self
             .containerizer
             .containers()
             .into_iter()
@@ -74,7 +76,8 @@ impl Parts {
         }
         let storage = Storage::start(store, self.mail.clone())
             .map_err(|e| AgentError::Fatal(format!("failed to start the storage thread: {e}")))?;
-        let effects = core.resume(now(), &alive);
+        let never_ran = never_ran.into_iter().map(|id| id.value).collect();
+        let effects = core.resume(now(), &FoundContainers { alive, never_ran });
         let mut driver = Driver {
             core,
             mailbox: self.mailbox,
@@ -95,6 +98,7 @@ impl Parts {
         };
         driver.publish();
         driver.apply(effects);
+        failpoint!("recover.resumed");
         driver.run().await
     }
 

@@ -4,18 +4,20 @@
 //! waits for the disk once per batch and not once per record. A full disk is waited
 //! for, not died of: what depends on the record stays undone until there is room,
 //! so nothing is promised that could be forgotten, and running containers are not
-//! touched; what is owed already goes to the reserve. Any other failure ends the
+//! touched; what is owed already overtakes it and goes to the reserve. Any other failure ends the
 //! agent, as it ends Mesos'.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
+use std::path::PathBuf;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use kernel::mounts::{self, Mount};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::agent::core::event::{Event, NotDiscarded, Seq};
 use crate::agent::handle::Mail;
-use crate::checkpoint::{Flusher, Garbage, Record, StorageError, Store, Unflushed};
+use crate::checkpoint::{Flusher, Garbage, Record, RunKey, StorageError, Store, Unflushed};
 
 /// Between two tries to write on a full disk.
 const RETRY: Duration = Duration::from_millis(500);
@@ -23,6 +25,10 @@ const RETRY: Duration = Duration::from_millis(500);
 const BATCH: usize = 256;
 /// Files that are open at once because they are yet to be flushed.
 const UNFLUSHED: usize = 128;
+
+/// For so long the mount table is taken for what it was: reading it takes time, and
+/// what is mounted in garbage meanwhile is not entered all the same.
+const MOUNTS: Duration = Duration::from_secs(1);
 
 /// Something to be done in order.
 enum Job {
@@ -51,6 +57,7 @@ impl Storage {
             flusher: Flusher::default(),
             batch: Batch::default(),
             reserve: 0,
+            mounts: None,
         };
         thread::Builder::new().name("storage".to_owned()).spawn(move || {
             worker.run();
@@ -105,6 +112,8 @@ struct Worker {
     batch: Batch,
     /// Files left in the reserve, as last told.
     reserve: u64,
+    /// The mount table, and when it was read.
+    mounts: Option<(Vec<Mount>, Instant)>,
 }
 
 impl Worker {
@@ -165,7 +174,7 @@ impl Worker {
                         self.report();
                         self.tell_room(true);
                     }
-                    self.discard_ahead();
+                    self.let_pass(record);
                     thread::sleep(RETRY);
                 }
                 Err(error) => return Err(error),
@@ -173,21 +182,56 @@ impl Worker {
         }
     }
 
-    /// What is to be discarded makes room: it does not wait for those who need it.
-    /// Nothing that waits is about directories that are garbage.
-    fn discard_ahead(&mut self) {
+    /// What need not wait behind a record that finds no room: what is to be
+    /// discarded, since it makes room, and what is owed, since it has the reserve.
+    /// Records of one run keep their order.
+    fn let_pass(&mut self, waiting: &Record) {
+        let about = |job: &Job| match job {
+            Job::Write(_, record) => record.run().cloned(),
+            Job::Discard(_) | Job::Refill => None,
+        };
+        let mut held: BTreeSet<RunKey> = self.ahead.iter().filter_map(about).collect();
+        held.extend(waiting.run().cloned());
         while let Ok(job) = self.jobs.try_recv() {
             match job {
                 Job::Discard(garbage) => self.discard(garbage),
-                other => self.ahead.push_back(other),
+                Job::Write(seq, record)
+                    if record.is_owed() && record.run().is_some_and(|run| !held.contains(run)) =>
+                {
+                    match self.store.write(&record) {
+                        Ok(files) => {
+                            self.batch.records.push(seq);
+                            self.batch.files.extend(files);
+                            self.report();
+                        }
+                        // It waits its turn and fails again there, if it has to.
+                        Err(_) => {
+                            held.extend(record.run().cloned());
+                            self.ahead.push_back(Job::Write(seq, record));
+                        }
+                    }
+                }
+                job => {
+                    held.extend(about(&job));
+                    self.ahead.push_back(job);
+                }
             }
         }
     }
 
     fn discard(&mut self, garbage: Garbage) {
-        let result = self.store.discard(&garbage);
-        let result = result.map_err(|error| NotDiscarded::Failed(kernel::chain(&error)));
+        let result = self.try_discard(&garbage).map_err(NotDiscarded::Failed);
         self.tell(Event::Discarded { garbage, result });
+    }
+
+    fn try_discard(&mut self, garbage: &Garbage) -> Result<Vec<PathBuf>, String> {
+        let table = match self.mounts.take() {
+            Some((table, read)) if read.elapsed() < MOUNTS => (table, read),
+            _ => (mounts::table().map_err(|error| kernel::chain(&error))?, Instant::now()),
+        };
+        let result = self.store.discard(garbage, &table.0);
+        self.mounts = Some(table);
+        result.map_err(|error| kernel::chain(&error))
     }
 
     fn refill(&mut self) {

@@ -16,6 +16,9 @@ use crate::containerizer::ContainerizerError;
 use crate::launch::Engine;
 use crate::logs::{self, settings::Settings};
 
+/// Longest path of a Unix socket in bytes.
+const LONGEST_SOCKET: usize = 107;
+
 /// Flags with Mesos' names and defaults.
 #[derive(Debug, Clone)]
 #[allow(clippy::struct_excessive_bools)] // they are flags
@@ -72,6 +75,18 @@ pub struct Config {
     pub hooks: Vec<String>,
     /// Flags of `disk/*`.
     pub disk: isolators::disk::Config,
+    /// Flags of `devices/cdi`.
+    pub cdi: isolators::cdi::Settings,
+    /// Flags of `gpu/nvidia`.
+    pub gpu: isolators::gpu::Settings,
+    /// `--secrets_dir`: where secrets come from.
+    pub secrets: isolators::secret::Secrets,
+    /// Who makes root file systems of images, if anybody.
+    pub provisioner: Option<Arc<dyn isolators::image::Provisioner>>,
+    /// `--work_dir`: leftovers of mounts are looked for below it.
+    pub work_dir: Option<PathBuf>,
+    /// Between two searches for leftovers.
+    pub sweep_interval: Duration,
     /// `--container_logger`; `None`: tasks write to the files of their sandbox.
     pub logs: Option<Settings>,
     /// The program `bulkhead-helper`, if not beside this one.
@@ -109,6 +124,12 @@ impl Default for Config {
             plugins: Vec::new(),
             hooks: Vec::new(),
             disk: isolators::disk::Config::default(),
+            cdi: isolators::cdi::Settings::default(),
+            gpu: isolators::gpu::Settings::default(),
+            secrets: isolators::secret::Secrets::default(),
+            provisioner: None,
+            work_dir: None,
+            sweep_interval: Duration::from_secs(60),
             logs: None,
             helper: None,
             statistics_age: Duration::from_secs(1),
@@ -124,13 +145,21 @@ impl Config {
             own.unwrap_or_default().with_file_name(logs::client::PROGRAM)
         };
         let program = self.helper.clone().unwrap_or_else(beside);
-        match self.logs.is_none() || logs::is_program(&program) {
-            true => Ok(program),
-            false => Err(ContainerizerError::Start(format!(
-                "the container logger needs the program '{}', which cannot be executed",
-                program.display()
-            ))),
+        let start = |text| Err(ContainerizerError::Start(text));
+        let socket = logs::helper::socket(&self.runtime_dir);
+        if self.logs.is_some() && !logs::is_program(&program) {
+            let program = program.display();
+            return start(format!(
+                "the container logger needs the program '{program}', which cannot be executed"
+            ));
         }
+        if self.logs.is_some() && socket.as_os_str().len() > LONGEST_SOCKET {
+            let socket = socket.display();
+            return start(format!(
+                "--runtime_dir is too long for the container logger: the kernel takes no socket '{socket}'"
+            ));
+        }
+        Ok(program)
     }
 
     /// Makes the isolators: finds the cgroup hierarchies, makes root cgroups.
@@ -165,6 +194,10 @@ impl Config {
             seccomp_config_dir: self.seccomp_config_dir.clone(),
             seccomp_profile_name: self.seccomp_profile_name.clone(),
             disk: self.disk.clone(),
+            cdi: self.cdi.clone(),
+            gpu: self.gpu.clone(),
+            secrets: self.secrets.clone(),
+            provisioner: self.provisioner.clone(),
             root: kernel::proctree::is_root(),
             ..isolators::config::Config::new(launcher, hierarchies)
         };

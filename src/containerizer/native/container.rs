@@ -26,7 +26,7 @@ use super::Shared;
 use super::logs::Kept;
 use super::request;
 use super::runtime::ContainerDir;
-use crate::containerizer::{LaunchRequest, Termination};
+use crate::containerizer::{LaunchRequest, Termination, Trouble};
 use crate::launch::{End, Running};
 
 /// Mesos' container states.
@@ -45,6 +45,8 @@ pub(super) enum Phase {
 pub(super) struct View {
     pub(super) phase: Phase,
     pub(super) pid: Option<u32>,
+    /// What holds up its destruction, for as long as it does.
+    pub(super) trouble: Option<Arc<Trouble>>,
     /// Set once, last.
     pub(super) end: Option<Termination>,
 }
@@ -148,12 +150,12 @@ impl Container {
                 self.adopt_pipes();
                 self.adopt(running);
                 let cause = self.serve(&mut commands).await;
-                self.bury(cause).await;
+                self.bury(cause, &mut commands).await;
             }
             Start::Bury(running, cause) => {
                 self.running = running;
                 self.adopt_pipes();
-                self.bury(cause).await;
+                self.bury(cause, &mut commands).await;
             }
         }
     }
@@ -180,12 +182,12 @@ impl Container {
                     self.obey(command).await;
                 }
                 let cause = self.serve(commands).await;
-                self.bury(cause).await;
+                self.bury(cause, commands).await;
             }
             Err(failure) => {
                 info!(container = %self.key, step = failure.step, message = %failure.message,
                       "launch failed");
-                let end = self.finish(Cause::Failed(failure.clone())).await;
+                let end = self.finish(Cause::Failed(failure.clone()), commands).await;
                 // Nobody is told to forget a container that never was.
                 self.shared.forget(&self.key, &self.dir);
                 let _ = reply.send(Err(failure));

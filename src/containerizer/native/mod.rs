@@ -8,6 +8,7 @@
 //! * `config`: flags. `request`: what is asked, in the isolators' words (pure).
 //! * `container`, `start`, `finish`: a container's life. `debug`: guests in another.
 //! * `recover`: after a restart of the agent. `runtime`: what is kept on tmpfs.
+//! * `sweep`: leftovers.
 //! * `logs`: a container's side of the logger.
 //! * `plugins`: hooks and reports of plugins. `sampler`: statistics.
 
@@ -18,10 +19,11 @@ mod finish;
 mod logs;
 mod plugins;
 mod recover;
-mod request;
-mod runtime;
-mod sampler;
-mod start;
+pub(super) mod request;
+pub(super) mod runtime;
+pub(super) mod sampler;
+pub(super) mod start;
+mod sweep;
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -30,6 +32,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use async_trait::async_trait;
 use isolators::api::{ContainerContext, Isolator, Parent};
 use isolators::registry::Isolators;
+use isolators::traced::Calls;
 use kernel::chain;
 use mesos::{ContainerId, ContainerStatus, Resource};
 use tokio::sync::{mpsc, oneshot, watch};
@@ -42,9 +45,10 @@ use self::request::{Machine, Refusal, key};
 use self::runtime::{ContainerDir, RuntimeDir};
 use self::sampler::Sampler;
 use super::{
-    Containerizer, ContainerizerError, KnownContainer, LaunchRequest, Launched, Sample, Termination,
+    Containerizer, ContainerizerError, KnownContainer, LaunchRequest, Launched, Sample,
+    Termination, Trouble,
 };
-use crate::fetch::{Fetcher, Figures};
+use crate::fetch::Fetcher;
 use crate::launch::Launcher;
 use crate::logs::client::Logger;
 
@@ -60,7 +64,7 @@ struct Shared {
     config: Config,
     isolators: Isolators,
     plugins: Plugins,
-    fetcher: Fetcher,
+    fetcher: Arc<Fetcher>,
     launcher: Launcher,
     logger: Logger,
     runtime: RuntimeDir,
@@ -69,6 +73,7 @@ struct Shared {
     table: Mutex<BTreeMap<String, Door>>,
     slots: AtomicU64,
     destroy_errors: AtomicU64,
+    sweeper: sweep::Sweeper,
 }
 
 impl Native {
@@ -100,7 +105,7 @@ impl Native {
         let shared = Shared {
             plugins,
             logger,
-            fetcher: Fetcher::new(config.fetcher.clone()),
+            fetcher: Arc::new(Fetcher::new(config.fetcher.clone())),
             isolators,
             launcher,
             runtime,
@@ -109,6 +114,7 @@ impl Native {
             table: Mutex::new(BTreeMap::new()),
             slots: AtomicU64::new(0),
             destroy_errors: AtomicU64::new(0),
+            sweeper: sweep::Sweeper::default(),
             config,
         };
         Ok(Native { shared: Arc::new(shared) })
@@ -126,10 +132,16 @@ impl Native {
         self.shared.destroy_errors.load(Ordering::Relaxed)
     }
 
-    /// What the fetcher counted: metrics.
+    /// What was found in the kernel that belonged to no container: metrics.
     #[must_use]
-    pub fn fetched(&self) -> Figures {
-        self.shared.fetcher.figures()
+    pub fn leftovers(&self) -> [(&'static str, u64); 6] {
+        self.shared.sweeper.figures()
+    }
+
+    /// The fetcher: its cache has one owner, whoever else fetches.
+    #[must_use]
+    pub fn fetcher(&self) -> Arc<Fetcher> {
+        Arc::clone(&self.shared.fetcher)
     }
 
     /// One report for each plugin that runs.
@@ -157,11 +169,13 @@ impl Shared {
 
     /// Drops a container that is over, and those nested in it, with their files.
     fn forget(&self, key: &str, dir: &ContainerDir) {
+        kernel::failpoint!("forget.before");
         let prefix = format!("{key}.");
         self.table().retain(|known, _| known != key && !known.starts_with(&prefix));
         if let Err(error) = dir.remove() {
             warn!(container = key, error = %chain(&error), "runtime directory stays");
         }
+        kernel::failpoint!("forget.after");
     }
 
     /// Isolators that get a handle on such a container.
@@ -195,7 +209,7 @@ impl Shared {
         let Birth { request, context, handles, host_pid_namespace } = birth;
         let key = key(&request.id);
         let (commands, mailbox) = mpsc::channel(MAILBOX);
-        let view = View { phase: Phase::Provisioning, pid, end: None };
+        let view = View { phase: Phase::Provisioning, pid, trouble: None, end: None };
         let (view, seen) = watch::channel(view);
         let door = Door {
             id: request.id.clone(),
@@ -239,7 +253,7 @@ struct Birth {
 }
 
 /// The user's ids; `None` without a user.
-fn ids_of(user: Option<&str>) -> Result<Option<(u32, u32)>, String> {
+pub(super) fn ids_of(user: Option<&str>) -> Result<Option<(u32, u32)>, String> {
     let Some(name) = user else { return Ok(None) };
     match kernel::users::by_name(name) {
         Ok(Some(user)) => Ok(Some((user.uid, user.gid))),
@@ -252,7 +266,7 @@ impl Native {
     fn birth(&self, mut request: LaunchRequest) -> Result<Birth, ContainerizerError> {
         let name = key(&request.id);
         let failed = |step, message| ContainerizerError::Launch { id: name.clone(), step, message };
-        request::check(&request).map_err(|refusal| match refusal {
+        request::check(&request, &self.shared.config.secrets).map_err(|refusal| match refusal {
             Refusal::NotSupported(what) => ContainerizerError::NotSupported(what),
             Refusal::Bad(what) => failed("check", what),
         })?;
@@ -306,8 +320,13 @@ impl Native {
 
 #[async_trait]
 impl Containerizer for Native {
-    async fn recover(&self, known: Vec<KnownContainer>) -> Result<(), ContainerizerError> {
-        recover::recover(&self.shared, known).await
+    async fn recover(
+        &self,
+        known: Vec<KnownContainer>,
+    ) -> Result<Vec<ContainerId>, ContainerizerError> {
+        let fresh = recover::recover(&self.shared, known).await?;
+        sweep::start(&self.shared);
+        Ok(fresh)
     }
 
     async fn launch(&self, mut request: LaunchRequest) -> Result<Launched, ContainerizerError> {
@@ -321,7 +340,7 @@ impl Containerizer for Native {
         let (reply, answer) = oneshot::channel();
         self.shared.spawn(birth, Start::Launch(reply), None)?;
         match answer.await {
-            Ok(Ok(pid)) => Ok(Launched { pid }),
+            Ok(Ok(pid)) => Ok(Launched { pid: Some(pid) }),
             Ok(Err(failure)) => {
                 Err(ContainerizerError::Launch { id, step: failure.step, message: failure.message })
             }
@@ -392,12 +411,41 @@ impl Containerizer for Native {
     }
 
     fn debug(&self) -> serde_json::Value {
-        self.shared.plugins.debug()
+        let mut body = self.shared.plugins.debug();
+        let calls = self.shared.isolators.ledger.pending();
+        let destroying = self.troubles().into_iter().map(|(id, trouble)| {
+            let mut args = trouble.to_json();
+            args["containerId"] = key(&id).into();
+            serde_json::json!({ "operation": "destroy", "args": args })
+        });
+        if let Some(list) = body["pending"].as_array_mut() {
+            list.extend(calls.iter().map(plugins::pending_call));
+            list.extend(destroying);
+        }
+        body
+    }
+
+    fn gpus(&self) -> Vec<isolators::gpu::Figure> {
+        self.shared.isolators.gpus.as_ref().map(|gpus| gpus.read()).unwrap_or_default()
+    }
+
+    fn isolator_calls(&self) -> BTreeMap<(&'static str, &'static str), Calls> {
+        self.shared.isolators.ledger.calls()
+    }
+
+    fn troubles(&self) -> Vec<(ContainerId, Arc<Trouble>)> {
+        let table = self.shared.table();
+        let trouble = |door: &Door| Some((door.id.clone(), door.view.borrow().trouble.clone()?));
+        table.values().filter_map(trouble).collect()
     }
 
     fn containers(&self) -> Vec<(ContainerId, Option<u32>)> {
         let table = self.shared.table();
         let open = |door: &&Door| door.view.borrow().end.is_none();
         table.values().filter(open).map(|door| (door.id.clone(), door.view.borrow().pid)).collect()
+    }
+
+    fn knows(&self, id: &ContainerId) -> bool {
+        self.door(id).is_some()
     }
 }

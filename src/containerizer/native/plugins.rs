@@ -5,10 +5,12 @@
 //! of `--hooks`. What the agent asks for debugging and metrics is answered here.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use isolator_plugin::{RemoteIsolator, Report};
 use isolators::api::IsolatorError;
 use isolators::hook::{Additions, Hook, HookContext};
+use isolators::traced::Pending;
 use mesos::{Label, Labels};
 use tracing::{info, warn};
 
@@ -71,12 +73,7 @@ impl Plugins {
             .flat_map(|report| report.pending.iter().map(|call| (report.name, call)))
             .map(|(plugin, call)| {
                 let operation = format!("{plugin}::{}", call.call.to_lowercase());
-                let mut arguments = serde_json::Map::new();
-                if let Some(container) = &call.container {
-                    arguments.insert("containerId".into(), container.as_str().into());
-                }
-                arguments.insert("age_secs".into(), call.age.as_secs_f64().into());
-                serde_json::json!({"operation": operation, "args": arguments})
+                under_way(&operation, call.container.as_deref(), call.age)
             })
             .collect();
         let mut body = serde_json::json!({ "pending": pending });
@@ -116,6 +113,22 @@ impl Plugins {
             }
         }
     }
+}
+
+/// A call to a built-in isolator, as an entry of the list.
+pub(super) fn pending_call(call: &Pending) -> serde_json::Value {
+    let operation = format!("{}::{}", call.isolator, call.call);
+    under_way(&operation, call.container.as_deref(), call.age)
+}
+
+/// An entry of the list of calls under way: Mesos' members, and the age.
+fn under_way(operation: &str, container: Option<&str>, age: Duration) -> serde_json::Value {
+    let mut arguments = serde_json::Map::new();
+    if let Some(container) = container {
+        arguments.insert("containerId".into(), container.into());
+    }
+    arguments.insert("age_secs".into(), age.as_secs_f64().into());
+    serde_json::json!({"operation": operation, "args": arguments})
 }
 
 fn refused(error: &IsolatorError) -> Failure {

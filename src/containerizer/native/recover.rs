@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use isolators::api::{ContainerContext, Known, Parent};
+use kernel::failpoint;
 use mesos::ContainerId;
 use tokio::sync::watch;
 use tracing::{info, warn};
@@ -34,8 +35,10 @@ enum State {
     Running(Running),
     /// It ended, and this is how; all is cleaned up.
     Over(Termination),
-    /// It ended, or never ran; not cleaned up yet.
+    /// It ended; not cleaned up yet.
     Gone(Option<End>),
+    /// Its command was never executed; not cleaned up yet.
+    NeverRan,
     /// No shim any more, but its process lives: to be killed.
     Stray(u32),
 }
@@ -44,7 +47,7 @@ impl State {
     fn pid(&self) -> Option<u32> {
         match self {
             State::Running(running) => Some(running.pid()),
-            State::Over(_) | State::Gone(_) | State::Stray(_) => None,
+            State::Over(_) | State::Gone(_) | State::NeverRan | State::Stray(_) => None,
         }
     }
 }
@@ -52,7 +55,7 @@ impl State {
 pub(super) async fn recover(
     shared: &Arc<Shared>,
     known: Vec<KnownContainer>,
-) -> Result<(), ContainerizerError> {
+) -> Result<Vec<ContainerId>, ContainerizerError> {
     let mut wanted: BTreeMap<String, KnownContainer> =
         known.into_iter().map(|known| (key(&known.request.id), known)).collect();
     let mut all: BTreeMap<String, Found> = BTreeMap::new();
@@ -60,23 +63,34 @@ pub(super) async fn recover(
         let root = key(&root_of(&id));
         let orphan = !wanted.contains_key(&root) && all.get(&root).is_none_or(|found| found.orphan);
         let request = wanted.get(&key(&id)).map(|known| known.request.clone());
-        if let Some(found) = look(shared, &id, request, orphan, &all).await {
+        let started = wanted.get(&key(&id)).is_some_and(|known| known.pid.is_some());
+        if let Some(mut found) = look(shared, &id, request, orphan, &all).await {
+            if started && matches!(found.state, State::NeverRan) {
+                found.state = State::Gone(None);
+            }
             all.insert(key(&id), found);
         }
     }
     wanted.retain(|key, _| !all.contains_key(key));
-    // Known to the agent, but without a trace: the machine was restarted.
+    // Known to the agent, but without a trace: it never came to the launch, or the
+    // machine was restarted.
     for (key, known) in wanted {
-        let state = State::Gone(None);
+        let state = if known.pid.is_some() { State::Gone(None) } else { State::NeverRan };
         let found = assemble(shared, known.request, state, false, &all);
         all.insert(key, found);
     }
     info!(containers = all.len(), "recovered containers");
+    failpoint!("recover.looked");
     let handles = handles(shared, &all).await?;
+    failpoint!("recover.isolators");
+    let mut fresh = Vec::new();
     for (found, handles) in all.into_values().zip(handles) {
-        adopt(shared, found, handles).await;
+        fresh.extend(adopt(shared, found, handles).await);
+        failpoint!("recover.adopted_one");
     }
-    Ok(())
+    let fresh = cleaned_up(shared, fresh).await;
+    failpoint!("recover.done");
+    Ok(fresh)
 }
 
 fn root_of(id: &ContainerId) -> ContainerId {
@@ -95,10 +109,10 @@ async fn look(
     let request = match (request, dir.read_config()) {
         (Some(request), _) => request,
         (None, Ok(config)) => runtime::request_of(id.clone(), config),
-        // It died before it was written: there are no processes, only files.
+        // The agent died before it was written: there are no processes, only files;
+        // or it is not ours.
         (None, Err(error)) => {
-            warn!(container = %key(id), error = %chain(&error), "removing an unreadable container");
-            let _ = dir.remove();
+            warn!(container = %key(id), error = %chain(&error), "it never was: left to the sweep");
             return None;
         }
     };
@@ -111,10 +125,15 @@ async fn look(
             Ok(Recovered::Lost { pid: None }) => State::Gone(Some(End::Lost)),
             Ok(Recovered::Failed(error)) => {
                 info!(container = %key(id), error = %chain(&error), "it had never started");
-                State::Gone(None)
+                State::NeverRan
+            }
+            // The record is there before the shim is.
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                info!(container = %key(id), "it was about to be launched");
+                State::NeverRan
             }
             Err(error) => {
-                info!(container = %key(id), %error, "it has no exit record");
+                info!(container = %key(id), %error, "its exit record cannot be read");
                 State::Gone(None)
             }
         },
@@ -190,26 +209,32 @@ async fn handles(
     Ok(result)
 }
 
-async fn adopt(shared: &Arc<Shared>, found: Found, handles: Vec<Handle>) {
+/// A container that never ran, while what was made for it is removed.
+type Fresh = (ContainerId, watch::Receiver<View>);
+
+/// Takes a container over, or begins to end it.
+async fn adopt(shared: &Arc<Shared>, found: Found, handles: Vec<Handle>) -> Option<Fresh> {
     let Found { request, context, state, host_pid_namespace, orphan } = found;
     let id = request.id.clone();
     if orphan {
         info!(container = %key(&id), "destroying an orphan");
     }
     let pid = state.pid();
+    let fresh = matches!(state, State::NeverRan) && !orphan && id.parent.is_none();
     let start = match state {
         State::Over(end) if orphan => {
             drop(end);
             shared.forget(&key(&id), &shared.runtime.of(&id));
-            return;
+            return None;
         }
         State::Over(end) => {
             remember(shared, &request, end, host_pid_namespace);
-            return;
+            return None;
         }
         State::Running(running) if orphan => Start::Bury(Some(running), Cause::Destroyed(None)),
         State::Running(running) => Start::Adopt(running),
         State::Gone(end) => Start::Bury(None, Cause::Exited(end)),
+        State::NeverRan => Start::Bury(None, Cause::Exited(None)),
         State::Stray(pid) => {
             kernel::proctree::signal(&[pid], libc::SIGKILL);
             Start::Bury(None, Cause::Exited(Some(End::Lost)))
@@ -221,9 +246,26 @@ async fn adopt(shared: &Arc<Shared>, found: Found, handles: Vec<Handle>) {
             // In the background, as the contract says.
             tokio::spawn(forget_when_over(Arc::clone(shared), id, view));
         }
+        Ok(view) if fresh => return Some((id, view)),
         Ok(_) => {}
         Err(error) => warn!(container = %key(&id), %error, "not recovered"),
     }
+    None
+}
+
+/// Waits until nothing is left of those that never ran, and forgets them. One that
+/// takes long is told as ended instead.
+async fn cleaned_up(shared: &Arc<Shared>, fresh: Vec<Fresh>) -> Vec<ContainerId> {
+    let by = tokio::time::Instant::now() + shared.config.cgroups_destroy_timeout;
+    let mut clean = Vec::new();
+    for (id, mut view) in fresh {
+        let over = view.wait_for(|view| view.end.is_some());
+        if matches!(tokio::time::timeout_at(by, over).await, Ok(Ok(_))) {
+            shared.forget(&key(&id), &shared.runtime.of(&id));
+            clean.push(id);
+        }
+    }
+    clean
 }
 
 async fn forget_when_over(shared: Arc<Shared>, id: ContainerId, mut view: watch::Receiver<View>) {
@@ -235,7 +277,7 @@ async fn forget_when_over(shared: Arc<Shared>, id: ContainerId, mut view: watch:
 /// Keeps the end of a container for those who ask.
 fn remember(shared: &Shared, request: &LaunchRequest, end: Termination, host_pid_namespace: bool) {
     let (commands, _) = tokio::sync::mpsc::channel(1);
-    let over = View { phase: super::Phase::Destroying, pid: None, end: Some(end) };
+    let over = View { phase: super::Phase::Destroying, pid: None, trouble: None, end: Some(end) };
     let (_, view) = watch::channel(over);
     let door = Door {
         id: request.id.clone(),

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use isolators::api::{ContainerContext, Parent};
 use isolators::plan::Environment;
+use isolators::secret::Secrets;
 use mesos::container_info::Type;
 use mesos::environment::variable;
 use mesos::{CommandInfo, ContainerId, Label, Resource, ResourceStatistics};
@@ -27,7 +28,7 @@ pub(super) enum Refusal {
 }
 
 /// Checks what can be checked without looking at the machine.
-pub(super) fn check(request: &LaunchRequest) -> Result<(), Refusal> {
+pub(super) fn check(request: &LaunchRequest, secrets: &Secrets) -> Result<(), Refusal> {
     if let Some(info) = &request.container {
         if info.r#type != Type::Mesos as i32 {
             return Err(Refusal::NotSupported("containers that are not of type MESOS".into()));
@@ -48,7 +49,7 @@ pub(super) fn check(request: &LaunchRequest) -> Result<(), Refusal> {
         next = id.parent.as_deref();
     }
     command(&request.command).map(|_| ()).map_err(Refusal::Bad)?;
-    command_environment(&request.command).map(|_| ()).map_err(Refusal::Bad)
+    command_environment(&request.command, secrets).map(|_| ()).map_err(Refusal::Bad)
 }
 
 fn check_id(value: &str) -> Result<(), String> {
@@ -74,13 +75,16 @@ pub(super) fn command(command: &CommandInfo) -> Result<(Option<String>, Vec<Stri
 }
 
 /// The variables that the command itself sets.
-pub(super) fn command_environment(command: &CommandInfo) -> Result<Environment, String> {
+pub(in crate::containerizer) fn command_environment(
+    command: &CommandInfo,
+    secrets: &Secrets,
+) -> Result<Environment, String> {
     let variables =
         command.environment.as_ref().map(|e| e.variables.as_slice()).unwrap_or_default();
     let mut environment = Environment::new();
     for variable in variables {
         if variable.r#type == Some(variable::Type::Secret as i32) {
-            environment.insert(variable.name.clone(), secret(variable)?);
+            environment.insert(variable.name.clone(), secret(variable, secrets)?);
             continue;
         }
         environment.insert(variable.name.clone(), variable.value.clone().unwrap_or_default());
@@ -89,11 +93,15 @@ pub(super) fn command_environment(command: &CommandInfo) -> Result<Environment, 
 }
 
 /// The value of a variable that is a secret.
-fn secret(variable: &mesos::environment::Variable) -> Result<String, String> {
+fn secret(variable: &mesos::environment::Variable, secrets: &Secrets) -> Result<String, String> {
     let named = |text: &str| format!("variable '{}': {text}", variable.name);
     let secret = variable.secret.as_ref().ok_or_else(|| named("is SECRET without 'secret'"))?;
-    let bytes = isolators::secret::resolve(secret).map_err(|text| named(&text))?;
-    String::from_utf8(bytes.to_vec()).map_err(|_| named("its secret is not text"))
+    let bytes = secrets.get(secret).map_err(|error| named(&kernel::chain(&error)))?;
+    match String::from_utf8(bytes.into_owned()) {
+        Ok(text) if text.contains('\0') => Err(named("its secret has a NUL in it")),
+        Ok(text) => Ok(text),
+        Err(_) => Err(named("its secret is not text")),
+    }
 }
 
 /// The agent's variables, and those every container has.
@@ -142,7 +150,7 @@ pub(super) fn labels(request: &LaunchRequest) -> BTreeMap<String, String> {
 }
 
 /// The container's ids from the top-level one down, with dots: its name here.
-pub(super) fn key(id: &ContainerId) -> String {
+pub(in crate::containerizer) fn key(id: &ContainerId) -> String {
     match &id.parent {
         Some(parent) => format!("{}.{}", key(parent), id.value),
         None => id.value.clone(),
@@ -151,7 +159,7 @@ pub(super) fn key(id: &ContainerId) -> String {
 
 /// What statistics say of requests and limits.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub(super) struct Machine {
+pub(in crate::containerizer) struct Machine {
     /// Processors.
     pub cpus: f64,
     /// Bytes of memory.
@@ -159,7 +167,7 @@ pub(super) struct Machine {
 }
 
 /// The part of the statistics that is known without the kernel.
-pub(super) fn allotted(
+pub(in crate::containerizer) fn allotted(
     requests: &[Resource],
     limits: &BTreeMap<String, f64>,
     enable_cfs: bool,
@@ -256,7 +264,8 @@ pub(super) mod tests {
         };
         let mut command = shell("true");
         command.environment = Some(MesosEnvironment { variables: vec![secret.clone()] });
-        assert!(command_environment(&command).is_err());
+        let secrets = Secrets::default();
+        assert!(command_environment(&command, &secrets).is_err());
         let value = mesos::Secret {
             r#type: Some(mesos::secret::Type::Value as i32),
             value: Some(mesos::secret::Value { data: b"hush".to_vec() }),
@@ -264,11 +273,12 @@ pub(super) mod tests {
         };
         let secret = mesos::environment::Variable { secret: Some(value), ..secret };
         command.environment = Some(MesosEnvironment { variables: vec![secret] });
-        assert_eq!(command_environment(&command).unwrap()["S"], "hush");
+        assert_eq!(command_environment(&command, &secrets).unwrap()["S"], "hush");
     }
 
     #[test]
     fn what_is_refused() {
+        let check = |request: &LaunchRequest| check(request, &Secrets::default());
         assert_eq!(check(&request("a", shell("true"))), Ok(()));
         for bad in ["", "a/b", "..", "a b", &"x".repeat(243)] {
             assert!(matches!(check(&request(bad, shell("true"))), Err(Refusal::Bad(_))), "{bad}");

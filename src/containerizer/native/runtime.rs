@@ -17,6 +17,8 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use isolators::cgroups::is_container_name;
+use mesos::secrets::Secretive;
 use mesos::slave::{ContainerClass, ContainerConfig, ContainerTermination};
 use mesos::{ContainerId, value};
 use prost::Message;
@@ -27,7 +29,7 @@ use crate::containerizer::{Class, LaunchRequest, Output, Termination};
 /// A file of the runtime directory could not be used.
 #[derive(Debug, Error)]
 #[error("failed to {verb} '{}'", path.display())]
-pub(super) struct RuntimeError {
+pub(in crate::containerizer) struct RuntimeError {
     verb: &'static str,
     path: PathBuf,
     source: io::Error,
@@ -40,21 +42,21 @@ fn failed(verb: &'static str, path: &Path) -> impl FnOnce(io::Error) -> RuntimeE
 
 /// `<runtime_dir>/containers`.
 #[derive(Debug, Clone)]
-pub(super) struct RuntimeDir {
+pub(in crate::containerizer) struct RuntimeDir {
     root: PathBuf,
 }
 
 impl RuntimeDir {
-    pub(super) fn new(runtime_dir: &Path) -> RuntimeDir {
+    pub(in crate::containerizer) fn new(runtime_dir: &Path) -> RuntimeDir {
         RuntimeDir { root: runtime_dir.join("containers") }
     }
 
-    pub(super) fn create(&self) -> Result<(), RuntimeError> {
+    pub(in crate::containerizer) fn create(&self) -> Result<(), RuntimeError> {
         fs::create_dir_all(&self.root).map_err(failed("create", &self.root))
     }
 
     /// The directory of a container.
-    pub(super) fn of(&self, id: &ContainerId) -> ContainerDir {
+    pub(in crate::containerizer) fn of(&self, id: &ContainerId) -> ContainerDir {
         let path = match &id.parent {
             Some(parent) => self.of(parent).path.join("containers").join(&id.value),
             None => self.root.join(&id.value),
@@ -62,8 +64,13 @@ impl RuntimeDir {
         ContainerDir { path }
     }
 
+    /// Where the containers' directories are.
+    pub(super) fn path(&self) -> &Path {
+        &self.root
+    }
+
     /// Every container that has a directory, parents before children.
-    pub(super) fn scan(&self) -> Vec<ContainerId> {
+    pub(in crate::containerizer) fn scan(&self) -> Vec<ContainerId> {
         let mut found = Vec::new();
         scan(&self.root, None, &mut found);
         found
@@ -80,19 +87,28 @@ fn scan(dir: &Path, parent: Option<&ContainerId>, found: &mut Vec<ContainerId>) 
     }
 }
 
+/// Whether the directory is a container's: what is written first is in it, or it died
+/// before that.
+pub(super) fn is_ours(path: &Path) -> bool {
+    let named = path.file_name().and_then(|name| name.to_str()).is_some_and(is_container_name);
+    let empty = || fs::read_dir(path).is_ok_and(|mut entries| entries.next().is_none());
+    ["config", ".config", "record", "termination"].iter().any(|name| path.join(name).exists())
+        || (named && empty())
+}
+
 /// The directory of one container.
 #[derive(Debug, Clone)]
-pub(super) struct ContainerDir {
-    pub(super) path: PathBuf,
+pub(in crate::containerizer) struct ContainerDir {
+    pub(in crate::containerizer) path: PathBuf,
 }
 
 impl ContainerDir {
-    pub(super) fn create(&self) -> Result<(), RuntimeError> {
+    pub(in crate::containerizer) fn create(&self) -> Result<(), RuntimeError> {
         fs::create_dir_all(&self.path).map_err(failed("create", &self.path))
     }
 
     /// Removes it and all in it; one that is gone is fine.
-    pub(super) fn remove(&self) -> Result<(), RuntimeError> {
+    pub(in crate::containerizer) fn remove(&self) -> Result<(), RuntimeError> {
         match fs::remove_dir_all(&self.path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
                 Err(failed("remove", &self.path)(error))
@@ -102,30 +118,37 @@ impl ContainerDir {
     }
 
     /// The shim's record.
-    pub(super) fn record(&self) -> PathBuf {
+    pub(in crate::containerizer) fn record(&self) -> PathBuf {
         self.path.join("record")
     }
 
-    pub(super) fn write_config(&self, config: &ContainerConfig) -> Result<(), RuntimeError> {
+    pub(in crate::containerizer) fn write_config(
+        &self,
+        config: &ContainerConfig,
+    ) -> Result<(), RuntimeError> {
         self.write("config", &framed(config))
     }
 
-    pub(super) fn read_config(&self) -> Result<ContainerConfig, RuntimeError> {
+    pub(in crate::containerizer) fn read_config(&self) -> Result<ContainerConfig, RuntimeError> {
         self.read("config")
     }
 
-    pub(super) fn write_pid(&self, pid: u32) -> Result<(), RuntimeError> {
+    pub(in crate::containerizer) fn write_pid(&self, pid: u32) -> Result<(), RuntimeError> {
         self.write("pid", pid.to_string().as_bytes())
     }
 
-    pub(super) fn write_end(&self, termination: &Termination) -> Result<(), RuntimeError> {
+    pub(in crate::containerizer) fn write_end(
+        &self,
+        termination: &Termination,
+    ) -> Result<(), RuntimeError> {
         let status = termination.status.map(|status| status.to_string()).unwrap_or_default();
         self.write("status", status.as_bytes())?;
+        kernel::failpoint!("destroy.status");
         self.write("termination", &framed(&to_proto(termination)))
     }
 
     /// How it ended; `None` if it has not, or if the file does not say.
-    pub(super) fn read_end(&self) -> Option<Termination> {
+    pub(in crate::containerizer) fn read_end(&self) -> Option<Termination> {
         self.read::<ContainerTermination>("termination").ok().map(from_proto)
     }
 
@@ -179,13 +202,14 @@ fn from_proto(message: ContainerTermination) -> Termination {
     }
 }
 
-/// What is asked, for the checkpoint.
-pub(super) fn config_of(request: &LaunchRequest) -> ContainerConfig {
+/// What is asked, for the checkpoint: without the values of secrets, which no file
+/// may hold.
+pub(in crate::containerizer) fn config_of(request: &LaunchRequest) -> ContainerConfig {
     ContainerConfig {
-        executor_info: request.executor.clone(),
-        task_info: request.task.clone(),
-        command_info: request.command.clone(),
-        container_info: request.container.clone(),
+        executor_info: request.executor.without_secrets(),
+        task_info: request.task.without_secrets(),
+        command_info: request.command.without_secrets(),
+        container_info: request.container.without_secrets(),
         resources: request.requests.clone(),
         limits: request
             .limits
@@ -204,7 +228,10 @@ pub(super) fn config_of(request: &LaunchRequest) -> ContainerConfig {
 
 /// The request that a checkpoint tells of; the agent's environment is not in it,
 /// nor is it needed any more.
-pub(super) fn request_of(id: ContainerId, config: ContainerConfig) -> LaunchRequest {
+pub(in crate::containerizer) fn request_of(
+    id: ContainerId,
+    config: ContainerConfig,
+) -> LaunchRequest {
     let class = match config.container_class() {
         ContainerClass::Default => Class::Default,
         ContainerClass::Debug => Class::Debug(Output::ParentsStderr),

@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use isolators::merge::{Base, Merged, merge};
 use isolators::plan::{LaunchPlan, Stdio};
+use kernel::failpoint;
 
 use super::container::{Container, Failure, Phase};
 use super::{chain, debug, request, runtime};
@@ -23,13 +24,17 @@ fn failure(step: &'static str, message: impl Into<String>) -> Failure {
 impl Container {
     /// Launches; the first process' pid. After an error `finish` must follow.
     pub(super) async fn start(&mut self) -> Result<u32, Failure> {
+        failpoint!("launch.begin");
         let config = runtime::config_of(&self.request);
         self.dir.create().map_err(|e| failure("checkpoint", chain(&e)))?;
         self.dir.write_config(&config).map_err(|e| failure("checkpoint", chain(&e)))?;
+        failpoint!("launch.configured");
         let merged = self.prepare().await?;
+        failpoint!("launch.prepared");
         self.enter(Phase::Fetching);
         self.fetch().await?;
         self.shared.plugins.fetched(&self.request).await?;
+        failpoint!("launch.fetched");
         self.enter(Phase::Isolating);
         let plan = self.plan(merged)?;
         self.execute(&plan).await
@@ -90,7 +95,10 @@ impl Container {
         Ok(Base {
             arguments,
             environment,
-            command_environment: request::command_environment(&request.command)?,
+            command_environment: request::command_environment(
+                &request.command,
+                &self.shared.config.secrets,
+            )?,
             working_directory,
             user: Some(user),
             rootfs: self.context.rootfs.clone(),
@@ -148,14 +156,18 @@ impl Container {
         self.watches.extend(self.handles.iter_mut().filter_map(|h| h.isolation.watch()));
         let launched = self.shared.launcher.launch(plan, &self.dir.record()).await;
         let launching = launched.map_err(|e| engine_failure(&e))?;
+        failpoint!("launch.waiting");
         let pid = launching.pid();
         for handle in &mut self.handles {
             let isolated = handle.isolation.isolate(pid).await;
             isolated.map_err(|e| failure("isolate", e.chain()))?;
         }
+        failpoint!("launch.isolated");
         let running = launching.release().await.map_err(|e| engine_failure(&e))?;
         self.running = Some(running);
+        failpoint!("launch.released");
         self.dir.write_pid(pid).map_err(|e| failure("checkpoint", chain(&e)))?;
+        failpoint!("launch.pid");
         self.observe(pid);
         Ok(pid)
     }
@@ -207,7 +219,10 @@ fn guests_stdio(
     }
 }
 
-fn append(path: &Path, ids: Option<(u32, u32)>) -> io::Result<OwnedFd> {
+pub(in crate::containerizer) fn append(
+    path: &Path,
+    ids: Option<(u32, u32)>,
+) -> io::Result<OwnedFd> {
     // A link planted there by an earlier task must not lead anywhere.
     let file = OpenOptions::new()
         .append(true)

@@ -8,9 +8,9 @@ use kernel::chain;
 use tokio::sync::watch;
 use tracing::{info, warn};
 
-use super::core::{Entry, Key, Reservation};
+use super::core::{Key, Reservation};
 use super::{Inner, Landing, Lease};
-use crate::fetch::message::{Job, Report, Task, Validators};
+use crate::fetch::message::{Job, Report, Task, Trouble, Validators};
 use crate::fetch::process::{Descriptors, Program};
 use crate::fetch::uri;
 
@@ -87,8 +87,13 @@ async fn download(inner: &Arc<Inner>, key: &Key, mut order: Order) -> Landing {
                 };
                 return Landing::Ready(lease);
             }
-            Ok(Report::Failed { message, gone }) => return lost(inner, key, known, message, gone),
-            Err(error) => return lost(inner, key, known, chain(&error), false),
+            Ok(Report::Failed { message, trouble: Trouble::Disk }) => {
+                return Landing::Bypass(message);
+            }
+            Ok(Report::Failed { message, trouble }) => {
+                return lost(inner, key, known, message, trouble);
+            }
+            Err(error) => return lost(inner, key, known, chain(&error), Trouble::Other),
         };
         if let Err(text) = part.grow(needed) {
             return Landing::Bypass(text);
@@ -103,10 +108,10 @@ fn lost(
     key: &Key,
     known: Option<(Validators, Arc<Lease>)>,
     message: String,
-    gone: bool,
+    trouble: Trouble,
 ) -> Landing {
     let Some((_, lease)) = known else { return Landing::Failed(message) };
-    if gone {
+    if trouble == Trouble::Gone {
         let mut state = inner.lock();
         let removed = state.book.remove(key);
         state.sweep(removed);
@@ -122,13 +127,8 @@ type Begun<'a> = (Option<(Validators, Arc<Lease>)>, Part<'a>);
 fn begin<'a>(inner: &'a Arc<Inner>, key: &'a Key) -> Result<Begun<'a>, String> {
     let mut state = inner.lock();
     let (name, file) = state.files(inner)?.begin(key).map_err(|error| chain(&error))?;
-    let known = state.book.hold(key).map(|Entry { file, validators, .. }| {
-        if let Ok(files) = state.files(inner) {
-            files.touch(key, &file);
-        }
-        let lease = Lease { inner: Arc::clone(inner), key: key.clone(), file };
-        (validators, Arc::new(lease))
-    });
+    let known = Lease::take(inner, &mut state, key);
+    let known = known.map(|(validators, lease)| (validators, Arc::new(lease)));
     drop(state);
     Ok((known, Part { inner, key, name, file, reservation: Reservation::default(), kept: false }))
 }
@@ -175,11 +175,10 @@ impl Part<'_> {
         let old = state.book.enter(self.key.clone(), self.name.clone(), size, validators);
         state.sweep(old);
         self.kept = true;
-        state.book.hold(self.key);
-        let (inner, key) = (Arc::clone(self.inner), self.key.clone());
-        let file = self.name.clone();
-        drop(guard);
-        Landing::Ready(Arc::new(Lease { inner, key, file }))
+        match Lease::take(self.inner, state, self.key) {
+            Some((_, lease)) => Landing::Ready(Arc::new(lease)),
+            None => Landing::Bypass("its file is gone from the cache".into()),
+        }
     }
 }
 
@@ -190,10 +189,67 @@ impl Drop for Part<'_> {
         }
         let mut state = self.inner.lock();
         state.book.cancel(&mut self.reservation);
-        if let Some(Ok(files)) = &mut state.files
+        if let Some(files) = &mut state.files
             && let Err(error) = files.remove(self.key, &self.name)
         {
             warn!(error = %chain(&error), "an unfinished download stays in the cache");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Write};
+
+    use super::super::Cache;
+    use super::*;
+
+    fn text(lease: &Lease) -> String {
+        let mut text = String::new();
+        lease.open().expect("open").read_to_string(&mut text).expect("read");
+        text
+    }
+
+    fn committed(inner: &Arc<Inner>, key: &Key, content: &str) -> Arc<Lease> {
+        let (_, mut part) = begin(inner, key).expect("begun");
+        part.file.write_all(content.as_bytes()).expect("write");
+        let validators = Validators { etag: Some(content.into()), modified: None };
+        match part.commit(validators) {
+            Landing::Ready(lease) => lease,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn what_is_read_is_whole_whatever_comes_after() {
+        let dir = std::env::temp_dir().join(format!("fetch-flight-{}", std::process::id()));
+        let _ = std::fs::remove_dir_all(&dir);
+        let cache = Cache::new(&dir, 10);
+        let (inner, key) = (&cache.inner, Key { user: None, uri: "http://x/y".into() });
+        let old = committed(inner, &key, "first");
+        let new = committed(inner, &key, "other");
+        assert_eq!(
+            (text(&old), text(&new), text(&old)),
+            ("first".into(), "other".into(), "first".into())
+        );
+        assert_eq!(cache.sizes(), (5, 10));
+        // An unfinished one leaves nothing, and does not take what others read.
+        let (known, mut part) = begin(inner, &key).expect("begun");
+        assert_eq!(known.expect("known").0.etag.as_deref(), Some("other"));
+        assert!(part.grow(6).is_err() && part.grow(5).is_ok());
+        drop(part);
+        assert_eq!(cache.sizes(), (5, 10));
+        let mut names: Vec<_> = std::fs::read_dir(&dir)
+            .expect("there")
+            .map(|entry| entry.expect("an entry").file_name().into_string().expect("text"))
+            .collect();
+        names.sort();
+        assert_eq!(names, [".lock", "c2-y", "c2-y.entry"]);
+        // Somebody cleaned up by hand.
+        std::fs::remove_file(dir.join("c2-y")).expect("remove");
+        assert!(begin(inner, &key).expect("begun").0.is_none());
+        assert_eq!(cache.sizes(), (0, 10));
+        drop((old, new));
+        std::fs::remove_dir_all(&dir).expect("remove");
     }
 }

@@ -10,6 +10,7 @@ mod flight;
 
 use std::collections::BTreeMap;
 use std::fs::File;
+use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
@@ -21,6 +22,7 @@ pub(super) use self::core::Key;
 use self::core::{Book, Removed};
 use self::files::Files;
 pub(super) use self::flight::Order;
+use super::message::Validators;
 
 /// Where a download stands; everything but `Flying` is its end.
 #[derive(Debug, Clone)]
@@ -50,8 +52,8 @@ struct Inner {
 #[derive(Debug)]
 struct State {
     book: Book,
-    /// `None` before it is needed; then the directory, or why there is none.
-    files: Option<Result<Files, String>>,
+    /// `None` before it is needed, and as long as it cannot be used.
+    files: Option<Files>,
     flights: BTreeMap<Key, Weak<watch::Sender<Landing>>>,
 }
 
@@ -107,14 +109,16 @@ impl Inner {
 impl State {
     /// The directory, opened when it is first needed.
     fn files(&mut self, inner: &Inner) -> Result<&mut Files, String> {
-        let book = &mut self.book;
-        let opened = self.files.get_or_insert_with(|| open(inner, book));
-        opened.as_mut().map_err(|text| text.clone())
+        let opened = match self.files.take() {
+            Some(files) => files,
+            None => open(inner, &mut self.book)?,
+        };
+        Ok(self.files.insert(opened))
     }
 
     /// Removes files that are struck out of the books.
     fn sweep(&mut self, removed: impl IntoIterator<Item = Removed>) {
-        let Some(Ok(files)) = &mut self.files else { return };
+        let Some(files) = &mut self.files else { return };
         for Removed { key, file } in removed {
             if let Err(error) = files.remove(&key, &file) {
                 warn!(error = %chain(&error), "a file stays in the fetcher's cache");
@@ -149,25 +153,48 @@ fn open(inner: &Inner, book: &mut Book) -> Result<Files, String> {
     Ok(files)
 }
 
-/// A download in use: it stays as long as this.
+/// A download in use: it stays as long as this, and is readable even if a newer one has
+/// taken its place.
 #[derive(Debug)]
 pub(super) struct Lease {
     inner: Arc<Inner>,
     key: Key,
-    file: String,
+    name: String,
+    file: File,
 }
 
 impl Lease {
-    /// Opens it for a reader, at its start.
+    /// Takes the download of `key` into use, if there is one.
+    fn take(inner: &Arc<Inner>, state: &mut State, key: &Key) -> Option<(Validators, Lease)> {
+        let entry = state.book.hold(key)?;
+        let opened = state.files(inner).and_then(|files| {
+            files.touch(key, &entry.file);
+            files.open_file(key, &entry.file).map_err(|error| chain(&error))
+        });
+        match opened {
+            Ok(file) => {
+                let (inner, key) = (Arc::clone(inner), key.clone());
+                Some((entry.validators, Lease { inner, key, name: entry.file, file }))
+            }
+            Err(error) => {
+                // Somebody removed it by hand: as if it had never been there.
+                warn!(error, "a download is gone from the fetcher's cache");
+                let removed = state.book.remove(key);
+                state.sweep(removed);
+                None
+            }
+        }
+    }
+
+    /// Opens it once more for a reader, at its start.
     pub fn open(&self) -> Result<File, String> {
-        let mut state = self.inner.lock();
-        let files = state.files(&self.inner)?;
-        files.open_file(&self.key, &self.file).map_err(|error| chain(&error))
+        let path = format!("/proc/self/fd/{}", self.file.as_raw_fd());
+        File::open(path).map_err(|error| format!("failed to open the cached file: {error}"))
     }
 }
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        self.inner.lock().book.release(&self.key, &self.file);
+        self.inner.lock().book.release(&self.key, &self.name);
     }
 }

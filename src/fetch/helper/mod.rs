@@ -23,7 +23,7 @@ use thiserror::Error;
 use self::http::HttpError;
 use self::sink::Sink;
 use super::log;
-use super::message::{CACHE_FD, Job, Report, SANDBOX_FD, Task, VERSION, Validators};
+use super::message::{CACHE_FD, Job, Report, SANDBOX_FD, Task, Trouble, VERSION, Validators};
 use super::unpack::UnpackError;
 use super::uri::{self, Source};
 
@@ -55,12 +55,14 @@ enum FetchFailure {
 }
 
 impl FetchFailure {
-    /// The source is there and says that there is no such thing.
-    fn is_gone(&self) -> bool {
+    fn trouble(&self) -> Trouble {
         match self {
-            FetchFailure::Http(error) => error.is_gone(),
-            FetchFailure::Open { source, .. } => source.kind() == io::ErrorKind::NotFound,
-            _ => false,
+            FetchFailure::Http(error) if error.is_gone() => Trouble::Gone,
+            FetchFailure::Open { source, .. } if source.kind() == io::ErrorKind::NotFound => {
+                Trouble::Gone
+            }
+            FetchFailure::Write { .. } => Trouble::Disk,
+            _ => Trouble::Other,
         }
     }
 }
@@ -71,7 +73,7 @@ pub fn main() -> ExitCode {
     let job = match prepare() {
         Ok(job) => job,
         Err(text) => {
-            tell(&Report::Failed { message: text.clone(), gone: false });
+            tell(&Report::Failed { message: text.clone(), trouble: Trouble::Other });
             eprintln!("bulkhead-helper: {text}");
             return ExitCode::FAILURE;
         }
@@ -84,7 +86,7 @@ pub fn main() -> ExitCode {
         Err(failure) => {
             let message = chain(&failure);
             log::error(&format!("Failed to fetch '{}': {message}", job.uri));
-            tell(&Report::Failed { message, gone: failure.is_gone() });
+            tell(&Report::Failed { message, trouble: failure.trouble() });
             ExitCode::FAILURE
         }
     }
@@ -98,7 +100,7 @@ fn prepare() -> Result<Job, String> {
     }
     // After that: the kernel kills in the name of who asked for it.
     leash::die_with_writer(io::stdin().as_fd()).map_err(|e| chain(&e))?;
-    leash::close_on_exec(SANDBOX_FD).map_err(|e| chain(&e))?;
+    leash::close_on_exec(&[SANDBOX_FD, CACHE_FD]).map_err(|e| chain(&e))?;
     leash::limit_file_size(job.size_limit).map_err(|e| chain(&e))?;
     Ok(job)
 }
@@ -130,7 +132,7 @@ fn tell(report: &Report) {
 fn run(job: &Job) -> Result<Report, FetchFailure> {
     log::info(&format!("Fetching URI '{}'", job.uri));
     match &job.task {
-        Task::Place { .. } => place::place(job),
+        Task::Place(placement) => place::place(job, placement),
         Task::Fill { known } => fill(job, known.as_ref()),
     }
 }
@@ -148,7 +150,7 @@ enum Outcome {
 
 fn fill(job: &Job, known: Option<&Validators>) -> Result<Report, FetchFailure> {
     log::info(&format!("Fetching '{}' into the cache", job.uri));
-    let mut sink = Sink::new(taken(CACHE_FD)?.into(), job.size_limit, true);
+    let mut sink = Sink::new(taken(CACHE_FD)?.into(), job.size_limit, hashed(job)?);
     let validators = match obtain(job, &mut sink, known)? {
         Outcome::Unchanged => {
             log::info(&format!("The cached copy of '{}' is up to date", job.uri));
@@ -158,7 +160,12 @@ fn fill(job: &Job, known: Option<&Validators>) -> Result<Report, FetchFailure> {
     };
     // The cache outlives this machine's power supply.
     sink.file.sync_data().map_err(|source| FetchFailure::Write { source })?;
-    Ok(Report::Done { bytes: sink.written(), sha256: sink.digest(), validators })
+    Ok(Report::Done { validators })
+}
+
+/// Whether the content is to be checked.
+fn hashed(job: &Job) -> Result<bool, FetchFailure> {
+    uri::checksum(&job.uri).map(|sum| sum.is_some()).map_err(FetchFailure::Uri)
 }
 
 /// Gets the content of the URI into `sink`, and checks it.

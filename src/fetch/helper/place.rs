@@ -9,9 +9,9 @@ use kernel::beneath::{BeneathError, Root};
 use kernel::leash;
 
 use super::sink::Sink;
-use super::{FetchFailure, log, obtain, taken};
-use crate::fetch::message::{CACHE_FD, Job, Report, SANDBOX_FD, Task, Validators};
-use crate::fetch::unpack::{self, Limits};
+use super::{FetchFailure, hashed, log, obtain, taken};
+use crate::fetch::message::{CACHE_FD, Job, Placement, Report, SANDBOX_FD, Validators};
+use crate::fetch::unpack::{self, Kind, Limits};
 use crate::fetch::uri;
 
 /// Address space while archives are unpacked: what a hostile one makes us allocate ends
@@ -20,36 +20,49 @@ const MEMORY: u64 = 4 << 30;
 /// Entries of one archive.
 const ENTRIES: u64 = 2_000_000;
 
-fn sandbox(path: &Path) -> impl Fn(BeneathError) -> FetchFailure {
-    let path = path.display().to_string();
-    move |source| FetchFailure::Sandbox { path: path.clone(), source }
+/// What becomes of a download.
+#[derive(Debug, PartialEq, Eq)]
+struct Plan {
+    /// It is unpacked, and this is the name that says so.
+    unpacked: Option<(Kind, String)>,
+    /// It is in the sandbox as it came.
+    copied: bool,
 }
 
-/// Does a [`Task::Place`].
-pub(super) fn place(job: &Job) -> Result<Report, FetchFailure> {
-    let Task::Place { output, executable, extract, cached } = &job.task else {
-        return Err(FetchFailure::Uri("the job is not to place anything".into()));
-    };
+/// Decides. Mesos looks at the name in the sandbox, or from the cache at that of the
+/// URI, and leaves an archive from the cache there; here an `output_file` counts from
+/// the cache as well. Pure.
+fn plan(uri: &str, placement: &Placement) -> Plan {
+    let in_sandbox = placement.output.file_name().unwrap_or_default().to_string_lossy();
+    let of_uri = if placement.cached { uri::basename(uri).unwrap_or_default() } else { "" };
+    let found = [of_uri, &in_sandbox].into_iter().find_map(|name| {
+        unpack::kind(name).map(|(kind, in_mesos)| (kind, name.to_owned(), in_mesos))
+    });
+    match found.filter(|_| placement.extract && !placement.executable) {
+        None => Plan { unpacked: None, copied: true },
+        // What Mesos does not extract may be expected as it came.
+        Some((kind, name, in_mesos)) => {
+            Plan { unpacked: Some((kind, name)), copied: !(placement.cached && in_mesos) }
+        }
+    }
+}
+
+/// Does a `Task::Place`.
+pub(super) fn place(job: &Job, placement: &Placement) -> Result<Report, FetchFailure> {
+    let Placement { output, executable, extract, cached } = placement;
     let root = Root::of(taken(SANDBOX_FD)?, job.sandbox.clone());
-    let name = output.file_name().unwrap_or_default().to_string_lossy().into_owned();
-    // Mesos looks at the name in the sandbox, and from the cache at that of the URI.
-    let by_uri = uri::basename(&job.uri).unwrap_or_default().to_owned();
-    let named = if *cached { &by_uri } else { &name };
-    let kind = unpack::kind(named).or_else(|| unpack::kind(&name));
-    let kind = kind.filter(|_| *extract && !*executable);
-    if *extract && !*executable && kind.is_none() {
+    let plan = plan(&job.uri, placement);
+    if *extract && !*executable && plan.unpacked.is_none() {
         log::warning(&format!(
             "Copying instead of extracting resource from URI with 'extract' flag, because it \
              does not seem to be an archive: {}",
             job.uri
         ));
     }
-    // Only what Mesos extracts as well is not also left as it came.
-    let copied = !*cached || kind.is_none_or(|(_, in_mesos)| !in_mesos);
-    let (mut file, bytes) = if *cached {
+    let file = if *cached {
         log::info(&format!("Fetching URI '{}' from cache", job.uri));
         let file = File::from(taken(CACHE_FD)?);
-        if copied { copy_from_cache(job, &root, output, file)? } else { (file, 0) }
+        if plan.copied { copy(job, &root, output, file)? } else { file }
     } else {
         log::info(&format!("Fetching '{}' directly into the sandbox directory", job.uri));
         download(job, &root, output)?
@@ -58,26 +71,38 @@ pub(super) fn place(job: &Job) -> Result<Report, FetchFailure> {
         let mode = Permissions::from_mode(0o755);
         file.set_permissions(mode).map_err(|source| FetchFailure::Write { source })?;
     }
-    if let Some((kind, _)) = kind {
-        let archive = if unpack::kind(&name).is_some() { &name } else { named };
-        leash::limit_memory(MEMORY).map_err(|error| FetchFailure::Read { source: error.source })?;
-        file.seek(SeekFrom::Start(0)).map_err(|source| FetchFailure::Read { source })?;
-        let limits = Limits { bytes: job.size_limit, entries: ENTRIES };
-        let unpacked = unpack::unpack(kind, file, archive, &root, limits);
-        let unpacked =
-            unpacked.map_err(|source| FetchFailure::Extract { path: archive.clone(), source })?;
-        for what in &unpacked.left_out {
-            log::warning(&format!("Left out of '{archive}': {what}"));
-        }
-        let (entries, bytes) = (unpacked.entries, unpacked.bytes);
-        log::info(&format!(
-            "Extracted '{archive}' into '{}': {entries} entries, {bytes} bytes",
-            job.sandbox.display()
-        ));
+    if let Some((kind, name)) = &plan.unpacked {
+        extract_into(job, &root, *kind, name, file)?;
     }
-    let to = if copied { job.sandbox.join(output) } else { job.sandbox.clone() };
+    let to = if plan.copied { job.sandbox.join(output) } else { job.sandbox.clone() };
     log::info(&format!("Fetched '{}' to '{}'", job.uri, to.display()));
-    Ok(Report::Done { bytes, sha256: None, validators: Validators::default() })
+    Ok(Report::Done { validators: Validators::default() })
+}
+
+fn extract_into(
+    job: &Job,
+    root: &Root,
+    kind: Kind,
+    name: &str,
+    mut file: File,
+) -> Result<(), FetchFailure> {
+    let read = |source| FetchFailure::Read { source };
+    leash::limit_memory(MEMORY).map_err(|error| read(error.source))?;
+    file.seek(SeekFrom::Start(0)).map_err(read)?;
+    let limits = Limits { bytes: job.size_limit, entries: ENTRIES };
+    let unpacked = unpack::unpack(kind, file, name, root, limits)
+        .map_err(|source| FetchFailure::Extract { path: name.to_owned(), source })?;
+    for what in &unpacked.left_out {
+        log::warning(&format!("Left out of '{name}': {what}"));
+    }
+    let (entries, bytes, to) = (unpacked.entries, unpacked.bytes, job.sandbox.display());
+    log::info(&format!("Extracted '{name}' into '{to}': {entries} entries, {bytes} bytes"));
+    Ok(())
+}
+
+fn sandbox(path: &Path) -> impl Fn(BeneathError) -> FetchFailure {
+    let path = path.display().to_string();
+    move |source| FetchFailure::Sandbox { path: path.clone(), source }
 }
 
 /// A name for what is not complete yet; in the same directory, so that renaming it
@@ -88,43 +113,58 @@ fn unfinished(output: &Path) -> PathBuf {
 
 /// Fills a file of the sandbox by `fill`; it has its name when it is complete.
 fn fill(
+    job: &Job,
     root: &Root,
     output: &Path,
-    fill: impl FnOnce(File) -> Result<(File, u64), FetchFailure>,
-) -> Result<(File, u64), FetchFailure> {
+    hashed: bool,
+    fill: impl FnOnce(&mut Sink) -> Result<(), FetchFailure>,
+) -> Result<File, FetchFailure> {
     let part = unfinished(output);
     let file = root.create(&part, 0o644).map_err(sandbox(output))?;
-    let filled = fill(file).and_then(|filled| {
-        root.rename(&part, output).map_err(sandbox(output))?;
-        Ok(filled)
-    });
+    let mut sink = Sink::new(file, job.size_limit, hashed);
+    let filled = fill(&mut sink).and_then(|()| root.rename(&part, output).map_err(sandbox(output)));
     if filled.is_err() {
         // What cannot be removed goes with the sandbox.
         let _ = root.remove(&part);
     }
-    filled
+    filled.map(|()| sink.file)
 }
 
-fn download(job: &Job, root: &Root, output: &Path) -> Result<(File, u64), FetchFailure> {
-    let hashed = uri::checksum(&job.uri).map_err(FetchFailure::Uri)?.is_some();
-    fill(root, output, |file| {
-        let mut sink = Sink::new(file, job.size_limit, hashed);
-        obtain(job, &mut sink, None)?;
-        let bytes = sink.written();
-        Ok((sink.file, bytes))
-    })
+fn download(job: &Job, root: &Root, output: &Path) -> Result<File, FetchFailure> {
+    fill(job, root, output, hashed(job)?, |sink| obtain(job, sink, None).map(drop))
 }
 
-fn copy_from_cache(
-    job: &Job,
-    root: &Root,
-    output: &Path,
-    mut cached: File,
-) -> Result<(File, u64), FetchFailure> {
-    fill(root, output, |file| {
-        let mut sink = Sink::new(file, job.size_limit, false);
-        sink.copy(&mut cached)?;
-        let bytes = sink.written();
-        Ok((sink.file, bytes))
-    })
+fn copy(job: &Job, root: &Root, output: &Path, mut cached: File) -> Result<File, FetchFailure> {
+    fill(job, root, output, false, |sink| sink.copy(&mut cached))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_becomes_of_a_download() {
+        let placement = |output: &str, cached: bool| Placement {
+            output: output.into(),
+            executable: false,
+            extract: true,
+            cached,
+        };
+        let plan = |uri: &str, placement: Placement| {
+            let plan = super::plan(uri, &placement);
+            (plan.unpacked.map(|(_, name)| name), plan.copied)
+        };
+        let unpacked = |name: &str, copied: bool| (Some(name.to_owned()), copied);
+        assert_eq!(plan("/a/x.tgz", placement("x.tgz", false)), unpacked("x.tgz", true));
+        assert_eq!(plan("/a/x.tgz", placement("x.tgz", true)), unpacked("x.tgz", false));
+        assert_eq!(plan("/a/x.zst", placement("x.zst", true)), unpacked("x.zst", true));
+        assert_eq!(plan("/a/x.tgz", placement("y", false)), (None, true));
+        assert_eq!(plan("/a/x.tgz", placement("y", true)), unpacked("x.tgz", false));
+        assert_eq!(plan("http://x/y?z", placement("d/y.zip", true)), unpacked("y.zip", false));
+        assert_eq!(plan("/a/x", placement("x", true)), (None, true));
+        let raw = Placement { extract: false, ..placement("x.tgz", true) };
+        assert_eq!(plan("/a/x.tgz", raw), (None, true));
+        let executable = Placement { executable: true, ..placement("x.tgz", true) };
+        assert_eq!(plan("/a/x.tgz", executable), (None, true));
+    }
 }

@@ -96,11 +96,11 @@ impl Sink {
     /// # Errors
     /// As [`Sink::put`], or the file cannot be read.
     pub fn copy(&mut self, from: &mut File) -> Result<(), FetchFailure> {
-        let read = |source| FetchFailure::Read { source };
         if self.digest.is_some() {
             let mut buffer = vec![0; 256 << 10];
             loop {
-                match io::Read::read(from, &mut buffer).map_err(read)? {
+                let read = io::Read::read(from, &mut buffer);
+                match read.map_err(|source| FetchFailure::Read { source })? {
                     0 => return Ok(()),
                     count => self.put(&buffer[..count])?,
                 }
@@ -109,11 +109,23 @@ impl Sink {
         loop {
             let room = (self.limit - self.written).saturating_add(1).min(64 << 20);
             let mut part = io::Read::take(&mut *from, room);
-            match io::copy(&mut part, &mut self.file).map_err(read)? {
-                0 => return Ok(()),
-                count if self.written + count > self.limit => return Err(self.too_large()),
-                count => self.grown(count),
+            match io::copy(&mut part, &mut self.file) {
+                Ok(0) => return Ok(()),
+                Ok(count) if self.written + count > self.limit => return Err(self.too_large()),
+                Ok(count) => self.grown(count),
+                Err(source) => return Err(self.stopped(source)),
             }
+        }
+    }
+
+    /// Of a copy, one cannot see which side it was.
+    fn stopped(&self, source: io::Error) -> FetchFailure {
+        match source.kind() {
+            _ if source.raw_os_error() == Some(libc::EFBIG) => self.too_large(),
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+                FetchFailure::Write { source }
+            }
+            _ => FetchFailure::Read { source },
         }
     }
 
@@ -137,14 +149,24 @@ impl Sink {
         Some(sum.iter().map(|byte| format!("{byte:02x}")).collect())
     }
 
-    /// The size of the file, by whoever it was written.
+    /// Takes note of what another program wrote to the file.
     ///
     /// # Errors
     /// The system's.
-    pub fn measure(&mut self) -> Result<u64, FetchFailure> {
-        let size = self.file.metadata().map_err(|source| FetchFailure::Read { source })?.len();
-        self.written = size;
-        Ok(size)
+    pub fn look(&mut self) -> Result<(), FetchFailure> {
+        let read = |source| FetchFailure::Read { source };
+        self.written = self.file.metadata().map_err(read)?.len();
+        if let Some(digest) = &mut self.digest {
+            self.file.seek(SeekFrom::Start(0)).map_err(read)?;
+            let mut buffer = vec![0; 256 << 10];
+            loop {
+                match io::Read::read(&mut self.file, &mut buffer).map_err(read)? {
+                    0 => break,
+                    count => digest.update(&buffer[..count]),
+                }
+            }
+        }
+        Ok(())
     }
 }
 

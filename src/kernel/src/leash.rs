@@ -79,15 +79,18 @@ pub fn inherited(fd: i32) -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(copy) })
 }
 
-/// Keeps the descriptor `first` and all above from programs that this process executes.
+/// Keeps these descriptors from programs that this process executes; those that are
+/// not open are fine.
 ///
 /// # Errors
 /// If the kernel refuses.
-pub fn close_on_exec(first: i32) -> Result<(), Error> {
-    let flags = libc::CLOSE_RANGE_CLOEXEC as libc::c_int;
-    // SAFETY: integers only; nothing is closed now.
-    if unsafe { libc::close_range(first as libc::c_uint, libc::c_uint::MAX, flags) } != 0 {
-        return Err(Error::last("mark", "the descriptors of the daemon"));
+pub fn close_on_exec(fds: &[i32]) -> Result<(), Error> {
+    for fd in fds {
+        // SAFETY: plain fcntl; a number that is not open is EBADF.
+        let marked = unsafe { libc::fcntl(*fd, libc::F_SETFD, libc::FD_CLOEXEC) } == 0;
+        if !marked && io::Error::last_os_error().raw_os_error() != Some(libc::EBADF) {
+            return Err(Error::last("mark", "a descriptor of the daemon"));
+        }
     }
     Ok(())
 }

@@ -13,6 +13,9 @@ pub mod cgroup;
 pub mod cpus;
 pub mod directory;
 mod error;
+#[cfg(debug_assertions)]
+pub mod failpoint;
+pub mod hung;
 pub mod idmap;
 pub mod leash;
 pub mod lock;
@@ -21,6 +24,7 @@ pub mod machine;
 pub mod memfd;
 pub mod mounts;
 pub mod namespaces;
+pub mod nvml;
 pub mod owners;
 pub mod perf;
 pub mod pidfd;
@@ -28,6 +32,7 @@ pub mod pipe;
 pub mod proctree;
 pub mod pty;
 pub mod quota;
+pub mod ramdisk;
 pub mod remove;
 pub mod sched;
 pub mod spawn;
@@ -35,3 +40,16 @@ pub mod users;
 pub mod walk;
 
 pub use error::{Error, chain};
+
+/// A place where tests make the process die; nothing in a release. See `failpoint`.
+#[macro_export]
+macro_rules! failpoint {
+    (soon $name:expr) => {
+        #[cfg(debug_assertions)]
+        $crate::failpoint::reach_soon($name);
+    };
+    ($name:expr) => {
+        #[cfg(debug_assertions)]
+        $crate::failpoint::reach($name);
+    };
+}

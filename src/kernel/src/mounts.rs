@@ -62,6 +62,19 @@ pub fn below<'a>(mounts: &'a [Mount], directory: &Path) -> Vec<&'a Mount> {
     mounts.iter().rev().filter(|mount| mount.target.starts_with(directory)).collect()
 }
 
+/// Takes a mount and all below it out of the tree (`MNT_DETACH`); what is busy
+/// goes when it is let go of. One that is gone already is fine.
+///
+/// # Errors
+/// As `umount2`.
+pub fn detach(target: &Path) -> Result<(), Error> {
+    use nix::mount::{MntFlags, umount2};
+    match umount2(target, MntFlags::MNT_DETACH | MntFlags::UMOUNT_NOFOLLOW) {
+        Ok(()) | Err(nix::errno::Errno::EINVAL | nix::errno::Errno::ENOENT) => Ok(()),
+        Err(error) => Err(Error::new("unmount", target.display().to_string(), error.into())),
+    }
+}
+
 fn parse(line: &[u8]) -> Option<Mount> {
     let mut fields = line.split(|b| *b == b' ');
     let mut number = || std::str::from_utf8(fields.next()?).ok()?.parse().ok();

@@ -77,7 +77,43 @@ async fn read(request: &mut Request) -> Result<Call, Response> {
     if let Some(schema) = mesos::schema::find("mesos.v1.master.Call") {
         mesos::schema::check(schema, &bytes).map_err(|_| malformed())?;
     }
-    Call::decode(bytes.as_slice()).map_err(|_| malformed())
+    let mut call = Call::decode(bytes.as_slice()).map_err(|_| malformed())?;
+    if let Some(drain) = &mut call.drain_agent {
+        drain.max_grace_period = grace_period(&bytes).map_err(|()| malformed())?;
+    }
+    Ok(call)
+}
+
+/// The one field whose bytes differ between v0 (`DurationInfo`) and v1
+/// (`google.protobuf.Duration`): `DRAIN_AGENT`'s `max_grace_period`.
+fn grace_period(call: &[u8]) -> Result<Option<mesos::DurationInfo>, ()> {
+    #[derive(prost::Message)]
+    struct V1Call {
+        #[prost(message, optional, tag = "21")]
+        drain_agent: Option<V1Drain>,
+    }
+    #[derive(prost::Message)]
+    struct V1Drain {
+        #[prost(message, optional, tag = "2")]
+        max_grace_period: Option<V1Duration>,
+    }
+    #[derive(prost::Message)]
+    struct V1Duration {
+        #[prost(int64, tag = "1")]
+        seconds: i64,
+        #[prost(int32, tag = "2")]
+        nanos: i32,
+    }
+    let call = V1Call::decode(call).map_err(|_| ())?;
+    let Some(grace) = call.drain_agent.and_then(|drain| drain.max_grace_period) else {
+        return Ok(None);
+    };
+    let nanoseconds = grace
+        .seconds
+        .checked_mul(1_000_000_000)
+        .and_then(|n| n.checked_add(i64::from(grace.nanos)))
+        .filter(|n| *n >= 0);
+    Ok(Some(mesos::DurationInfo { nanoseconds: nanoseconds.ok_or(())? }))
 }
 
 fn send(answer: &Answer, media: Media) -> Response {
@@ -85,7 +121,7 @@ fn send(answer: &Answer, media: Media) -> Response {
         Media::Json => super::lists::json(answer),
         Media::Protobuf => encode("mesos.v1.master.Response", answer, media),
     };
-    Response::bytes(media.as_str(), body)
+    Response::answer(media, body)
 }
 
 fn of(kind: response::Type) -> Answer {
@@ -192,6 +228,14 @@ async fn change(api: &Arc<Api>, call: Call) -> Result<Response, Response> {
         }
         call::Type::MarkAgentGone => {
             Command::MarkAgentGone(agent(call.mark_agent_gone.unwrap_or_default().slave_id))
+        }
+        call::Type::DrainAgent => {
+            let drain = call.drain_agent.unwrap_or_default();
+            let config = mesos::DrainConfig {
+                max_grace_period: drain.max_grace_period,
+                mark_gone: Some(drain.mark_gone()),
+            };
+            Command::DrainAgent(agent(drain.slave_id), config)
         }
         call::Type::DeactivateAgent => {
             Command::DeactivateAgent(agent(call.deactivate_agent.unwrap_or_default().slave_id))

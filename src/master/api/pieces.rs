@@ -139,7 +139,7 @@ impl AgentPieces {
         let tail = keep(
             |o| &o.tail,
             |a, b| {
-                (a.active, a.deactivated) == (b.active, b.deactivated)
+                (a.active, &a.standing) == (b.active, &b.standing)
                     && Arc::ptr_eq(&a.version, &b.version)
                     && Arc::ptr_eq(&a.capabilities, &b.capabilities)
             },
@@ -187,9 +187,15 @@ fn agent_reserved(w: &mut Writer, agent: &Agent) {
 
 fn agent_tail(w: &mut Writer, agent: &Agent) {
     w.key("active").bool(agent.active);
-    w.key("deactivated").bool(agent.deactivated);
+    w.key("deactivated").bool(agent.standing.deactivated);
     w.key("version").string(&agent.version);
     model::strings(w.key("capabilities"), agent.capabilities.iter().map(|c| c.as_str_name()));
+    if let Some(drain) = &agent.standing.drain {
+        w.key("drain_info").message(drain);
+        if let Some(start) = agent.standing.drain_start {
+            w.key("estimated_drain_start_time_seconds").double(start.as_secs_f64());
+        }
+    }
 }
 
 /// `id` to `recovered`: what every object about a framework begins with.

@@ -204,6 +204,7 @@ pub(super) fn refusal(why: &Refusal) -> Response {
         Refusal::Invalid(_) => StatusCode::BAD_REQUEST,
         Refusal::NotSubscribed(_) => StatusCode::FORBIDDEN,
         Refusal::NotFound(_) => StatusCode::NOT_FOUND,
+        Refusal::Conflict(_) => StatusCode::CONFLICT,
         Refusal::Busy(_) => StatusCode::SERVICE_UNAVAILABLE,
     };
     Response::text(status, why.to_string())

@@ -23,6 +23,20 @@ fn time(at: Duration) -> Option<mesos::TimeInfo> {
     Some(time_info(at))
 }
 
+/// In v1 the grace period is a `google.protobuf.Duration`, whose first field is whole
+/// seconds; its fraction is not shown.
+fn v1_drain(mut drain: mesos::DrainInfo) -> mesos::DrainInfo {
+    if let Some(grace) = &mut drain.config.max_grace_period {
+        grace.nanoseconds /= 1_000_000_000;
+    }
+    drain
+}
+
+/// compat: without the fraction.
+fn whole_seconds(at: Duration) -> Option<mesos::TimeInfo> {
+    time(Duration::from_secs(at.as_secs()))
+}
+
 /// One agent.
 #[must_use]
 pub fn agent(agent: &Agent) -> r::get_agents::Agent {
@@ -32,7 +46,9 @@ pub fn agent(agent: &Agent) -> r::get_agents::Agent {
     r::get_agents::Agent {
         agent_info: (*agent.info).clone(),
         active: agent.active,
-        deactivated: Some(agent.deactivated),
+        deactivated: Some(agent.standing.deactivated),
+        drain_info: agent.standing.drain.map(v1_drain),
+        estimated_drain_start_time: agent.standing.drain_start.and_then(whole_seconds),
         version: agent.version.to_string(),
         pid: Some(agent.pid.as_str().to_owned()),
         registered_time: time(agent.registered),

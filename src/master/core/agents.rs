@@ -13,7 +13,7 @@ use mesos::internal::{
 use mesos::resources::Item;
 use mesos::slave_info::capability::Type as Capability;
 
-use super::cluster::Agent;
+use super::cluster::{Agent, Standing};
 use super::registry::Pending;
 use super::tasks::Verdict;
 use super::timers::Timer;
@@ -190,7 +190,7 @@ impl Core {
             reregistered: None,
             connected: true,
             active: true,
-            deactivated: false,
+            standing: Standing::default(),
             total,
             checkpointed,
             used: BTreeMap::new(),

@@ -25,6 +25,8 @@ pub struct Cluster {
     pub unreachable: Arc<BTreeMap<AgentId, Duration>>,
     /// Agents the operator declared gone, with the time since the epoch.
     pub gone: Arc<BTreeMap<AgentId, Duration>>,
+    /// What operators said of agents, registered or not; the rest stand as usual.
+    pub standings: Arc<BTreeMap<AgentId, Standing>>,
     /// Frameworks that may still do something.
     pub frameworks: SharedMap<FrameworkId, Arc<Framework>>,
     /// Removed frameworks, oldest first, at most `--max_completed_frameworks`.
@@ -50,6 +52,25 @@ pub struct Allocation {
     pub filters: BTreeMap<String, usize>,
 }
 
+/// Where an agent stands with its operator.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Standing {
+    /// It gets no offers.
+    pub deactivated: bool,
+    /// It is draining or drained.
+    pub drain: Option<mesos::DrainInfo>,
+    /// When it was told to drain, since the epoch; later masters do not know.
+    pub drain_start: Option<Duration>,
+}
+
+impl Standing {
+    /// Whether something may still run.
+    #[must_use]
+    pub fn is_draining(&self) -> bool {
+        self.drain.is_some_and(|drain| drain.state() == mesos::DrainState::Draining)
+    }
+}
+
 /// A registered agent.
 #[derive(Debug, Clone)]
 pub struct Agent {
@@ -71,8 +92,8 @@ pub struct Agent {
     pub connected: bool,
     /// It gets offers: connected and not deactivated.
     pub active: bool,
-    /// Deactivated by the operator.
-    pub deactivated: bool,
+    /// What the operator said of it.
+    pub standing: Standing,
     /// Everything it has now: registered resources, operations applied,
     /// revocable ones.
     pub total: Resources,

@@ -7,7 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use thiserror::Error;
 
-use super::cluster::{Agent, Framework};
+use super::cluster::{Agent, Framework, Standing};
 use crate::master::ids::{AgentId, FrameworkId, Pid};
 
 /// The time of an event: the core reads no clock.
@@ -129,6 +129,8 @@ pub enum Command {
     UpdateWeights(Vec<mesos::WeightInfo>),
     /// Declare an agent gone for good.
     MarkAgentGone(AgentId),
+    /// End what runs on an agent and offer its resources no more.
+    DrainAgent(AgentId, mesos::DrainConfig),
     /// Stop offering an agent's resources.
     DeactivateAgent(AgentId),
     /// Offer them again.
@@ -222,6 +224,8 @@ pub enum Change {
     Unreachable(AgentId, Duration),
     /// An agent is gone for good since this time.
     Gone(AgentId, Duration),
+    /// Where an agent stands with its operator.
+    Standing(AgentId, Standing),
     /// Old entries of unreachable and gone agents are forgotten.
     Prune(Vec<AgentId>),
     /// The weights of these roles are now these.
@@ -240,6 +244,9 @@ pub enum Refusal {
     /// What the call is about does not exist.
     #[error("{0}")]
     NotFound(String),
+    /// It contradicts what is being done.
+    #[error("{0}")]
+    Conflict(String),
     /// It is being changed right now, or the master is overloaded.
     #[error("{0}")]
     Busy(String),

@@ -461,6 +461,9 @@ impl Core {
             update.status.executor_id = None;
             self.update_task(id, &task, &update);
             self.remove_task(id, &task, false);
+            if let Some(agent) = agent {
+                self.check_drained(&agent);
+            }
         }
         let max = self.config.max_completed_tasks;
         let Some(framework) = self.framework_mut(id) else { return };

@@ -126,7 +126,7 @@ impl Core {
         );
     }
 
-    pub(super) fn gone(&mut self, id: &AgentId, at: Duration, reply: ReplyId) {
+    pub(super) fn gone(&mut self, id: &AgentId, at: Duration, reply: Option<ReplyId>) {
         self.agents.busy.remove(id);
         tracing::warn!(agent = %id, "agent marked gone by the operator");
         Arc::make_mut(&mut self.cluster.gone).insert(id.clone(), at);
@@ -149,11 +149,15 @@ impl Core {
                 None,
             );
         }
-        self.out.push(Effect::Reply(reply, Ok::<(), Refusal>(())));
+        self.forget_standing(id);
+        if let Some(reply) = reply {
+            self.out.push(Effect::Reply(reply, Ok::<(), Refusal>(())));
+        }
     }
 
     pub(super) fn removed(&mut self, id: &AgentId, cause: &'static str, reason: &'static str) {
         self.agents.busy.remove(id);
+        self.forget_standing(id);
         let Some(hostname) = self.agent(id).map(|a| a.info.hostname.clone()) else { return };
         tracing::warn!(agent = %id, "removed agent: {cause}");
         self.count("slave_removals");

@@ -28,6 +28,7 @@ mod calls;
 pub mod cluster;
 pub mod config;
 pub mod counters;
+mod drain;
 mod event;
 mod frameworks;
 mod liveness;
@@ -57,7 +58,7 @@ pub use event::{
     Change, Command, Effect, Event, Now, OperatorEvent, Process, Refusal, ReplyId, StreamId,
     time_info,
 };
-pub use registry::apply;
+pub use registry::{apply, slave_entry, unreachable_entry};
 
 use self::cluster::{Agent, Allocation, Cluster, Framework};
 use self::config::Config;

@@ -281,10 +281,11 @@ impl Core {
         Some(change(Arc::make_mut(operation)))
     }
 
-    fn forget_operation(&mut self, agent: &AgentId, uuid: &mesos::Uuid) {
-        if let Some(agent) = self.agent_mut(agent) {
+    fn forget_operation(&mut self, agent_id: &AgentId, uuid: &mesos::Uuid) {
+        if let Some(agent) = self.agent_mut(agent_id) {
             Arc::make_mut(&mut agent.operations).retain(|o| o.uuid != *uuid);
         }
+        self.check_drained(agent_id);
     }
 
     /// ACKNOWLEDGE_OPERATION_STATUS.

@@ -1,4 +1,5 @@
-//! What operators change: teardown, weights, agents gone, deactivated, back.
+//! What operators change: teardown, weights, agents gone. Of those that get no
+//! offers see `drain`.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -23,8 +24,9 @@ impl Core {
             }
             Command::UpdateWeights(infos) => self.update_weights(infos, reply),
             Command::MarkAgentGone(agent) => self.mark_gone(&agent, reply),
-            Command::DeactivateAgent(agent) => Some(self.deactivate_by_operator(&agent)),
-            Command::ReactivateAgent(agent) => Some(self.reactivate_by_operator(&agent)),
+            Command::DrainAgent(agent, config) => self.drain_by_operator(&agent, config, reply),
+            Command::DeactivateAgent(agent) => self.deactivate_by_operator(&agent, reply),
+            Command::ReactivateAgent(agent) => self.reactivate_by_operator(&agent, reply),
         };
         if let Some(answer) = answer {
             self.out.push(Effect::Reply(reply, answer));
@@ -83,28 +85,6 @@ impl Core {
         self.out.push(Effect::Reply(reply, Ok(())));
     }
 
-    fn deactivate_by_operator(&mut self, agent: &AgentId) -> Result<(), Refusal> {
-        let Some(state) = self.agent_mut(agent) else {
-            return Err(Refusal::Invalid("Unknown agent".into()));
-        };
-        state.deactivated = true;
-        if state.active {
-            self.deactivate_agent(agent);
-        }
-        Ok(())
-    }
-
-    fn reactivate_by_operator(&mut self, agent: &AgentId) -> Result<(), Refusal> {
-        let Some(state) = self.agent_mut(agent).filter(|a| a.deactivated) else {
-            return Err(Refusal::Invalid("Agent is not deactivated".into()));
-        };
-        state.deactivated = false;
-        if state.connected {
-            self.activate_agent(agent);
-        }
-        Ok(())
-    }
-
     fn mark_gone(&mut self, agent: &AgentId, reply: ReplyId) -> Option<Result<(), Refusal>> {
         if self.cluster.gone.contains_key(agent) {
             return Some(Ok(()));
@@ -125,10 +105,14 @@ impl Core {
         if !known {
             return Some(Err(Refusal::NotFound(format!("Agent '{agent}' not found"))));
         }
+        self.begin_gone(agent, Some(reply));
+        None
+    }
+
+    pub(super) fn begin_gone(&mut self, agent: &AgentId, reply: Option<ReplyId>) {
         self.agents.busy.insert(agent.clone(), Busy::Gone);
         let at = self.now.wall;
         let then = Pending::Gone { agent: agent.clone(), at, reply };
         self.store(Change::Gone(agent.clone(), at), then);
-        None
     }
 }

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use mesos::internal::{RegisterSlaveMessage, Registry, ReregisterSlaveMessage, registry};
 
+use super::cluster::Standing;
 use super::timers::Timer;
 use super::{Change, Core, Effect, ReplyId, time_info};
 use crate::master::ids::{AgentId, Pid};
@@ -20,7 +21,8 @@ pub(super) enum Pending {
     Register { pid: Pid, message: Box<RegisterSlaveMessage> },
     Reregister { pid: Pid, message: Box<ReregisterSlaveMessage>, reachable: bool },
     Unreachable { agent: AgentId, at: Duration, cause: &'static str },
-    Gone { agent: AgentId, at: Duration, reply: ReplyId },
+    Gone { agent: AgentId, at: Duration, reply: Option<ReplyId> },
+    Standing { agent: AgentId, standing: Standing, reply: Option<ReplyId> },
     Remove { agent: AgentId, cause: &'static str, reason: &'static str },
     Pruned(Vec<AgentId>),
     Weights { infos: Vec<mesos::WeightInfo>, reply: ReplyId },
@@ -47,6 +49,9 @@ impl Core {
                 Pending::Unreachable { agent, at, cause } => self.unreachable(&agent, at, cause),
                 Pending::Gone { agent, at, reply } => self.gone(&agent, at, reply),
                 Pending::Remove { agent, cause, reason } => self.removed(&agent, cause, reason),
+                Pending::Standing { agent, standing, reply } => {
+                    self.standing_stored(&agent, standing, reply);
+                }
                 Pending::Pruned(agents) => self.pruned(&agents),
                 Pending::Weights { infos, reply } => self.weights_stored(&infos, reply),
             }
@@ -67,6 +72,13 @@ impl Core {
             Arc::new(unreachable.map(|u| (AgentId::from(&u.id), wall(&u.timestamp))).collect());
         self.cluster.gone =
             Arc::new(gone.map(|g| (AgentId::from(&g.id), wall(&g.timestamp))).collect());
+        let admitted = registry.slaves.iter().flat_map(|s| &s.slaves).filter_map(|s| {
+            Some((AgentId::from(s.info.id.as_ref()?), standing(s.drain_info, s.deactivated)))
+        });
+        let lost = registry.unreachable.iter().flat_map(|u| &u.slaves);
+        let lost = lost.map(|u| (AgentId::from(&u.id), standing(u.drain_info, u.deactivated)));
+        let standings = admitted.chain(lost).filter(|(_, s)| *s != Standing::default());
+        self.cluster.standings = Arc::new(standings.collect());
         let weights: BTreeMap<String, f64> =
             registry.weights.iter().map(|w| (w.info.role().to_owned(), w.info.weight)).collect();
         self.allocator.set_weights(&weights);
@@ -109,6 +121,23 @@ impl Core {
     }
 }
 
+fn standing(drain: Option<mesos::DrainInfo>, deactivated: Option<bool>) -> Standing {
+    Standing { deactivated: deactivated.unwrap_or(false), drain, drain_start: None }
+}
+
+/// What the registry says of an agent's standing, for its next entry.
+fn standing_of(registry: &Registry, agent: &AgentId) -> Standing {
+    let mut slaves = registry.slaves.iter().flat_map(|s| &s.slaves);
+    let mut lost = registry.unreachable.iter().flat_map(|u| &u.slaves);
+    let admitted = slaves.find(|s| s.info.id.as_ref().is_some_and(|id| id.value == agent.as_str()));
+    let lost = lost.find(|s| s.id.value == agent.as_str());
+    match (admitted, lost) {
+        (Some(s), _) => standing(s.drain_info, s.deactivated),
+        (None, Some(s)) => standing(s.drain_info, s.deactivated),
+        (None, None) => Standing::default(),
+    }
+}
+
 /// Applies a change to the registry as one message.
 pub fn apply(registry: &mut Registry, change: &Change) {
     match change {
@@ -117,18 +146,17 @@ pub fn apply(registry: &mut Registry, change: &Change) {
         }
         Change::Admit(info) => {
             let Some(id) = info.id.as_ref().map(AgentId::from) else { return };
+            let kept = standing_of(registry, &id);
             forget(registry, &id);
-            let entry = registry::Slave { info: (**info).clone(), ..registry::Slave::default() };
+            let entry = slave_entry(info, &kept);
             registry.slaves.get_or_insert_default().slaves.push(entry);
         }
         Change::Remove(agent) => forget(registry, agent),
         Change::Unreachable(agent, at) => {
+            let kept = standing_of(registry, agent);
             forget(registry, agent);
-            registry.unreachable.get_or_insert_default().slaves.push(registry::UnreachableSlave {
-                id: agent.message(),
-                timestamp: time_info(*at),
-                ..registry::UnreachableSlave::default()
-            });
+            let entry = unreachable_entry(agent, *at, &kept);
+            registry.unreachable.get_or_insert_default().slaves.push(entry);
         }
         Change::Gone(agent, at) => {
             forget(registry, agent);
@@ -137,6 +165,19 @@ pub fn apply(registry: &mut Registry, change: &Change) {
                 .get_or_insert_default()
                 .slaves
                 .push(registry::GoneSlave { id: agent.message(), timestamp: time_info(*at) });
+        }
+        Change::Standing(agent, standing) => {
+            for entry in registry.slaves.iter_mut().flat_map(|s| &mut s.slaves) {
+                if entry.info.id.as_ref().is_some_and(|id| id.value == agent.as_str()) {
+                    *entry = slave_entry(&entry.info, standing);
+                }
+            }
+            for entry in registry.unreachable.iter_mut().flat_map(|u| &mut u.slaves) {
+                if entry.id.value == agent.as_str() {
+                    entry.drain_info = standing.drain;
+                    entry.deactivated = standing.deactivated.then_some(true);
+                }
+            }
         }
         Change::Prune(agents) => {
             for agent in agents {
@@ -154,6 +195,29 @@ pub fn apply(registry: &mut Registry, change: &Change) {
                 registry.weights.push(registry::Weight { info: info.clone() });
             }
         }
+    }
+}
+
+/// A registered agent as the registry keeps it.
+pub fn slave_entry(info: &mesos::SlaveInfo, standing: &Standing) -> registry::Slave {
+    registry::Slave {
+        info: info.clone(),
+        drain_info: standing.drain,
+        deactivated: standing.deactivated.then_some(true),
+    }
+}
+
+/// An unreachable agent as the registry keeps it.
+pub fn unreachable_entry(
+    agent: &AgentId,
+    at: Duration,
+    standing: &Standing,
+) -> registry::UnreachableSlave {
+    registry::UnreachableSlave {
+        id: agent.message(),
+        timestamp: time_info(at),
+        drain_info: standing.drain,
+        deactivated: standing.deactivated.then_some(true),
     }
 }
 

@@ -134,6 +134,7 @@ impl Core {
         self.shut_down_completed(id, &message.frameworks);
         self.observe(id);
         self.announce(id);
+        self.apply_standing(id);
     }
 
     /// Tasks that came back are neither unreachable nor completed any more.
@@ -214,6 +215,7 @@ impl Core {
         self.kill_again(id, message);
         self.shut_down_completed(id, &message.frameworks);
         self.reconnect(id);
+        self.apply_standing(id);
         if !self.agent(id).is_some_and(|a| a.can(Capability::ResourceProvider)) {
             let resources = self.agent(id).map(|a| a.checkpointed.to_protos()).unwrap_or_default();
             self.send(pid, &CheckpointResourcesMessage { resources });
@@ -324,8 +326,7 @@ impl Core {
         }
         let Some(agent) = self.agent_mut(id).filter(|a| !a.connected) else { return };
         agent.connected = true;
-        let deactivated = agent.deactivated;
-        if !deactivated {
+        if !agent.standing.deactivated {
             self.activate_agent(id);
         }
     }

@@ -30,6 +30,7 @@ outgoing!(
     AcknowledgeOperationStatusMessage,
     CheckpointResourcesMessage,
     ExecutorToFrameworkMessage,
+    DrainSlaveMessage,
     ExitedExecutorMessage,
     FrameworkErrorMessage,
     FrameworkRegisteredMessage,

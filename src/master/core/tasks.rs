@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use mesos::internal;
 pub use mesos::model::is_terminal;
+use mesos::secrets::Secretive;
 use mesos::task_status::{Reason, Source};
 use mesos::{ExecutorInfo, Task, TaskInfo, TaskState, TaskStatus};
 
@@ -61,8 +62,9 @@ pub(super) fn task_of(info: &TaskInfo, framework: &FrameworkId) -> Task {
         status_update_uuid: None,
         labels: info.labels.clone(),
         discovery: info.discovery.clone(),
-        container: info.container.clone(),
-        health_check: info.health_check.clone(),
+        // Shown to everybody, and never used to run it.
+        container: info.container.without_secrets(),
+        health_check: info.health_check.without_secrets(),
         kill_policy: info.kill_policy,
         user: user.or_else(|| executor_command.and_then(|c| c.user.clone())),
         limits: info.limits.clone(),
@@ -341,6 +343,7 @@ impl Core {
                 uuid: call.uuid,
             },
         );
+        self.check_drained(&agent);
         self.count("valid_status_update_acknowledgements");
     }
 

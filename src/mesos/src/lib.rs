@@ -7,6 +7,7 @@
 //! * [`schema`]: static tables of every message, v0, v1 and internal.
 //! * [`recordio`]: the framing of event streams.
 //! * [`resources`], [`attributes`], [`roles`]: the values that agents offer.
+//! * [`secrets`]: messages without their secret values.
 //!
 //! The generated structs cover the v0 packages (`mesos`, `mesos.scheduler`,
 //! `mesos.internal`, ...). v1 messages share their wire form and are reached
@@ -26,6 +27,7 @@ pub mod recordio;
 pub mod resources;
 pub mod roles;
 pub mod schema;
+pub mod secrets;
 pub mod v1;
 
 pub use packages::mesos::*;

@@ -5,6 +5,7 @@ use http::{HeaderName, HeaderValue, StatusCode, header};
 use tokio::sync::mpsc;
 
 use super::body::{OutBody, Payload};
+use super::media::Media;
 
 /// Media type of JSON bodies.
 pub const JSON: &str = "application/json";
@@ -17,13 +18,15 @@ pub struct Response {
     status: StatusCode,
     content_type: Option<HeaderValue>,
     headers: Vec<(HeaderName, HeaderValue)>,
+    /// The type comes before the length.
+    type_first: bool,
     pub(super) body: Payload,
 }
 
 impl Response {
     fn new(status: StatusCode, content_type: Option<&str>, body: Payload) -> Response {
         let content_type = content_type.and_then(|t| HeaderValue::from_str(t).ok());
-        Response { status, content_type, headers: Vec::new(), body }
+        Response { status, content_type, headers: Vec::new(), type_first: false, body }
     }
 
     /// 200 with a JSON document.
@@ -48,6 +51,12 @@ impl Response {
     #[must_use]
     pub fn bytes(content_type: &str, body: impl Into<Bytes>) -> Response {
         Response::new(StatusCode::OK, Some(content_type), Payload::Whole(body.into()))
+    }
+
+    /// 200 with the answer to a call of a v1 API.
+    #[must_use]
+    pub fn answer(media: Media, body: impl Into<Bytes>) -> Response {
+        Response { type_first: true, ..Response::bytes(media.as_str(), body) }
     }
 
     /// 200 with a body that goes on until the sender is dropped. Each item is one
@@ -162,10 +171,12 @@ impl Response {
             Some(n) => headers.insert(header::CONTENT_LENGTH, HeaderValue::from(n)),
             None => headers.insert(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked")),
         };
-        // compat: messages and pages name their type first, documents their length.
-        let text = self.content_type.as_ref().is_some_and(|t| {
-            t.as_bytes().starts_with(b"text/plain") || t.as_bytes().starts_with(b"text/html")
-        });
+        // compat: messages, pages and answers to calls name their type first, documents
+        // their length.
+        let text = self.type_first
+            || self.content_type.as_ref().is_some_and(|t| {
+                t.as_bytes().starts_with(b"text/plain") || t.as_bytes().starts_with(b"text/html")
+            });
         if !text {
             set_length(headers);
         }

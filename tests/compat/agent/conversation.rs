@@ -13,7 +13,7 @@ const MASTER: &str = "127.0.0.1:5050";
 const EXECUTOR: &str = "127.0.0.1:39813";
 
 /// The base64 text after a name, for example of a uuid.
-fn value_after<'a>(text: &'a str, name: &str) -> &'a str {
+pub fn value_after<'a>(text: &'a str, name: &str) -> &'a str {
     let at = text.find(name).expect("a member");
     text[at..].split("\"value\":\"").nth(1).and_then(|t| t.split('"').next()).expect("a value")
 }

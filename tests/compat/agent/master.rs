@@ -4,13 +4,21 @@
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use bulkhead::agent::api::metrics::Surroundings;
+use bulkhead::agent::api::session::Sessions;
+use bulkhead::agent::api::{About, Api, Context};
 use bulkhead::agent::{Config, Handle, PostOutbox};
 use bulkhead::containerizer::{Containerizer, native};
+use bulkhead::daemon::api::Common;
+use bulkhead::daemon::files::Files;
+use bulkhead::daemon::flags::{Flags, agent::FLAGS};
+use bulkhead::daemon::logging::Logging;
+use bulkhead::daemon::metrics::Metrics;
 use bulkhead::launch::Engine;
 use bulkhead::wire::http::{Limits, Request, Response, Service, StatusCode, serve};
 use bulkhead::wire::libprocess::{Message, Post, Upid};
@@ -102,18 +110,40 @@ impl Master {
     }
 }
 
-struct Door(Handle);
+/// The agent's whole door.
+fn api(config: &Config, handle: Handle, containerizer: Arc<native::Native>) -> Api {
+    let arguments = ["--work_dir=/none".to_owned(), "--master=127.0.0.1:1".to_owned()];
+    let flags = Flags::parse(FLAGS, arguments, []).expect("known flags");
+    let context = Context {
+        handle,
+        containerizer,
+        about: About {
+            version: mesos::VersionInfo::default(),
+            start_time: 0.0,
+            pid: config.pid.clone(),
+            capabilities: config.capabilities.clone(),
+            flags: Vec::new(),
+        },
+        work_dir: config.work_dir.clone(),
+        switch_user: config.switch_user,
+        common: Common {
+            files: Files::new(),
+            metrics: Metrics::new(),
+            logging: Logging::silent(),
+            flags: Arc::new(flags),
+        },
+        sessions: Sessions::default(),
+    };
+    Api::new(context, Surroundings::default)
+}
 
-#[async_trait]
-impl Service for Door {
-    async fn call(&self, _request: Request) -> Response {
-        Response::text(StatusCode::NOT_FOUND, "no API here")
-    }
-
-    fn message(&self, message: Message) -> bool {
-        message.to == "slave(1)"
-            && self.0.message(&message.from.to_string(), &message.name, &message.body)
-    }
+/// A program that does nothing, in place of the default executor: the test plays it.
+fn quiet_executor(dir: &Path) -> PathBuf {
+    let path = dir.join("executor");
+    std::fs::write(&path, "#!/bin/sh\nexec sleep 1000\n").expect("write a script");
+    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+    std::fs::set_permissions(&path, mode).expect("make it executable");
+    path
 }
 
 /// An agent in a runtime of its own.
@@ -150,6 +180,7 @@ impl Agent {
             .build()
             .expect("a runtime");
         let (work, run) = (dir.join("work"), dir.join("run"));
+        let executor = quiet_executor(dir);
         let start = async move {
             let listener = TcpListener::bind("127.0.0.1:0").await.expect("bind");
             let address = listener.local_addr().expect("address");
@@ -167,14 +198,16 @@ impl Agent {
             config.version = "1.12.0".into();
             config.registration_backoff = Duration::from_millis(20);
             config.switch_user = false;
+            config.default_executor = executor;
             let outbox = Arc::new(PostOutbox::new(post, "slave(1)"));
-            let (handle, done) = bulkhead::agent::start(config, Arc::clone(&native) as _, outbox);
+            let started = bulkhead::agent::start(config.clone(), Arc::clone(&native) as _, outbox);
+            let (handle, done) = started;
             tokio::spawn(async move {
                 if let Ok(Err(error)) = done.await {
                     eprintln!("the agent ended: {error}");
                 }
             });
-            let door = Arc::new(Door(handle.clone()));
+            let door = Arc::new(api(&config, handle.clone(), Arc::clone(&native)));
             tokio::spawn(serve(listener, door, Limits::default(), std::future::pending()));
             (handle, address, native)
         };

@@ -35,7 +35,10 @@ struct Nothing;
 
 #[async_trait]
 impl Containerizer for Nothing {
-    async fn recover(&self, _: Vec<KnownContainer>) -> Result<(), ContainerizerError> {
+    async fn recover(
+        &self,
+        _: Vec<KnownContainer>,
+    ) -> Result<Vec<ContainerId>, ContainerizerError> {
         Ok(())
     }
 

@@ -49,6 +49,9 @@ async fn a_group_runs_in_nested_containers_and_ends_as_one() {
     let status = &framework.statuses["g-run"].last().expect("a status").clone();
     let container = &status["container_status"]["container_id"];
     assert!(container["parent"]["value"].is_string(), "{status}");
+    let pid = status["container_status"]["executor_pid"].as_u64().expect("a pid");
+    let line = std::fs::read(format!("/proc/{pid}/cmdline")).expect("the task's process");
+    assert!(line.windows(5).any(|w| w == b"sleep"), "{}", String::from_utf8_lossy(&line));
 
     let state: Value =
         serde_json::from_str(&get(&cluster.agent, "/state").expect("/state")).expect("JSON");

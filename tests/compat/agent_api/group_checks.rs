@@ -2,15 +2,20 @@
 //! it runs commands in.
 
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use bulkhead::wire::client::{Call, Client};
 use serde_json::{Value, json};
+use tokio::time::timeout;
 
 use crate::cluster::{Cluster, Options};
 use crate::door::Door;
 use crate::framework::{Framework, command};
 use crate::group::launch;
 use crate::require;
+
+/// Longest wait for anything of a session.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 #[tokio::test]
 async fn a_sick_task_of_a_group_is_killed() {
@@ -66,7 +71,7 @@ async fn a_command_check_sees_what_its_task_sees() {
             "command": { "shell": true, "value": line } } })
         .to_string()
     };
-    let client = Client::new(&cluster.agent);
+    let client = Client::new(&cluster.agent).timeout(PATIENCE);
     let session = call("touch stop; echo out; echo err >&2; exit 3", "session");
     let session = Call::post("/api/v1", "application/json", session)
         .header("accept", "application/recordio")
@@ -75,10 +80,14 @@ async fn a_command_check_sees_what_its_task_sees() {
     assert_eq!(stream.status.as_u16(), 200);
     assert_eq!(stream.header("message-content-type"), Some("application/json"));
     let (mut events, mut records) = (stream.events(1 << 20), Vec::new());
-    while let Some(record) = events.next().await.expect("a whole stream") {
+    loop {
+        let next = timeout(PATIENCE, events.next()).await.expect("a record or the end in time");
+        let Some(record) = next.expect("a whole stream") else { break };
         let record: Value = serde_json::from_slice(&record).expect("JSON");
         let data = &record["data"];
-        records.push((data["type"].clone(), data["data"].clone()));
+        if record["type"] == "DATA" {
+            records.push((data["type"].clone(), data["data"].clone()));
+        }
     }
     records.sort_by_key(|(kind, _)| kind.to_string());
     // Bytes are base64: "err\n", "out\n".

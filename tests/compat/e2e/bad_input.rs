@@ -275,3 +275,67 @@ fn flags_name_the_nearest() {
         assert!(!text.contains("panicked"), "{program} {flags:?}: {text}");
     }
 }
+
+/// What cannot work together, or not here, is said at start by name.
+#[test]
+fn contradictory_isolators_are_refused_at_start() {
+    require!(root, cgroup);
+    let dir = TempDir::new("isolation");
+    let flag = |name: &str, value: &str| format!("--{name}={value}");
+    let root = format!("bulkhead-test-refused-{}", std::process::id());
+    let base = [
+        flag("master", "127.0.0.1:1"),
+        flag("ip", "127.0.0.1"),
+        flag("port", "0"),
+        flag("work_dir", &dir.path().join("work").display().to_string()),
+        flag("runtime_dir", &dir.path().join("runtime").display().to_string()),
+        flag("cgroups_root", &root),
+    ];
+    let profile = dir.path().join("profile");
+    std::fs::create_dir(&profile).expect("mkdir");
+    let seccomp = format!("--seccomp_config_dir={}", profile.display());
+    let rows: [(&[&str], &str); 12] = [
+        (&["--isolation=filesystem/posix,filesystem/linux"], "use exactly one filesystem isolator"),
+        (&["--isolation=cgroups/cpu,cgroups/cpu"], "'cgroups/cpu' is twice"),
+        (&["--isolation=network/cni"], "'network/cni' in --isolation is not supported yet"),
+        (&["--launcher=posix", "--isolation=namespaces/pid"], "'linux' launcher must be used"),
+        (&["--isolation=namespaces/pid"], "'filesystem/linux'"),
+        (&["--isolation=volume/secret"], "'filesystem/linux'"),
+        (&["--isolation=filesystem/linux,devices/cdi"], "'cgroups/devices'"),
+        (&["--isolation=gpu/nvidia", "--resources=gpus:0"], "'cgroups/devices'"),
+        (
+            &[
+                "--isolation=cgroups/devices,gpu/nvidia",
+                "--nvidia_gpu_devices=0",
+                "--resources=gpus:2",
+            ],
+            "as many 'gpus' as --nvidia_gpu_devices names",
+        ),
+        (
+            &[
+                r#"--effective_capabilities={"capabilities":["FLY"]}"#,
+                "--isolation=linux/capabilities",
+            ],
+            "FLY",
+        ),
+        (&["--isolation=linux/seccomp", &seccomp, "--seccomp_profile_name=none"], "none"),
+        (&["--isolation=disk/xfs", "--xfs_project_range=[9-5]"], "xfs_project_range"),
+    ];
+    for (more, expected) in rows {
+        let flags: Vec<&str> =
+            base.iter().map(String::as_str).chain(more.iter().copied()).collect();
+        let output = start("bulkhead-agent", &flags);
+        let text = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(1), "{more:?}: {text}");
+        assert!(text.contains(expected) && !text.contains("panicked"), "{more:?}: {text}");
+    }
+    // What had been made by then is nothing but empty directories.
+    let hierarchies = kernel::cgroup::Hierarchies::detect().expect("the mount table");
+    for hierarchy in hierarchies.all() {
+        let group = kernel::cgroup::Cgroup::new(hierarchy.version, hierarchy.mount.join(&root));
+        if group.exists() {
+            assert_eq!(group.children().expect("a list"), Vec::<String>::new());
+            group.remove(Duration::from_secs(5)).expect("it is empty");
+        }
+    }
+}

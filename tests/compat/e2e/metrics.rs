@@ -54,7 +54,11 @@ async fn both_daemons_speak_to_prometheus() {
 
     let snapshot = get(&cluster.agent, "/metrics/snapshot").expect("the snapshot");
     let snapshot: Value = serde_json::from_str(&snapshot).expect("JSON");
-    let mesos = agent.keys().filter(|name| !name.starts_with("mesos_container_")).count();
+    let prepared = "mesos_isolator_calls_total{call=\"prepare\",isolator=\"cgroups\"}";
+    assert!(agent.get(prepared).is_some_and(|calls| *calls >= 1.0), "{agent:?}");
+    let ours = ["mesos_container_", "mesos_isolator_"];
+    let is_ours = |name: &&String| ours.iter().any(|prefix| name.starts_with(prefix));
+    let mesos = agent.keys().filter(|name| !is_ours(name)).count();
     assert_eq!(Some(mesos), snapshot.as_object().map(serde_json::Map::len), "no figure is lost");
     framework.call("TEARDOWN", Value::Null).await;
 }

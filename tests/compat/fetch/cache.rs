@@ -1,5 +1,7 @@
 //! The cache: shared downloads, revalidation, eviction, restarts, users.
 
+use std::process::Command;
+
 use serde_json::{Value, json};
 
 use super::web::{Manner, Web};
@@ -7,6 +9,7 @@ use super::{PATIENCE, cached, files, log, task, unfinished};
 use crate::cluster::{Cluster, Options, get};
 use crate::framework::Framework;
 use crate::require;
+use crate::support::TempDir;
 
 fn used(cluster: &Cluster) -> u64 {
     let metrics = get(&cluster.agent, "/metrics/snapshot").expect("metrics");
@@ -75,9 +78,9 @@ async fn the_cache_has_a_size_and_users_are_apart() {
     require!(root, cgroup);
     let web = Web::start();
     for name in ["a", "b", "c"] {
-        web.put(&format!("/{name}"), &vec![b'x'; 40]);
+        web.put(&format!("/{name}"), &[b'x'; 40]);
     }
-    web.put("/large", &vec![b'x'; 101]);
+    web.put("/large", &[b'x'; 101]);
     let options = Options::default().agent(&["--fetcher_cache_size=100B"]);
     let cluster = Cluster::start("fetchsize", options);
     let mut framework = Framework::subscribe(&cluster.master, "fetchsize").await;
@@ -103,4 +106,53 @@ async fn the_cache_has_a_size_and_users_are_apart() {
     assert_eq!(web.asked("/a").last().map(String::as_str), Some("200"), "nobody shares");
     let kept = files(&cluster.dir.path().join("fetch"));
     assert!(kept.iter().any(|file| file.starts_with("nobody/c")), "{kept:?}");
+}
+
+/// A file system of 64 KB, gone with the test.
+struct Small(TempDir);
+
+impl Small {
+    fn new() -> Small {
+        let dir = TempDir::new("fetch-small");
+        let mounted = Command::new("mount")
+            .args(["-t", "tmpfs", "-o", "size=64k,mode=700", "tmpfs"])
+            .arg(dir.path())
+            .status();
+        assert!(mounted.expect("run mount").success());
+        Small(dir)
+    }
+}
+
+impl Drop for Small {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("-l").arg(self.0.path()).status();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_cache_that_cannot_be_written_is_no_failure() {
+    require!(root, cgroup);
+    let web = Web::start();
+    web.put("/data", &vec![b'x'; 200_000]);
+    let small = Small::new();
+    let flag = format!("--fetcher_cache_dir={}", small.0.path().display());
+    let cluster = Cluster::start("fetchsmall", Options::default().agent(&[&flag]));
+    let mut framework = Framework::subscribe(&cluster.master, "fetchsmall").await;
+    let uris = || cached(web.url("/data"));
+    let line = "test $(wc -c < data) = 200000";
+    finish(&cluster, &mut framework, vec![task("full", line, uris())]).await;
+    let local = cluster.dir.path().join("data");
+    std::fs::write(&local, vec![b'x'; 200_000]).expect("write");
+    let local = task("local", line, cached(local.display()));
+    finish(&cluster, &mut framework, vec![local]).await;
+    let text = log(&cluster, "full") + &log(&cluster, "local");
+    assert_eq!(text.matches("Bypassing the cache for '").count(), 2, "{text}");
+    assert!(text.contains("Bypassing the cache for '") && text.contains("No space left"), "{text}");
+    assert_eq!((used(&cluster), files(small.0.path())), (0, Vec::new()));
+
+    // A second agent that was given the same directory.
+    let other = Cluster::start("fetchother", Options::default().agent(&[&flag]));
+    let mut framework = Framework::subscribe(&other.master, "fetchother").await;
+    finish(&other, &mut framework, vec![task("taken", line, uris())]).await;
+    assert!(log(&other, "taken").contains("another agent uses '"), "{}", log(&other, "taken"));
 }

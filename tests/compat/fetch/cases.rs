@@ -71,44 +71,41 @@ fn one(uri: Value) -> Value {
     json!([uri])
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_mesos_fetches_is_fetched() {
-    require!(root, cgroup, program_python3);
-    let home = crate::support::TempDir::new("fetch-home");
-    pack(home.path());
-    let (dir, web) = (home.path().display(), Web::start());
-    for name in ["hello", "hello.gz", "all.tar.gz", "all.zip"] {
-        web.put(&format!("/{name}"), &std::fs::read(home.path().join(name)).expect("packed"));
-    }
-    web.put(
-        "/all.tgz?token=x%20y",
-        &std::fs::read(home.path().join("all.tar.gz")).expect("packed"),
-    );
-    web.put("/broken", b"hello\n");
-    web.behave("/broken", Manner::BreaksOnce);
+/// Tasks that fetch and then look at what they got.
+fn good(dir: &str, web: &Web) -> Vec<Value> {
+    good_plain(dir, web)
+        .into_iter()
+        .chain(good_with_fields(dir, web))
+        .map(|(name, line, uris)| task(name, &line, uris))
+        .collect()
+}
+
+const HELLO: &str = "test \"$(cat hello)\" = hello";
+const ALL: &str = "test \"$(cat hello)\" = hello && test \"$(sub/tool)\" = tool";
+
+fn good_plain(dir: &str, web: &Web) -> Vec<(&'static str, String, Value)> {
     let sum = "5891b5b522d5df086d0ff0b110fbd9d21bb4fc7163af34d08286a2e846f6be03";
 
-    let hello = "test \"$(cat hello)\" = hello";
-    let all = "test \"$(cat hello)\" = hello && test \"$(sub/tool)\" = tool";
-    let rows: Vec<(&str, String, Value)> = vec![
-        ("relative", hello.into(), plain("hello")),
-        ("absolute", hello.into(), plain(format!("{dir}/hello"))),
-        ("spaces", hello.into(), plain(format!("  {dir}/hello"))),
-        ("file", hello.into(), plain(format!("file://{dir}/hello"))),
-        ("localhost", hello.into(), plain(format!("file://localhost{dir}/hello"))),
-        ("http", format!("{hello} && test ! -x hello"), plain(web.url("/hello"))),
+    vec![
+        ("relative", HELLO.into(), plain("hello")),
+        ("absolute", HELLO.into(), plain(format!("{dir}/hello"))),
+        ("spaces", HELLO.into(), plain(format!("  {dir}/hello"))),
+        ("file", HELLO.into(), plain(format!("file://{dir}/hello"))),
+        ("localhost", HELLO.into(), plain(format!("file://localhost{dir}/hello"))),
+        ("http", format!("{HELLO} && test ! -x hello"), plain(web.url("/hello"))),
         ("resumed", "test \"$(cat broken)\" = hello".into(), plain(web.url("/broken"))),
-        ("checksum", hello.into(), plain(format!("{}#sha256={sum}", web.url("/hello")))),
-        ("tar", all.into(), plain(format!("{dir}/all.tar"))),
-        ("gz", format!("{all} && test -f all.tar.gz"), plain(web.url("/all.tar.gz"))),
-        ("bz2", all.into(), plain(format!("{dir}/all.tar.bz2"))),
-        ("xz", all.into(), plain(format!("{dir}/all.tar.xz"))),
-        (
-            "zip",
-            format!("test \"$(cat hello)\" = hello && sh sub/tool"),
-            plain(web.url("/all.zip")),
-        ),
-        ("gzip", format!("{hello} && test -f hello.gz"), plain(web.url("/hello.gz"))),
+        ("checksum", HELLO.into(), plain(format!("{}#sha256={sum}", web.url("/hello")))),
+        ("tar", ALL.into(), plain(format!("{dir}/all.tar"))),
+        ("gz", format!("{ALL} && test -f all.tar.gz"), plain(web.url("/all.tar.gz"))),
+        ("bz2", ALL.into(), plain(format!("{dir}/all.tar.bz2"))),
+        ("xz", ALL.into(), plain(format!("{dir}/all.tar.xz"))),
+        ("zip", format!("{HELLO} && sh sub/tool"), plain(web.url("/all.zip"))),
+        ("gzip", format!("{HELLO} && test -f hello.gz"), plain(web.url("/hello.gz"))),
+    ]
+}
+
+fn good_with_fields(dir: &str, web: &Web) -> Vec<(&'static str, String, Value)> {
+    vec![
         (
             "raw",
             "test -f all.tar.gz && test ! -e hello".into(),
@@ -132,12 +129,12 @@ async fn what_mesos_fetches_is_fetched() {
         ),
         (
             "output-archive",
-            all.into(),
+            ALL.into(),
             one(json!({ "value": web.url("/all.tgz?token=x y"), "output_file": "my.tgz" })),
         ),
         (
             "cached",
-            format!("{hello} && test ! -e all.zip"),
+            format!("{HELLO} && test ! -e all.zip"),
             one(json!({ "value": web.url("/all.zip"), "cache": true })),
         ),
         (
@@ -148,50 +145,17 @@ async fn what_mesos_fetches_is_fetched() {
         ),
         (
             "special",
-            format!("{hello} && test ! -e null && test -x suid && test ! -u suid"),
+            format!("{HELLO} && test ! -e null && test -x suid && test ! -u suid"),
             plain(format!("{dir}/special.tar")),
         ),
-    ];
-    let tasks = rows.into_iter().map(|(name, line, uris)| task(name, &line, uris)).collect();
-    let cluster = Cluster::start("fetchgood", options(home.path()));
-    let mut framework = Framework::subscribe(&cluster.master, "fetchgood").await;
-    let wrong = unfinished(&cluster, &mut framework, tasks).await;
-    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
-
-    assert_eq!(web.asked("/broken"), ["200", "206"]);
-    let http = web.url("/hello");
-    let to = sandbox(&cluster, "http").canonicalize().expect("there").join("hello");
-    let text = log(&cluster, "http");
-    for line in [
-        format!("] Fetching URI '{http}'"),
-        format!("] Fetched '{http}' to '{}'", to.display()),
-        "] Successfully fetched all URIs into '".to_owned(),
-    ] {
-        assert!(text.contains(&line), "{line}\n{text}");
-    }
-    let text = log(&cluster, "special");
-    assert!(text.contains("Left out of 'special.tar': 'null': a device"), "{text}");
-    let metrics = crate::cluster::get(&cluster.agent, "/metrics/snapshot").expect("metrics");
-    let metrics: Value = serde_json::from_str(&metrics).expect("JSON");
-    assert_eq!(metrics["containerizer/fetcher/task_fetches_succeeded"], 22.0);
-    assert_eq!(metrics["containerizer/fetcher/task_fetches_failed"], 0.0);
+    ]
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_cannot_be_fetched_is_told() {
-    require!(root, cgroup, program_python3);
-    let home = crate::support::TempDir::new("fetch-bad");
-    pack(home.path());
-    let (dir, web) = (home.path().display(), Web::start());
-    web.put("/stalls", b"hello\n");
-    web.behave("/stalls", Manner::Stalls);
-    web.put("/error", b"");
-    web.behave("/error", Manner::Status(503));
-    web.put("/large", &vec![b'x'; LIMIT + 1]);
-    web.put("/bomb.gz", &std::fs::read(home.path().join("bomb.gz")).expect("packed"));
+/// Tasks that cannot fetch, and what is said of it.
+fn bad(dir: &str, web: &Web) -> Vec<(&'static str, Value, &'static str)> {
     let local = |name: &str| plain(format!("{dir}/{name}"));
     let zeros = "0".repeat(64);
-    let rows: Vec<(&str, Value, &str)> = vec![
+    vec![
         ("missing", local("none"), "No such file"),
         ("directory", local("sub"), "is not a regular file"),
         ("not-found", plain(web.url("/none")), "received HTTP return code 404"),
@@ -225,7 +189,62 @@ async fn what_cannot_be_fetched_is_told() {
             json!([{ "value": format!("{dir}/hello") }, { "value": format!("{dir}/none") }]),
             "none': failed to open",
         ),
-    ];
+    ]
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_mesos_fetches_is_fetched() {
+    require!(root, cgroup, program_python3);
+    let home = crate::support::TempDir::new("fetch-home");
+    pack(home.path());
+    let web = Web::start();
+    for name in ["hello", "hello.gz", "all.tar.gz", "all.zip"] {
+        web.put(&format!("/{name}"), &std::fs::read(home.path().join(name)).expect("packed"));
+    }
+    web.put(
+        "/all.tgz?token=x%20y",
+        &std::fs::read(home.path().join("all.tar.gz")).expect("packed"),
+    );
+    web.put("/broken", b"hello\n");
+    web.behave("/broken", Manner::BreaksOnce);
+    let tasks = good(&home.path().display().to_string(), &web);
+    let cluster = Cluster::start("fetchgood", options(home.path()));
+    let mut framework = Framework::subscribe(&cluster.master, "fetchgood").await;
+    let wrong = unfinished(&cluster, &mut framework, tasks).await;
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+
+    assert_eq!(web.asked("/broken"), ["200", "206"]);
+    let http = web.url("/hello");
+    let to = sandbox(&cluster, "http").canonicalize().expect("there").join("hello");
+    let text = log(&cluster, "http");
+    for line in [
+        format!("] Fetching URI '{http}'"),
+        format!("] Fetched '{http}' to '{}'", to.display()),
+        "] Successfully fetched all URIs into '".to_owned(),
+    ] {
+        assert!(text.contains(&line), "{line}\n{text}");
+    }
+    let text = log(&cluster, "special");
+    assert!(text.contains("Left out of 'special.tar': 'null': a device"), "{text}");
+    let metrics = crate::cluster::get(&cluster.agent, "/metrics/snapshot").expect("metrics");
+    let metrics: Value = serde_json::from_str(&metrics).expect("JSON");
+    assert_eq!(metrics["containerizer/fetcher/task_fetches_succeeded"], 22.0);
+    assert_eq!(metrics["containerizer/fetcher/task_fetches_failed"], 0.0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_cannot_be_fetched_is_told() {
+    require!(root, cgroup, program_python3);
+    let home = crate::support::TempDir::new("fetch-bad");
+    pack(home.path());
+    let web = Web::start();
+    web.put("/stalls", b"hello\n");
+    web.behave("/stalls", Manner::Stalls);
+    web.put("/error", b"");
+    web.behave("/error", Manner::Status(503));
+    web.put("/large", &vec![b'x'; LIMIT + 1]);
+    web.put("/bomb.gz", &std::fs::read(home.path().join("bomb.gz")).expect("packed"));
+    let rows = bad(&home.path().display().to_string(), &web);
     let cluster = Cluster::start("fetchbad", options(home.path()));
     let mut framework = Framework::subscribe(&cluster.master, "fetchbad").await;
     let tasks = rows.iter().map(|(name, uris, _)| task(name, "true", uris.clone())).collect();

@@ -2,7 +2,7 @@
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::{TcpListener, TcpStream};
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 
 use serde_json::{Value, json};
 
@@ -25,10 +25,10 @@ fn ftp() -> u16 {
 }
 
 fn session(mut control: TcpStream) -> std::io::Result<()> {
-    let mut lines = BufReader::new(control.try_clone()?).lines();
+    let lines = BufReader::new(control.try_clone()?).lines();
     let mut data = None;
     write!(control, "220 ready\r\n")?;
-    while let Some(line) = lines.next() {
+    for line in lines {
         let line = line?;
         let (verb, rest) = line.split_once(' ').unwrap_or((&line, ""));
         match verb {
@@ -125,6 +125,12 @@ async fn the_rights_of_the_tasks_user_count() {
     ];
     let wrong = unfinished(&cluster, &mut framework, tasks).await;
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    // Cached for nobody, but not theirs to change.
+    let kept = std::fs::read_dir(cluster.dir.path().join("fetch/nobody")).expect("cached");
+    for entry in kept {
+        let data = entry.expect("an entry").metadata().expect("there");
+        assert_eq!((data.uid(), data.mode() & 0o077), (0, 0));
+    }
     for (name, uris) in [("closed", plain(at("closed"))), ("closed-cached", cached(at("closed")))] {
         let end = framework.run(of_nobody(name, "true", uris), PATIENCE).await;
         let message = end["message"].as_str().unwrap_or("");

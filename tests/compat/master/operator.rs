@@ -9,7 +9,7 @@ use mesos::recordio::Decoder;
 use serde_json::{Value, json};
 
 use crate::conversation::{Said, Stage};
-use crate::raw::{Answer, Stream};
+use crate::raw::{Answer, Stream, exchange};
 use crate::shape::{self, Rules};
 use crate::{Scheduler, require, start, support};
 
@@ -275,6 +275,20 @@ async fn the_recorded_operator_events_play_in_json_and_protobuf() {
         if updated["status"]["uuid"].is_string() && updated["status"]["task_id"]["value"] != "4" {
             play.acknowledge(updated).await;
         }
+    }
+    // Plain answers name their type before their length.
+    let health = r#"{"type":"GET_HEALTH"}"#;
+    for kind in ["application/json", "application/x-protobuf"] {
+        let request = format!(
+            "POST /api/v1 HTTP/1.1\r\nHost: {master}\r\nContent-Type: application/json\r\n\
+             Accept: {kind}\r\nContent-Length: {}\r\n\r\n{health}",
+            health.len()
+        );
+        let address = master.to_string();
+        let answer = tokio::task::block_in_place(|| exchange(&address, request.as_bytes()));
+        let length = answer.body.len();
+        let head = format!("HTTP/1.1 200 OK\r\nContent-Type: {kind}\r\nContent-Length: {length}");
+        assert_eq!(answer.head, head);
     }
     for watch in &mut watches {
         watch.kept.retain(|event| event["type"] != "HEARTBEAT");

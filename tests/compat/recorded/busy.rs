@@ -33,7 +33,10 @@ const NOT_DONE: &[(&str, &str)] = &[
     ("flags.perf_events", "not given here"),
     ("reserved_resources_allocated.web", "no reservation"),
     ("limits", "a map, in any order"),
-    ("container_status.executor_pid", "not known of nested containers"),
+    (
+        "container_status.executor_pid",
+        "of nested ones told when they run, which is a race in Mesos",
+    ),
     ("drain_info", "nothing is drained"),
     ("statistics.blkio_statistics", "cgroups/blkio is not isolated with here"),
     ("statistics.threads", "told with cgroups/pids; a COMPAT row says why"),

@@ -146,9 +146,8 @@ async fn a_peer_that_does_not_read_counts_as_exited() {
         post.send("master", &peer, "a.B", body.clone());
         sent += body.len();
         assert!(sent < 256 << 20, "nothing is held back");
-        match timeout(Duration::from_millis(1), reports.recv()).await {
-            Ok(report) => break report.expect("the post is open"),
-            Err(_) => {}
+        if let Ok(report) = timeout(Duration::from_millis(1), reports.recv()).await {
+            break report.expect("the post is open");
         }
     };
     assert_eq!(report, peer);

@@ -32,7 +32,7 @@ fn sleeper(place: &Place, id: &str, cpus: f64) -> LaunchRequest {
 }
 
 async fn start(native: &Native, request: LaunchRequest) -> u32 {
-    native.launch(request).await.expect("launch").pid
+    native.launch(request).await.expect("launch").pid.expect("it runs")
 }
 
 async fn stop(native: &Native, id: &str) {

@@ -29,7 +29,7 @@ async fn signals_reach_the_first_process_or_all() {
     let place = Place::new("signals", ALL);
     let native = place.start();
     let script = "trap 'echo got; exit 4' USR1; echo ready; while :; do sleep 0.02; done";
-    let pid = native.launch(place.shell("a", script)).await.expect("launch").pid;
+    let pid = native.launch(place.shell("a", script)).await.expect("launch").pid.expect("it runs");
     place.wait_output("a", "ready").await;
     assert_eq!(native.containers(), [(top("a"), Some(pid))]);
     let status = native.status(&top("a")).await.expect("a status");

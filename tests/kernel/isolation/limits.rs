@@ -31,7 +31,7 @@ async fn half_a_cpu_is_half_a_cpu() {
     let mut request = place.shell("burn", "exec sh -c 'while :; do :; done'");
     request.requests = resources(0.5, 64.0);
     request.limits = BTreeMap::from([("cpus".to_owned(), 0.5)]);
-    let pid = native.launch(request).await.expect("launch").pid;
+    let pid = native.launch(request).await.expect("launch").pid.expect("it runs");
     tokio::time::sleep(Duration::from_millis(300)).await;
     let (start, before) = (Instant::now(), cpu_seconds(pid));
     tokio::time::sleep(Duration::from_secs(10)).await;

@@ -70,7 +70,7 @@ fn files(sandbox: &Path, name: &str) -> Vec<(PathBuf, u64)> {
             Some((number, entry.path(), entry.metadata().ok()?.len()))
         })
         .collect();
-    all.sort_by(|a, b| b.0.cmp(&a.0));
+    all.sort_by_key(|entry| std::cmp::Reverse(entry.0));
     all.into_iter().map(|(_, path, size)| (path, size)).collect()
 }
 
@@ -199,7 +199,7 @@ fn agent_and_logger_killed_while_a_task_writes_lose_no_byte() {
     let first = lives();
     let pid = first.block_on(async {
         let native = place.start();
-        native.launch(request.clone()).await.expect("launch").pid
+        native.launch(request.clone()).await.expect("launch").pid.expect("it runs")
     });
     let sandbox = place.path("sandbox-k");
     until("some output", || files(&sandbox, "stdout").len() > 3);

@@ -299,7 +299,7 @@ async fn a_crashing_plugin_fails_its_launch_only_and_is_restarted() {
     let place = place("crash", &[("moody", Policy::Fail), ("good", Policy::Fail)]);
     let native = started(&place).await;
     let calm = place.shell("calm", "echo $MOODY; echo $GOOD; sleep 1000");
-    let pid = native.launch(calm).await.expect("launch").pid;
+    let pid = native.launch(calm).await.expect("launch").pid.expect("it runs");
     let output = place.wait_output("calm", "was here\nwas here").await;
     assert_eq!(output, "was here\nwas here\n");
     let told = std::fs::read_to_string(place.path("moody.kept/calm")).expect("kept");
@@ -474,7 +474,7 @@ fn containers_outlive_agent_and_plugin_and_both_take_them_back() {
     let pid = runtime.block_on(async {
         let native = started(&place).await;
         native.launch(orphan).await.expect("launch");
-        native.launch(kept_one.clone()).await.expect("launch").pid
+        native.launch(kept_one.clone()).await.expect("launch").pid.expect("it runs")
     });
     // Both end: the agent's part with its runtime, the plugin with its agent.
     runtime.shutdown_timeout(Duration::from_secs(5));

@@ -37,7 +37,7 @@ fn asking(mut request: LaunchRequest, linux: LinuxInfo) -> LaunchRequest {
 /// Lines of `/proc/PID/status` of a container that sleeps.
 async fn status_of(native: &Native, request: LaunchRequest) -> String {
     let id = request.id.value.clone();
-    let pid = native.launch(request).await.expect("launch").pid;
+    let pid = native.launch(request).await.expect("launch").pid.expect("it runs");
     let path = format!("/proc/{pid}/status");
     let status = std::fs::read_to_string(path).expect("its status");
     native.destroy(&top(&id), None).await.expect("known");

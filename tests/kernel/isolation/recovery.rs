@@ -19,7 +19,7 @@ pub(crate) fn in_a_life<T>(work: impl Future<Output = T>) -> T {
     result
 }
 
-fn known(request: &LaunchRequest, pid: Option<u32>) -> KnownContainer {
+pub(crate) fn known(request: &LaunchRequest, pid: Option<u32>) -> KnownContainer {
     KnownContainer { request: request.clone(), pid }
 }
 
@@ -42,7 +42,7 @@ fn running_ended_and_orphaned_are_found() {
     nested.id = ContainerId { value: "nested".into(), parent: Some(Box::new(top("running"))) };
     let pid = in_a_life(async {
         let native = place.start();
-        let pid = native.launch(running.clone()).await.expect("launch").pid;
+        let pid = native.launch(running.clone()).await.expect("launch").pid.expect("it runs");
         for request in [&ending, &ended, &orphan] {
             native.launch(request.clone()).await.expect("launch");
         }

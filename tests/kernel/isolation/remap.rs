@@ -76,7 +76,12 @@ async fn ids_are_others_outside_and_given_once() {
     let native = place.start();
     let mut bases = Vec::new();
     for id in ["a", "b"] {
-        let pid = native.launch(place.shell(id, "sleep 1000")).await.expect("launch").pid;
+        let pid = native
+            .launch(place.shell(id, "sleep 1000"))
+            .await
+            .expect("launch")
+            .pid
+            .expect("it runs");
         let (base, count) = users(pid);
         assert_eq!(count, 65536);
         let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("its status");
@@ -90,7 +95,8 @@ async fn ids_are_others_outside_and_given_once() {
     let error = native.launch(place.shell("c", "true")).await.expect_err("no ids are left");
     assert!(error.to_string().contains("every block of --userns_remap is in use"), "{error}");
     destroy(&native, "a").await;
-    let pid = native.launch(place.shell("d", "sleep 1000")).await.expect("launch").pid;
+    let pid =
+        native.launch(place.shell("d", "sleep 1000")).await.expect("launch").pid.expect("it runs");
     assert_eq!(users(pid).0, BASES[0]);
     destroy(&native, "b").await;
     destroy(&native, "d").await;
@@ -151,7 +157,7 @@ async fn nested_containers_and_guests_are_in_their_parents_ids() {
         ..LinuxInfo::default()
     };
     parent.container = Some(mesos_container(Some(linux)));
-    let pid = native.launch(parent).await.expect("launch").pid;
+    let pid = native.launch(parent).await.expect("launch").pid.expect("it runs");
     place.wait_output("p", "ready").await;
     let namespaces = ["user", "ipc", "time"];
     let links: Vec<String> = namespaces
@@ -199,19 +205,29 @@ fn ids_in_use_are_found_again() {
     let request = place.shell("a", "sleep 1000");
     in_a_life(async {
         let native = place.start();
-        let pid = native.launch(request.clone()).await.expect("launch").pid;
+        let pid = native.launch(request.clone()).await.expect("launch").pid.expect("it runs");
         assert_eq!(users(pid).0, BASES[0]);
     });
     in_a_life(async {
         let native = place.start();
         let known = KnownContainer { request: request.clone(), pid: None };
         native.recover(vec![known]).await.expect("recover");
-        let pid = native.launch(place.shell("b", "sleep 1000")).await.expect("launch").pid;
+        let pid = native
+            .launch(place.shell("b", "sleep 1000"))
+            .await
+            .expect("launch")
+            .pid
+            .expect("it runs");
         assert_eq!(users(pid).0, BASES[1], "the first block is taken");
         let error = native.launch(place.shell("c", "true")).await.expect_err("both are");
         assert!(error.to_string().contains("--userns_remap"), "{error}");
         destroy(&native, "a").await;
-        let pid = native.launch(place.shell("d", "sleep 1000")).await.expect("launch").pid;
+        let pid = native
+            .launch(place.shell("d", "sleep 1000"))
+            .await
+            .expect("launch")
+            .pid
+            .expect("it runs");
         assert_eq!(users(pid).0, BASES[0]);
         destroy(&native, "b").await;
         destroy(&native, "d").await;

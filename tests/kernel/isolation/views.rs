@@ -130,11 +130,17 @@ async fn bad_volumes_are_refused_and_leave_nothing() {
     let place = Place::new("badvolumes", ALL);
     let native = place.start();
     let secret = Source { r#type: Some(Type::Secret as i32), ..Source::default() };
+    let csi = Source { r#type: Some(Type::CsiVolume as i32), ..Source::default() };
+    let docker = mesos::image::Docker { name: "alpine".into(), ..Default::default() };
+    let image = mesos::Image { docker: Some(docker), ..Default::default() };
+    let image = Volume { source: None, image: Some(image), ..volume("x", csi.clone(), Mode::Ro) };
     let rows = [
         (volume("x", host("/does/not/exist".as_ref()), Mode::Rw), "/does/not/exist"),
         (volume("/does/not/exist", host("/tmp".as_ref()), Mode::Rw), "must exist"),
         (volume("../x", host("/tmp".as_ref()), Mode::Rw), "'..' is not allowed"),
-        (volume("x", secret, Mode::Rw), "'volume/secret' is not supported yet"),
+        (volume("x", secret, Mode::Rw), "is of type SECRET without 'secret'"),
+        (volume("x", csi, Mode::Rw), "'volume/csi' is not supported yet"),
+        (image, "image 'alpine' at volume 'x': no image provider is configured"),
     ];
     for (volume, wanted) in rows {
         let mut request = place.shell("a", "true");
@@ -153,7 +159,8 @@ async fn a_nested_container_shares_what_it_should() {
     require!(root, cgroup);
     let place = Place::new("nested", ALL);
     let native = place.start();
-    let parent = native.launch(place.shell("p", "sleep 1000")).await.expect("launch").pid;
+    let parent =
+        native.launch(place.shell("p", "sleep 1000")).await.expect("launch").pid.expect("it runs");
     let nested = |id: &str, command: &str, linux: Option<LinuxInfo>| {
         let mut request = place.shell(id, command);
         request.id = ContainerId { value: id.into(), parent: Some(Box::new(top("p"))) };

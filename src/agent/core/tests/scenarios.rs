@@ -308,6 +308,34 @@ fn a_restart_takes_command_tasks_over_without_waiting() {
     assert!(reregistered.last().unwrap().executor_infos.is_empty());
 }
 
+/// What is on the disk of a task with secrets is not what was asked for.
+#[test]
+fn a_task_whose_secrets_are_lost_is_not_launched_again() {
+    let mut world = World::registered();
+    let mut secret = command_task("secret");
+    let value = mesos::Secret {
+        r#type: Some(mesos::secret::Type::Value as i32),
+        value: Some(mesos::secret::Value { data: b"hush".to_vec() }),
+        ..mesos::Secret::default()
+    };
+    let variable = mesos::environment::Variable {
+        name: "S".into(),
+        secret: Some(value),
+        ..mesos::environment::Variable::default()
+    };
+    let environment = mesos::Environment { variables: vec![variable] };
+    secret.command.get_or_insert_default().environment = Some(environment);
+    world.run_task(command_task("plain"), true);
+    world.run_task(secret, true);
+    while world.step_inbox() || world.step_storage() {}
+    world.pending.clear(); // The agent dies before anything is launched.
+    world.crash();
+    world.settle();
+    assert_eq!(world.states_of("plain").last(), Some(&S::TaskRunning));
+    let end = world.states_of("secret").last().copied();
+    assert!(end.is_some_and(mesos::model::is_terminal), "{end:?}");
+}
+
 #[test]
 fn unacknowledged_updates_are_sent_again_after_a_restart() {
     let mut world = World::registered();

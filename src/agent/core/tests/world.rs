@@ -2,7 +2,7 @@
 //! disk, which is real files in a temporary directory. Nothing happens by itself:
 //! the test picks what happens next.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -18,7 +18,8 @@ use crate::agent::core::Core;
 use crate::agent::core::event::{
     Effect, Event, Inbound, LaunchedContainer, NotDiscarded, Seq, Timer,
 };
-use crate::agent::core::state::is_terminal;
+use crate::agent::core::recovery::FoundContainers;
+use crate::agent::core::state::{StreamId, is_terminal};
 use crate::agent::inbox;
 use crate::checkpoint::{Garbage, Mode, Record, Store, WorkDir, recover};
 use crate::checks;
@@ -63,6 +64,10 @@ pub struct World {
     pub tasks: BTreeMap<String, TaskState>,
     /// Status updates as the framework saw them, repetitions left out.
     pub seen: Vec<(String, TaskState, Vec<u8>, mesos::TaskStatus)>,
+    /// All events that the agent put on executors' streams.
+    pub streams: Vec<(StreamId, mesos::executor::Event)>,
+    /// Containers that ever ran.
+    pub started: BTreeSet<String>,
     pub exit: Option<String>,
     pub answers: bool,
     /// What probes find, one after the other; then they are not answered.
@@ -151,6 +156,8 @@ impl World {
             sent: Vec::new(),
             tasks: BTreeMap::new(),
             seen: Vec::new(),
+            streams: Vec::new(),
+            started: BTreeSet::new(),
             exit: None,
             answers: true,
             fuse: None,
@@ -179,6 +186,7 @@ impl World {
             self.core.known_runs().into_iter().map(|r| r.spec.run.container).collect();
         // What the checkpoints do not know is destroyed.
         self.containers.retain(|id, _| known.contains(id));
+        let never_ran = known.into_iter().filter(|id| !self.containers.contains_key(id)).collect();
         let alive = self
             .containers
             .iter()
@@ -187,7 +195,7 @@ impl World {
                 Container::Exited(_) => (id.clone(), None),
             })
             .collect();
-        let effects = self.core.resume(self.now, &alive);
+        let effects = self.core.resume(self.now, &FoundContainers { alive, never_ran });
         self.run(effects);
     }
 
@@ -255,7 +263,7 @@ impl World {
                 }
             }
             Effect::Discard { garbage, urgent } => {
-                let result = self.store.discard(&garbage);
+                let result = self.store.discard(&garbage, &[]);
                 let result = result.map_err(|e| NotDiscarded::Failed(kernel::chain(&e)));
                 self.collected.push((garbage.clone(), urgent));
                 self.pending.push(Pending::Event(Event::Discarded { garbage, result }));
@@ -272,8 +280,8 @@ impl World {
                 let bytes = self.weights.get(&garbage).copied();
                 self.pending.push(Pending::Event(Event::Weighed { garbage, bytes }));
             }
+            Effect::Stream { stream, event } => self.streams.push((stream, *event)),
             Effect::Link { .. }
-            | Effect::Stream { .. }
             | Effect::CloseStream(_)
             | Effect::Reply { .. }
             | Effect::MeasureDisk => {}
@@ -410,7 +418,8 @@ impl World {
                 Pending::Launch(id) => {
                     let pid = 100 + self.containers.len() as u32;
                     self.containers.insert(id.clone(), Container::Running(pid));
-                    let result = Ok(LaunchedContainer { pid, status: None });
+                    self.started.insert(id.clone());
+                    let result = Ok(LaunchedContainer { pid: Some(pid), status: None });
                     Some(Event::Launched { container: id.clone(), result })
                 }
                 Pending::Watch(id) => match self.containers.get(id) {

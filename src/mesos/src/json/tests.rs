@@ -36,6 +36,23 @@ fn doubles_are_laid_out_as_mesos_lays_them_out() {
 }
 
 #[test]
+fn of_map_entries_with_one_key_the_last_counts() {
+    let of = |pairs: &[(&str, f64)]| {
+        let scalar = |(name, value): &(&str, f64)| {
+            ((*name).to_owned(), mesos::value::Scalar { value: *value })
+        };
+        let quantities = pairs.iter().map(scalar).collect();
+        mesos::offer_filters::ResourceQuantities { quantities }.encode_to_vec()
+    };
+    let bytes = [of(&[("cpus", 1.0), ("mem", 2.0)]), of(&[("cpus", 3.0)])].concat();
+    let schema = mesos::schema::find("mesos.OfferFilters.ResourceQuantities").expect("known");
+    let mut text = Vec::new();
+    write(schema, &bytes, &mut text).expect("well formed");
+    let wanted = r#"{"quantities":{"mem":{"value":2.0},"cpus":{"value":3.0}}}"#;
+    assert_eq!(String::from_utf8(text).expect("UTF-8"), wanted);
+}
+
+#[test]
 fn explicit_defaults_are_printed_and_deprecated_ones_are_not() {
     let filters = mesos::Filters::default();
     assert_eq!(to_json(&filters), br#"{"refuse_seconds":5.0}"#);

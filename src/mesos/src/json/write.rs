@@ -1,5 +1,6 @@
 //! Wire bytes to JSON, straight into a byte buffer.
 
+use std::collections::HashSet;
 use std::io::Write as _;
 
 use base64::Engine as _;
@@ -181,8 +182,8 @@ fn write_map(
 ) -> Result<(), WireError> {
     let malformed = |what| WireError::Malformed { message: entry.name, offset: 0, what };
     let (key_kind, value_kind) = (entry.fields[0].kind, entry.fields[1].kind);
-    out.push(b'{');
-    for (i, (_, value)) in values.iter().enumerate() {
+    let mut entries = Vec::with_capacity(values.len());
+    for (_, value) in values {
         let WireValue::Bytes(bytes) = value else {
             return Err(malformed("a map entry"));
         };
@@ -195,7 +196,16 @@ fn write_map(
                 _ => {}
             }
         }
-        if i > 0 {
+        entries.push((k, v));
+    }
+    // Of entries with the same key the last one counts.
+    let mut keys = HashSet::with_capacity(entries.len());
+    let mut counts: Vec<bool> = entries.iter().rev().map(|(k, _)| keys.insert(raw(*k))).collect();
+    counts.reverse();
+    out.push(b'{');
+    let mut comma = false;
+    for ((k, v), _) in entries.into_iter().zip(counts).filter(|(_, counts)| *counts) {
+        if std::mem::replace(&mut comma, true) {
             out.push(b',');
         }
         match (key_kind, k) {
@@ -217,6 +227,15 @@ fn write_map(
     }
     out.push(b'}');
     Ok(())
+}
+
+/// What tells keys of one kind apart.
+fn raw(key: WireValue<'_>) -> (&[u8], u64) {
+    match key {
+        WireValue::Bytes(bytes) => (bytes, 0),
+        WireValue::Varint(n) | WireValue::Fixed64(n) => (b"", n),
+        WireValue::Fixed32(n) => (b"", u64::from(n)),
+    }
 }
 
 fn write_value(

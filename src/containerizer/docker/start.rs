@@ -1,0 +1,202 @@
+//! Birth and adoption: everything up to a container that runs and is watched.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use kernel::cgroup::Hierarchies;
+use tracing::{info, warn};
+
+use super::container::{Cause, Container, Failure, Phase, marks};
+use super::engine::{EngineError, Inspected};
+use super::exit::{Exit, Process};
+use super::output::Output;
+use super::{image, mapping};
+use crate::containerizer::native::{ids_of, runtime, start::append};
+use crate::fetch::Wanted;
+
+/// Between two questions after a restart, at most.
+const SEEK_PAUSE: Duration = Duration::from_secs(5);
+
+fn failure(step: &'static str, message: impl Into<String>) -> Failure {
+    Failure { step, message: message.into() }
+}
+
+fn refused(step: &'static str) -> impl FnOnce(EngineError) -> Failure {
+    move |error| match error {
+        EngineError::Refused { message, .. } => failure(step, message),
+        error => failure(step, kernel::chain(&error)),
+    }
+}
+
+impl Container {
+    /// Launches; the first process' pid, if it still runs. After an error `finish`
+    /// must follow.
+    pub(super) async fn start(&mut self) -> Result<Option<u32>, Failure> {
+        let checkpoint = |error| failure("checkpoint", kernel::chain(&error));
+        self.dir.create().map_err(checkpoint)?;
+        self.dir.write_config(&runtime::config_of(&self.request)).map_err(checkpoint)?;
+        let config = &self.shared.config;
+        let memory = self.shared.machine.memory;
+        let wanted = mapping::wanted(&self.request, config, memory);
+        let wanted = wanted.map_err(|text| failure("check", text))?;
+        // An unknown user is no error: inside the image it may well be known.
+        let ids = ids_of(self.request.user.as_deref()).unwrap_or_default();
+        self.fetch().await?;
+        make_directories(&self.request.sandbox, &wanted.directories, ids)?;
+        self.enter(Phase::Pulling);
+        self.pull(&wanted).await?;
+        self.enter(Phase::Starting);
+        self.asked_for = true;
+        let engine = Arc::clone(&self.shared.engine);
+        let mut made = engine.create(&self.name, &wanted.body).await;
+        if made.as_ref().is_err_and(EngineError::is_conflict) {
+            // What is left of a launch in which the last agent died.
+            engine.remove(&self.name).await.map_err(refused("create"))?;
+            made = engine.create(&self.name, &wanted.body).await;
+        }
+        let made = made.map_err(refused("create"))?;
+        for warning in made {
+            info!(container = %self.key, warning, "docker warns");
+        }
+        let output = self.output().map_err(|text| failure("open", text))?;
+        engine.start(&self.name).await.map_err(refused("start"))?;
+        let inspected = engine.inspect(&self.name).await.map_err(refused("inspect"))?;
+        self.read(output);
+        self.observe(&inspected);
+        Ok(inspected.pid)
+    }
+
+    async fn fetch(&self) -> Result<(), Failure> {
+        let request = &self.request;
+        let wanted = Wanted {
+            uris: &request.command.uris,
+            sandbox: &request.sandbox,
+            user: request.user.as_deref(),
+        };
+        self.shared.fetcher.fetch(wanted).await.map_err(|error| {
+            let (key, cause) = (&self.key, kernel::chain(&error));
+            let text = format!("Failed to fetch all URIs for container '{key}': {cause}");
+            failure("fetch", text)
+        })
+    }
+
+    async fn pull(&self, wanted: &mapping::Wanted) -> Result<(), Failure> {
+        let engine = &self.shared.engine;
+        let (name, tag) = image::split(&wanted.image);
+        let full = super::engine::image_name(name, tag);
+        if !wanted.force_pull && engine.has_image(&full).await.map_err(refused("pull"))? {
+            return Ok(());
+        }
+        let credentials = self.shared.config.credentials.as_ref();
+        let auth = credentials.and_then(|config| image::credentials(config, &wanted.image));
+        info!(container = %self.key, image = full, "pulling");
+        engine.pull(name, tag, auth.as_deref()).await.map_err(|error| match error {
+            EngineError::Refused { message, .. } => {
+                failure("pull", format!("failed to pull image '{full}': {message}"))
+            }
+            error => failure("pull", kernel::chain(&error)),
+        })
+    }
+
+    /// Looks for a container that a former agent started. `None`: it runs.
+    pub(super) async fn seek(&mut self, pid: Option<u32>) -> Option<Cause> {
+        // The kernel's word, should the engine not have one.
+        self.process = pid.and_then(|pid| Process::open(pid, &self.name).ok());
+        // It was started, or was about to be: whatever it said is to be read.
+        if marks(&self.dir).exists() {
+            match self.output() {
+                Ok(output) => self.read(output),
+                Err(error) => warn!(container = %self.key, error, "its output is not read"),
+            }
+        }
+        let mut pause = Duration::from_millis(200);
+        let found = loop {
+            match self.shared.engine.inspect(&self.name).await {
+                Ok(inspected) => break Some(inspected),
+                Err(error) if error.is_missing() => break None,
+                Err(error) => {
+                    let error = kernel::chain(&error);
+                    info!(container = %self.key, error, "looking for it again");
+                }
+            }
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(SEEK_PAUSE);
+        };
+        let Some(inspected) = found else { return Some(Cause::Exited(Exit::Gone)) };
+        if inspected.runs() {
+            self.observe(&inspected);
+            return None;
+        }
+        Some(Cause::Exited(Exit::Known(Box::new(inspected))))
+    }
+
+    /// The files of the sandbox, and how far they have been written.
+    fn output(&self) -> Result<Output, String> {
+        let ids = ids_of(self.request.user.as_deref()).unwrap_or_default();
+        let open = |name: &str| {
+            let path = self.request.sandbox.join(name);
+            let file = append(&path, ids);
+            file.map(Into::into).map_err(|e| format!("failed to open '{}': {e}", path.display()))
+        };
+        let files = [open("stdout")?, open("stderr")?];
+        let marks = marks(&self.dir);
+        let engine = Arc::clone(&self.shared.engine);
+        Output::open(engine, &self.name, files, marks.clone())
+            .map_err(|e| format!("failed to use '{}': {e}", marks.display()))
+    }
+
+    /// From now on the output is read.
+    fn read(&mut self, output: Output) {
+        self.reader = Some(tokio::spawn(output.follow(self.ended.subscribe())));
+    }
+
+    /// It runs, or has just ended: watch the process, take statistics, show it.
+    fn observe(&mut self, inspected: &Inspected) {
+        if let Some(pid) = inspected.pid {
+            self.process = Process::open(pid, &self.name).ok();
+            match probes(pid, &self.shared.config) {
+                Ok(probes) => {
+                    let id = self.request.id.clone();
+                    self.shared.sampler.add(self.slot, id, self.allotted(), probes);
+                }
+                Err(error) => info!(container = %self.key, %error, "it has no statistics"),
+            }
+        }
+        self.view.send_modify(|view| {
+            view.phase = Phase::Running;
+            view.pid = inspected.pid;
+            view.stop_signal.clone_from(&inspected.stop_signal);
+            view.addresses.clone_from(&inspected.addresses);
+        });
+    }
+}
+
+/// What the kernel counts of the container: the engine made its cgroups, the
+/// process is in them.
+fn probes(pid: u32, config: &super::Config) -> Result<Vec<Box<dyn isolators::api::Probe>>, String> {
+    let path = format!("/proc/{pid}/cgroup");
+    let table = std::fs::read(&path).map_err(|e| format!("failed to read {path}: {e}"))?;
+    let hierarchies = Hierarchies::detect().map_err(|e| kernel::chain(&e))?;
+    let wanted = isolators::cgroups::foreign::Wanted {
+        throttling: config.enable_cfs,
+        processes: config.count_processes,
+    };
+    Ok(isolators::cgroups::foreign::probes(&hierarchies, &table, wanted))
+}
+
+fn make_directories(
+    sandbox: &Path,
+    directories: &[PathBuf],
+    ids: Option<(u32, u32)>,
+) -> Result<(), Failure> {
+    for directory in directories {
+        // What was fetched there may be a file.
+        if kernel::beneath::find(sandbox, directory).is_ok() {
+            continue;
+        }
+        let made = kernel::beneath::make_directory(sandbox, directory, ids);
+        made.map_err(|error| failure("volumes", kernel::chain(&error)))?;
+    }
+    Ok(())
+}
