@@ -39,8 +39,6 @@ mod remap;
 mod secrets;
 #[path = "isolation/settings.rs"]
 mod settings;
-#[path = "isolation/terminal.rs"]
-mod terminal;
 #[path = "isolation/views.rs"]
 mod views;
 
