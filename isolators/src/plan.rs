@@ -16,7 +16,7 @@ pub use oci_spec::runtime::{LinuxNamespaceType, Spec};
 #[derive(Debug)]
 pub struct LaunchPlan {
     /// `process` (args, env, cwd, user, capabilities, rlimits, noNewPrivileges,
-    /// terminal), `root` (absent: the host's root file system), `hostname`,
+    /// terminal: standard input is one, and is to be the session's), `root` (absent: the host's root file system), `hostname`,
     /// `mounts` (in order, destinations inside the new root), `linux.namespaces`
     /// (new ones without `path`, joined ones with), masked and read-only paths,
     /// devices. `linux.resources` and `linux.cgroupsPath` stay empty: our

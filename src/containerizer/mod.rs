@@ -75,6 +75,9 @@ pub enum Output {
     /// container is forgotten: readers stop when the container has ended, not at the
     /// end of file, and writers do not hear that nobody reads.
     Pipes(Arc<[OwnedFd; 3]>),
+    /// All three are this terminal, and it is the guest's own (`kernel::pty`): keys
+    /// like ^C are signals. Whoever holds the other end reads and writes.
+    Terminal(Arc<OwnedFd>),
 }
 
 /// A launched container.

@@ -14,7 +14,7 @@ use std::path::Path;
 use isolators::linux::sysctl;
 use isolators::plan::{CgroupJoin, LaunchPlan};
 use kernel::namespaces::Namespace;
-use oci_spec::runtime::{Linux, LinuxIdMapping, Process};
+use oci_spec::runtime::{Linux, LinuxIdMapping};
 
 use super::Engine;
 use super::error::{LaunchError, Step};
@@ -190,7 +190,6 @@ fn refuse(plan: &LaunchPlan, engine: Engine) -> Result<(), LaunchError> {
     let namespaces = linux.and_then(|linux| linux.namespaces().as_ref());
     let mounts = spec.mounts().as_ref().is_some_and(|mounts| !mounts.is_empty());
     let posix = engine == Engine::Posix;
-    let process = spec.process().as_ref();
     let rows = [
         (posix && namespaces.is_some_and(|list| !list.is_empty()), "namespaces"),
         (posix && (spec.root().is_some() || plan.overlay.is_some()), "a root file system"),
@@ -199,7 +198,6 @@ fn refuse(plan: &LaunchPlan, engine: Engine) -> Result<(), LaunchError> {
         (posix && some(linux.map(Linux::readonly_paths)), "read-only paths"),
         (linux.is_some_and(|linux| linux.seccomp().is_some()), "an OCI system call filter"),
         (posix && linux.is_some_and(|l| l.sysctl().is_some()), "sysctls"),
-        (process.and_then(Process::terminal) == Some(true), "a terminal"),
         (spec.hooks().is_some(), "OCI hooks"),
     ];
     match rows.into_iter().find(|(asked, _)| *asked) {

@@ -59,6 +59,7 @@ fn step_of(code: u32) -> Step {
         code::IDENTIFY
         | code::FILES_AS
         | code::SESSION
+        | code::TERMINAL
         | code::SLICE
         | code::DIE_WITH_SHIM
         | code::UMASK => Step::Process,

@@ -1,6 +1,6 @@
 //! `make bench SCENARIO=updates`: status updates through the checkpoint.
 //!
-//! 1,000 tasks with a log each; 64 updates under way at a time, each written and
+//! 1,000 tasks with a log each; 256 updates under way at a time, each written and
 //! flushed before it counts, by the storage task's own parts (store, flusher,
 //! batches). The floor in the same run: one file, one record, one flush after the
 //! other.

@@ -39,6 +39,8 @@ mod remap;
 mod secrets;
 #[path = "isolation/settings.rs"]
 mod settings;
+#[path = "isolation/terminal.rs"]
+mod terminal;
 #[path = "isolation/views.rs"]
 mod views;
 

@@ -25,6 +25,7 @@ for purpose in "$@"; do
       PATH=$PATH:/usr/sbin:/sbin need dockerd docker.io
       need nsenter util-linux
       PATH=$PATH:/usr/sbin:/sbin need logrotate logrotate
+      need journalctl systemd
       ;;
     vm)
       need qemu-system-x86_64 qemu-system-x86

@@ -193,6 +193,10 @@ fn sinks(output: &Output, parent: &LaunchRequest) -> std::io::Result<[Arc<File>;
             // The engine's way for input needs a connection of another kind.
             Ok([copy(1)?, copy(2)?])
         }
+        Output::Terminal(_) => {
+            let text = "terminals are not supported in docker containers";
+            Err(std::io::Error::new(std::io::ErrorKind::Unsupported, text))
+        }
     }
 }
 

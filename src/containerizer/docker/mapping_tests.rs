@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use isolators::quantity::scalar;
 use mesos::container_info::docker_info::PortMapping;
-use mesos::volume::{Source, source};
+use mesos::volume::{Mode, Source, source};
 use mesos::{CommandInfo, ContainerId, NetworkInfo, Parameter, Volume, value};
 
 use super::*;

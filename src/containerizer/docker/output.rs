@@ -248,8 +248,9 @@ mod tests {
     /// Reads all lines since the mark until the file has `stop` bytes: a death there.
     fn read(mark: (u64, u64), file: &mut Vec<u8>, stop: usize) -> (u64, u64) {
         let mut place = Place::at(mark, file.len() as u64);
+        let since = mark.0;
         let mut mark = mark;
-        for (time, text) in lines().iter().filter(|(time, _)| *time >= mark.0) {
+        for (time, text) in lines().iter().filter(|(time, _)| *time >= since) {
             let (rest, marked) = place.take(*time, text);
             if marked {
                 // On disk before the bytes that follow.

@@ -120,8 +120,13 @@ impl Container {
         if let Some(logs) = shared.config.logs.as_ref().filter(|_| !self.is_guest()) {
             [stdio.stdout, stdio.stderr] = self.make_pipes(logs)?;
         }
+        let mut spec = merged.spec;
+        let terminal = matches!(self.request.class, Class::Debug(Output::Terminal(_)));
+        if let Some(process) = spec.process_mut().as_mut().filter(|_| terminal) {
+            process.set_terminal(Some(true));
+        }
         Ok(LaunchPlan {
-            spec: merged.spec,
+            spec,
             executable,
             overlay: None,
             cgroups: merged.cgroups,
@@ -206,6 +211,10 @@ fn guests_stdio(
             let copy = |fd: &OwnedFd| fd.try_clone().map_err(|e| ("a pipe".to_owned(), e));
             let [stdin, stdout, stderr] = &**pipes;
             Ok(Stdio { stdin: copy(stdin)?, stdout: copy(stdout)?, stderr: copy(stderr)? })
+        }
+        Output::Terminal(terminal) => {
+            let copy = || terminal.try_clone().map_err(|e| ("a terminal".to_owned(), e));
+            Ok(Stdio { stdin: copy()?, stdout: copy()?, stderr: copy()? })
         }
     }
 }

@@ -30,6 +30,7 @@ pub mod perf;
 pub mod pidfd;
 pub mod pipe;
 pub mod proctree;
+pub mod pty;
 pub mod quota;
 pub mod ramdisk;
 pub mod remove;

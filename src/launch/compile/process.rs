@@ -44,6 +44,9 @@ pub(super) fn first_process(
         program.push(Step::Rlimit, format!("{:?}", rlimit.typ()), op);
     }
     program.push(Step::Process, "session", plain(code::SESSION));
+    if process.terminal() == Some(true) {
+        program.push(Step::Process, "terminal", plain(code::TERMINAL));
+    }
     if let Some(user) = user {
         // From here on it has no power over the host, nor over the namespaces above.
         let (b, d) = (Namespace::User.flag(), u64::from(user.slot) + 1);

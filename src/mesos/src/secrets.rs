@@ -81,8 +81,8 @@ impl Secretive for ContainerInfo {
                 if let Some(csi) = &mut source.csi_volume
                     && let Some(provisioned) = &mut csi.static_provisioning
                 {
-                    provisioned.node_stage_secrets.values_mut().for_each(|secret| act(secret));
-                    provisioned.node_publish_secrets.values_mut().for_each(|secret| act(secret));
+                    provisioned.node_stage_secrets.values_mut().for_each(&mut *act);
+                    provisioned.node_publish_secrets.values_mut().for_each(&mut *act);
                 }
             }
             in_image(&mut volume.image, act);

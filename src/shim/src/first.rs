@@ -83,6 +83,8 @@ fn run(shim: &mut Shim, op: &Op) -> Result<(), i32> {
         code::WAIT => wait(),
         code::UNSHARE => done(call!(UNSHARE, op.d)),
         code::SESSION => done(call!(SETSID)),
+        // TIOCSCTTY
+        code::TERMINAL => done(call!(IOCTL, 0, 0x540e, 0)),
         code::RLIMIT => {
             let limit = [op.d, op.e];
             done(call!(PRLIMIT64, 0, op.a, limit.as_ptr(), 0))

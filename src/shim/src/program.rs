@@ -125,6 +125,8 @@ pub mod code {
     pub const SLICE: u32 = 48;
     /// Be killed when the shim dies.
     pub const DIE_WITH_SHIM: u32 = 49;
+    /// Take standard input for the session's terminal.
+    pub const TERMINAL: u32 = 51;
     /// File mode creation mask `a`.
     pub const UMASK: u32 = 50;
     /// Execute the first of the `b` candidate paths in table `a` that can be,

@@ -22,6 +22,7 @@ macro_rules! numbers {
 numbers! {
     READ 0 63
     WRITE 1 64
+    IOCTL 16 29
     LSEEK 8 62
     MMAP 9 222
     MUNMAP 11 215

@@ -19,6 +19,7 @@ use bulkhead::daemon::files::Files;
 use bulkhead::daemon::flags::{Flags, agent::FLAGS};
 use bulkhead::daemon::logging::Logging;
 use bulkhead::daemon::metrics::Metrics;
+use bulkhead::gc::Policy;
 use bulkhead::launch::Engine;
 use bulkhead::wire::http::{Limits, Request, Response, Service, StatusCode, serve};
 use bulkhead::wire::libprocess::{Message, Post, Upid};
@@ -126,6 +127,7 @@ fn api(config: &Config, handle: Handle, containerizer: Arc<native::Native>) -> A
         },
         work_dir: config.work_dir.clone(),
         switch_user: config.switch_user,
+        collection: Policy { delay: config.gc_delay, headroom: config.gc_disk_headroom },
         common: Common {
             files: Files::new(),
             metrics: Metrics::new(),

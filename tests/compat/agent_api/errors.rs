@@ -39,7 +39,7 @@ impl Containerizer for Nothing {
         &self,
         _: Vec<KnownContainer>,
     ) -> Result<Vec<ContainerId>, ContainerizerError> {
-        Ok(())
+        Ok(Vec::new())
     }
 
     async fn launch(&self, request: LaunchRequest) -> Result<Launched, ContainerizerError> {

@@ -93,6 +93,7 @@ impl Recorded {
         let unreserved = self.state["unreserved_resources_full"].as_array().expect("a list");
         let resources = reserved.chain(unreserved).map(resource).collect();
         Snapshot {
+            drain: None,
             generation: 1,
             state: AgentState::Running,
             info: Arc::new(mesos::SlaveInfo { resources, ..info }),
@@ -108,6 +109,7 @@ impl Recorded {
             counters: Counters::default(),
             recovery_secs: Some(0.01),
             max_sandbox_age_secs: 544_320.0,
+            drain: None,
         }
     }
 
@@ -306,7 +308,7 @@ fn containers_show_the_recorded_members_in_order() {
     let snapshot = recorded.snapshot();
     let pb = bytes("v1/agent/busy/GET_CONTAINERS.pb");
     let listed = Response::decode(pb.as_slice()).expect("a response").get_containers;
-    let body = containers::render(&listed.expect("containers").containers, &snapshot);
+    let body = containers::render(&listed.expect("containers").containers, &snapshot, &[]);
     let ours: Value = serde_json::from_slice(&body).expect("JSON");
     let theirs = json("http/agent/containers.busy.json");
     // Both ends list the same four executors; figures differ with the second.

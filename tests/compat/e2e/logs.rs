@@ -109,7 +109,7 @@ async fn a_real_journald_takes_what_tasks_say() {
     require!(root, cgroup, journalctl, nsenter);
     let journald = Journald::start();
     let socket = format!("--container_log_journal_socket={}", journald.socket().display());
-    let flags = ["--container_logger=com_mesosphere_mesos_JournaldLogger", &socket];
+    let flags = ["--container_logger=com_mesosphere_mesos_JournaldLogger", socket.as_str()];
     let cluster = Cluster::start("journald", Options::default().agent(&flags));
     let mut framework = Framework::subscribe(&cluster.master, "journald").await;
     let status = framework.run(command("said", "echo one; echo two; echo bad >&2", 32.0), 60).await;
