@@ -191,7 +191,8 @@ impl Core {
         e.pid = launched.pid;
         e.container_status = launched.status;
         let (run, checkpoint, state) = (e.run.clone(), e.checkpoint, e.state);
-        let (played, id) = (e.is_played(), e.container_id.clone());
+        let id = e.container_id.clone();
+        let played = e.played.as_ref().map(|played| played.task.task_id.value.clone());
         if let Some(pid) = launched.pid.filter(|_| checkpoint) {
             self.persist(Record::ForkedPid { run: run.clone(), pid });
         }
@@ -200,8 +201,13 @@ impl Core {
             .get(&run.framework)
             .is_none_or(|f| f.state == FrameworkState::Terminating);
         if terminating || state == ExecutorState::Terminating {
-            self.out.push(Effect::Destroy { container: id, termination: None });
-        } else if played {
+            let destroy = vec![Effect::Destroy { container: id, termination: None }];
+            // The kill that undoes this launch may not be stored yet.
+            match played {
+                Some(task) => self.after_kill_is_durable(&run, &task, checkpoint, destroy),
+                None => self.out.extend(destroy),
+            }
+        } else if played.is_some() {
             self.played_started(&run.framework, &run.executor);
         }
     }

@@ -103,7 +103,7 @@ impl Core {
 
     /// Whoever finds the task dead after a crash must know that it was killed, so
     /// nothing is done to it before that is stored.
-    fn after_kill_is_durable(
+    pub(super) fn after_kill_is_durable(
         &mut self,
         run: &RunKey,
         task: &str,
