@@ -160,6 +160,10 @@ async fn pass(agent: Api, container: Value, mut input: mpsc::Receiver<Vec<u8>>, 
         && !reply.status.is_success()
     {
         let why = reply.text();
+        // A command that does not read on is not wrong, as in a shell's pipeline.
+        if why.contains("Broken pipe") {
+            return;
+        }
         output.progress(&format!("bulkhead: the input is not passed on: {}", why.trim()));
     }
 }
