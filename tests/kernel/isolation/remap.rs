@@ -292,7 +292,7 @@ async fn root_of_a_remapped_container_gets_nowhere() {
         "chmod 700 /tmp",
         "touch /etc/passwd",
         "dmesg -C",
-        "renice -n -5 $$",
+        "renice -n -20 $$",
     ]
     .map(str::to_owned)
     .into();
