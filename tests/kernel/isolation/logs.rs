@@ -170,6 +170,8 @@ async fn a_logger_killed_again_and_again_loses_no_byte() {
     let place = small("logkill");
     let native = place.start();
     native.launch(place.shell("k", LINES)).await.expect("launch");
+    // On a slow machine a logger would otherwise never live long enough to move a byte.
+    const KILLS: u32 = 20;
     let mut kills = 0;
     let ended = async { native.wait(&top("k")).await.expect("an end") };
     tokio::pin!(ended);
@@ -177,7 +179,7 @@ async fn a_logger_killed_again_and_again_loses_no_byte() {
         tokio::select! {
             end = &mut ended => break end,
             () = tokio::time::sleep(Duration::from_millis(50)) => {
-                if let Some(pid) = logger(&place) {
+                if let Some(pid) = logger(&place).filter(|_| kills < KILLS) {
                     kill(pid);
                     kills += 1;
                 }
