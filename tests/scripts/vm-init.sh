@@ -18,6 +18,7 @@ for module in $modules; do
 done
 ip link set lo up
 ln -s /proc/self/fd /dev/fd
+for n in 0:stdin 1:stdout 2:stderr; do ln -s "fd/${n%%:*}" "/dev/${n#*:}"; done
 # What systemd gives a service with LimitNOFILE=infinity, more or less.
 ulimit -n 65536
 hostname vm
