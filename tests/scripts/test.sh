@@ -121,9 +121,9 @@ if [ "$mode" = full ]; then
   done
   if tests/scripts/deps.sh vm >"$out/vm-deps.log" 2>&1; then
     # Everything on pure v2; on v1 what depends on the cgroup layout.
-    vm cgroup2 700
-    VM_TESTS="kernel_hierarchy kernel_isolation e2e" vm v1 500
-    VM_TESTS="kernel_isolation e2e" vm hybrid 500
+    vm cgroup2 1000
+    VM_TESTS="kernel_hierarchy kernel_isolation e2e" vm v1 800
+    VM_TESTS="kernel_isolation e2e" vm hybrid 800
   elif [ "${REQUIRE_ALL:-0}" = 1 ]; then
     failed=$((failed + 1)) failures+=("vm: qemu is missing")
   else
