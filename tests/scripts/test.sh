@@ -9,6 +9,8 @@ mode=${1:-full}
 CARGO=${CARGO:-cargo}
 TARGET=${TARGET:-${CARGO_TARGET_DIR:-$PWD/target}}
 export CARGO_TERM_COLOR=never CARGO_INCREMENTAL=0
+# Where Debian has logrotate and dockerd.
+export PATH=$PATH:/usr/sbin:/sbin
 out=$TARGET/test-run
 rm -rf "$out" && mkdir -p "$out"
 export BULKHEAD_SKIPPED=$out/skipped
