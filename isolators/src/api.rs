@@ -239,6 +239,16 @@ pub struct Recovered {
     pub leftovers: Vec<String>,
 }
 
+impl Recovered {
+    /// Handles as for new containers: of an isolator that keeps nothing of them, or
+    /// has just put it in order.
+    #[must_use]
+    pub fn attached(isolator: &(impl Isolator + ?Sized), known: &[Known]) -> Recovered {
+        let handles = known.iter().map(|known| isolator.attach(&known.context)).collect();
+        Recovered { handles, leftovers: Vec::new() }
+    }
+}
+
 /// One isolator of the agent.
 #[async_trait]
 pub trait Isolator: Send + Sync {

@@ -63,8 +63,7 @@ impl<C: Clone + Send + Sync + 'static> Isolator for Preparing<C> {
     }
 
     async fn recover(&self, known: &[Known]) -> Result<Recovered, IsolatorError> {
-        let handles = known.iter().map(|known| self.attach(&known.context)).collect();
-        Ok(Recovered { handles, leftovers: Vec::new() })
+        Ok(Recovered::attached(self, known))
     }
 }
 

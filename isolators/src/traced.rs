@@ -271,8 +271,7 @@ mod tests {
         }
 
         async fn recover(&self, known: &[Known]) -> Result<Recovered, IsolatorError> {
-            let handles = known.iter().map(|known| self.attach(&known.context)).collect();
-            Ok(Recovered { handles, leftovers: Vec::new() })
+            Ok(Recovered::attached(self, known))
         }
     }
 

@@ -74,21 +74,26 @@ fn background(cluster: &Cluster, line: &str) -> Child {
         .expect("run bulkhead")
 }
 
+/// The id of the task that runs, which it does within `limit`.
+fn running(cluster: &Cluster, limit: Duration) -> String {
+    let by = Instant::now() + limit;
+    loop {
+        let (_, out, err) = bulkhead(cluster, &["ps", "--json"]);
+        let running = lines(&out).into_iter().find(|t| t["state"] == "TASK_RUNNING");
+        if let Some(task) = running {
+            return task["id"].as_str().expect("an id").to_owned();
+        }
+        assert!(Instant::now() < by, "the task does not run: {out} {err}");
+        std::thread::sleep(Duration::from_millis(200));
+    }
+}
+
 #[test]
 fn tasks_are_listed_read_measured_and_killed() {
     require!(root, cgroup);
     let cluster = Cluster::start("cli-ps", Options::default());
     let mut task = background(&cluster, "echo one; sleep 2; echo two; sleep 100");
-    let by = Instant::now() + Duration::from_secs(30);
-    let id = loop {
-        let (_, out, err) = bulkhead(&cluster, &["ps", "--json"]);
-        let running = lines(&out).into_iter().find(|t| t["state"] == "TASK_RUNNING");
-        if let Some(task) = running {
-            break task["id"].as_str().expect("an id").to_owned();
-        }
-        assert!(Instant::now() < by, "the task does not run: {out} {err}");
-        std::thread::sleep(Duration::from_millis(200));
-    };
+    let id = running(&cluster, Duration::from_secs(30));
     let (_, out, _) = bulkhead(&cluster, &["ps"]);
     assert!(out.starts_with("TASK") && out.contains(&id) && out.contains("running"), "{out}");
 
@@ -138,16 +143,7 @@ fn exec_runs_beside_a_task() {
     require!(root, cgroup);
     let cluster = Cluster::start("cli-exec", Options::default());
     let mut task = background(&cluster, "echo secret > mine; sleep 1000");
-    let by = Instant::now() + Duration::from_secs(60);
-    let id = loop {
-        let (_, out, err) = bulkhead(&cluster, &["ps", "--json"]);
-        let running = lines(&out).into_iter().find(|t| t["state"] == "TASK_RUNNING");
-        if let Some(task) = running {
-            break task["id"].as_str().expect("an id").to_owned();
-        }
-        assert!(Instant::now() < by, "the task does not run: {out} {err}");
-        std::thread::sleep(Duration::from_millis(200));
-    };
+    let id = running(&cluster, Duration::from_secs(60));
     // It sees what the task sees, reads what we read, and its result is ours.
     let line = "until test -s mine; do :; done; cat mine; cat; echo bad >&2; exit 7";
     let (code, out, err) = exec(&cluster, &[&id, "--", "sh", "-c", line], b"input\n");

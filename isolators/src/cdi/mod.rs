@@ -91,8 +91,7 @@ impl Isolator for Cdi {
                 Err(error) => warn!(error = %error.chain(), "a device has lost its CDI spec"),
             }
         }
-        let handles = known.iter().map(|known| self.attach(&known.context)).collect();
-        Ok(Recovered { handles, leftovers: Vec::new() })
+        Ok(Recovered::attached(self, known))
     }
 }
 

@@ -235,8 +235,7 @@ impl Isolator for Nvidia {
             // It keeps what it had until its resources change.
             self.shared.grants.remember(NAME, context, self.shared.rules(&had));
         }
-        let handles = known.iter().map(|known| self.attach(&known.context)).collect();
-        Ok(Recovered { handles, leftovers: Vec::new() })
+        Ok(Recovered::attached(self, known))
     }
 }
 

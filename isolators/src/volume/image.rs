@@ -8,11 +8,11 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use mesos::volume::Mode;
 
-use super::{Source, target, volumes};
+use super::{Source, check, target, volumes};
 use crate::api::{
     ContainerContext, Contribution, Isolation, Isolator, IsolatorError, Known, Recovered,
 };
-use crate::config::{Config, Launcher};
+use crate::config::Config;
 use crate::image::{Provisioner, name};
 use crate::mounts::bind;
 
@@ -26,10 +26,7 @@ pub fn image(
     config: Arc<Config>,
     filesystem_linux: bool,
 ) -> Result<Arc<dyn Isolator>, IsolatorError> {
-    if config.launcher != Launcher::Linux || !filesystem_linux {
-        let object = "without --launcher=linux and 'filesystem/linux' in --isolation";
-        return Err(IsolatorError::plain(NAME, "start", object));
-    }
+    check(NAME, &config, filesystem_linux)?;
     Ok(Arc::new(VolumeImage { config }))
 }
 
@@ -57,8 +54,7 @@ impl Isolator for VolumeImage {
     }
 
     async fn recover(&self, known: &[Known]) -> Result<Recovered, IsolatorError> {
-        let handles = known.iter().map(|known| self.attach(&known.context)).collect();
-        Ok(Recovered { handles, leftovers: Vec::new() })
+        Ok(Recovered::attached(self, known))
     }
 }
 
@@ -122,6 +118,7 @@ mod tests {
     use mesos::{ContainerId, ContainerInfo, Image, Volume};
 
     use super::*;
+    use crate::config::Launcher;
     use crate::image::ProvisionError;
     use crate::suite::context;
 

@@ -20,6 +20,16 @@ pub use self::image::image;
 pub use self::sandbox_path::sandbox_path;
 pub use self::secret::secret;
 use crate::api::{ContainerContext, IsolatorError};
+use crate::config::{Config, Launcher};
+
+/// What is mounted into a container needs a mount namespace and its isolator.
+fn check(name: &'static str, config: &Config, filesystem_linux: bool) -> Result<(), IsolatorError> {
+    if config.launcher != Launcher::Linux || !filesystem_linux {
+        let object = "without --launcher=linux and 'filesystem/linux' in --isolation";
+        return Err(IsolatorError::plain(name, "start", object));
+    }
+    Ok(())
+}
 
 /// Where a volume's content comes from.
 #[derive(Debug, Clone, PartialEq)]

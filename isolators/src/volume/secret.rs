@@ -16,11 +16,11 @@ use async_trait::async_trait;
 use kernel::ramdisk;
 use mesos::volume::Mode;
 
-use super::{Source, target, volumes};
+use super::{Source, check, target, volumes};
 use crate::api::{
     ContainerContext, Contribution, Isolation, Isolator, IsolatorError, Known, Recovered,
 };
-use crate::config::{Config, Launcher};
+use crate::config::Config;
 use crate::mounts::bind;
 
 const NAME: &str = "volume/secret";
@@ -39,10 +39,7 @@ pub fn secret(
     config: Arc<Config>,
     filesystem_linux: bool,
 ) -> Result<Arc<dyn Isolator>, IsolatorError> {
-    if config.launcher != Launcher::Linux || !filesystem_linux {
-        let object = "without --launcher=linux and 'filesystem/linux' in --isolation";
-        return Err(IsolatorError::plain(NAME, "start", object));
-    }
+    check(NAME, &config, filesystem_linux)?;
     Ok(Arc::new(VolumeSecret { config }))
 }
 
@@ -67,8 +64,7 @@ impl Isolator for VolumeSecret {
     }
 
     async fn recover(&self, known: &[Known]) -> Result<Recovered, IsolatorError> {
-        let handles = known.iter().map(|known| self.attach(&known.context)).collect();
-        Ok(Recovered { handles, leftovers: Vec::new() })
+        Ok(Recovered::attached(self, known))
     }
 }
 
@@ -171,6 +167,7 @@ mod tests {
     use mesos::{ContainerInfo, volume};
 
     use super::*;
+    use crate::config::Launcher;
     use crate::secret::tests::{reference, value};
     use crate::suite::context;
 
