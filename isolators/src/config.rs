@@ -14,6 +14,7 @@ use crate::gpu::settings::Settings as GpuSettings;
 use crate::ids::IdRange;
 use crate::image::Provisioner;
 use crate::linux::capabilities::Set;
+use crate::network::port_mapping::settings::Settings as MappingSettings;
 use crate::network::ports::settings::Settings as PortSettings;
 use crate::secret::Secrets;
 
@@ -79,6 +80,8 @@ pub struct Config {
     pub cdi: CdiSettings,
     /// Flags of `gpu/nvidia`.
     pub gpu: GpuSettings,
+    /// Flags of `network/port_mapping`.
+    pub port_mapping: MappingSettings,
     /// Flags of `network/ports`.
     pub ports: PortSettings,
     /// Where secrets come from.
@@ -118,6 +121,7 @@ impl Config {
             disk: disk::Config::default(),
             cdi: CdiSettings::default(),
             gpu: GpuSettings::default(),
+            port_mapping: MappingSettings::default(),
             ports: PortSettings::default(),
             secrets: Secrets::default(),
             provisioner: None,
