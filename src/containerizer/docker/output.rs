@@ -7,9 +7,12 @@
 //! of the engine or a `kill -9` of the agent, asks for what came since the mark and
 //! leaves out as many bytes as the file has grown by meanwhile. So marks may be
 //! written rarely and the files are exact; only this task may append to them.
+//!
+//! Where files have a limit, a *length* counts the old files too: beside the marks
+//! is written how much they had, before a full file becomes one of them.
 
-use std::fs::File;
-use std::io::{self, Write};
+use std::io;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,6 +22,8 @@ use tracing::{debug, warn};
 
 use super::engine::{Engine, EngineError};
 use super::frames::{Decoder, Stream, stamped};
+use crate::logs::files::Files;
+use crate::logs::rotation::{Step, step};
 
 /// Bytes after which a new mark is set.
 const MARK_EVERY: u64 = 64 << 10;
@@ -76,12 +81,54 @@ impl Place {
     }
 }
 
-/// The two files and where they stand.
+/// What is known of one stream from before: its mark, and the old files.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+struct Known {
+    time: u64,
+    length: u64,
+    /// Bytes in files that are no more the newest.
+    past: u64,
+    /// The file that is counted in `past` already, though it may have stayed the
+    /// newest: its number in the file system; 0 for none.
+    full: u64,
+}
+
+/// One stream: its files, and where it stands.
+struct Track {
+    files: Files,
+    place: Place,
+    past: u64,
+    full: u64,
+}
+
+impl Track {
+    fn open(files: Files, known: Option<Known>) -> Track {
+        let size = files.size();
+        let mut known = known.unwrap_or(Known { length: size, ..Known::default() });
+        if known.full != 0 && known.full == number(&files) {
+            // The last agent died before the file became an old one.
+            known.past = known.past.saturating_sub(size);
+        }
+        let place = Place::at((known.time, known.length), known.past + size);
+        Track { files, place, past: known.past, full: 0 }
+    }
+
+    fn known(&self) -> Known {
+        let Place { time, length, .. } = self.place;
+        Known { time, length, past: self.past, full: self.full }
+    }
+}
+
+/// The number of the newest file in its file system.
+fn number(files: &Files) -> u64 {
+    files.file().metadata().map_or(0, |metadata| metadata.ino())
+}
+
+/// The two streams of a container.
 pub(super) struct Output {
     engine: Arc<Engine>,
     name: String,
-    files: [Arc<File>; 2],
-    places: [Place; 2],
+    tracks: [Track; 2],
     marks: PathBuf,
 }
 
@@ -91,18 +138,14 @@ impl Output {
     pub(super) fn open(
         engine: Arc<Engine>,
         name: &str,
-        files: [File; 2],
+        files: [Files; 2],
         marks: PathBuf,
     ) -> io::Result<Output> {
-        let lengths = [files[0].metadata()?.len(), files[1].metadata()?.len()];
-        let files = files.map(Arc::new);
         let known = read_marks(&marks);
-        let at = |i: usize| match &known {
-            Some(known) => Place::at(known[i], lengths[i]),
-            None => Place::at((0, lengths[i]), lengths[i]),
-        };
-        let places = [at(0), at(1)];
-        let output = Output { engine, name: name.to_owned(), files, places, marks };
+        let [out, err] = files;
+        let of = |index: usize| known.map(|known| known[index]);
+        let tracks = [Track::open(out, of(0)), Track::open(err, of(1))];
+        let output = Output { engine, name: name.to_owned(), tracks, marks };
         if known.is_none() {
             output.write_marks()?;
         }
@@ -145,8 +188,8 @@ impl Output {
         over: bool,
         ended: &mut watch::Receiver<bool>,
     ) -> Result<(), EngineError> {
-        self.places.iter_mut().for_each(Place::rewind);
-        let since = self.places[0].time.min(self.places[1].time);
+        self.tracks.iter_mut().for_each(|track| track.place.rewind());
+        let since = self.tracks[0].place.time.min(self.tracks[1].place.time);
         let mut stream = self.engine.logs(&self.name, since, !over).await?;
         let mut decoder = Decoder::default();
         let mut deadline = None;
@@ -195,44 +238,82 @@ impl Output {
             return debug!(container = self.name, text, "docker says");
         };
         let index = stream.index();
-        let (rest, marked) = self.places[index].take(time, text);
+        let (rest, marked) = self.tracks[index].place.take(time, text);
         if marked && let Err(error) = self.write_marks() {
             warn!(container = self.name, %error, "failed to mark how far its output is read");
         }
         let mut rest = rest.to_vec();
         while !rest.is_empty() {
-            let file = Arc::clone(&self.files[index]);
-            let writing = tokio::task::spawn_blocking(move || {
-                let done = (&*file).write(&rest);
-                (rest, done)
-            });
-            // Fails only when the agent ends.
-            let Ok((bytes, done)) = writing.await else { return };
-            rest = bytes;
-            match done {
-                Ok(count) => drop(rest.drain(..count)),
-                Err(error) => {
-                    warn!(container = self.name, %error, "its output waits for the disk");
-                    tokio::time::sleep(PAUSE).await;
+            let files = &self.tracks[index].files;
+            let size = files.size();
+            let done = match step(size, rest.len() as u64, files.max_size()) {
+                Step::Rotate => self.rotate(index, size).await,
+                Step::Write(count) => {
+                    let count = rest.len().min(usize::try_from(count).unwrap_or(usize::MAX));
+                    let file = files.file().try_clone();
+                    let writing = tokio::task::spawn_blocking(move || {
+                        let done = file.and_then(|file| file.write_at(&rest[..count], size));
+                        (rest, done)
+                    });
+                    // Fails only when the agent ends.
+                    let Ok((bytes, done)) = writing.await else { return };
+                    rest = bytes;
+                    done.map(|count| drop(rest.drain(..count)))
                 }
+            };
+            if let Err(error) = done {
+                warn!(container = self.name, %error, "its output waits for the disk");
+                tokio::time::sleep(PAUSE).await;
             }
         }
     }
 
+    /// The newest file, of `size` bytes, becomes an old one.
+    async fn rotate(&mut self, index: usize, size: u64) -> io::Result<()> {
+        let track = &mut self.tracks[index];
+        let number_before = number(&track.files);
+        if track.full != number_before {
+            (track.past, track.full) = (track.past + size, number_before);
+        }
+        self.write_marks()?;
+        let track = &mut self.tracks[index];
+        if let Some(error) = track.files.rotate().await? {
+            warn!(container = self.name, %error, "failed to rotate {}", track.files.path().display());
+        }
+        if track.full == number(&track.files) {
+            // It was copied and cut: what it will have from now on is not counted yet.
+            track.full = 0;
+            self.write_marks()?;
+        }
+        Ok(())
+    }
+
     fn write_marks(&self) -> io::Result<()> {
-        let [out, err] = &self.places;
-        let text = format!("{} {} {} {}\n", out.time, out.length, err.time, err.length);
+        let line = |track: &Track| {
+            let Known { time, length, past, full } = track.known();
+            format!("{time} {length} {past} {full}\n")
+        };
+        let text: String = self.tracks.iter().map(line).collect();
         let temporary = self.marks.with_extension("new");
         std::fs::write(&temporary, text)?;
         std::fs::rename(&temporary, &self.marks)
     }
 }
 
-fn read_marks(path: &Path) -> Option<[(u64, u64); 2]> {
+fn read_marks(path: &Path) -> Option<[Known; 2]> {
     let text = std::fs::read_to_string(path).ok()?;
-    let mut numbers = text.split_whitespace().map(str::parse::<u64>);
-    let mut next = || numbers.next()?.ok();
-    Some([(next()?, next()?), (next()?, next()?)])
+    let numbers = text.split_whitespace().map(|word| word.parse::<u64>().ok());
+    let numbers: Vec<u64> = numbers.collect::<Option<_>>()?;
+    let mark = |time, length| Known { time, length, ..Known::default() };
+    match numbers[..] {
+        // As agents wrote it that knew no limits.
+        [t, l, u, m] => Some([mark(t, l), mark(u, m)]),
+        [t, l, past, full, u, m, past_err, full_err] => Some([
+            Known { past, full, ..mark(t, l) },
+            Known { past: past_err, full: full_err, ..mark(u, m) },
+        ]),
+        _ => None,
+    }
 }
 
 #[cfg(test)]
@@ -286,10 +367,55 @@ mod tests {
         std::fs::create_dir_all(&dir).unwrap();
         let path = dir.join("output");
         assert_eq!(read_marks(&path), None);
+        let known = |time, length, past, full| Known { time, length, past, full };
         std::fs::write(&path, "1 2 3 4\n").unwrap();
-        assert_eq!(read_marks(&path), Some([(1, 2), (3, 4)]));
+        assert_eq!(read_marks(&path), Some([known(1, 2, 0, 0), known(3, 4, 0, 0)]));
+        std::fs::write(&path, "1 2 3 4\n5 6 7 8\n").unwrap();
+        assert_eq!(read_marks(&path), Some([known(1, 2, 3, 4), known(5, 6, 7, 8)]));
         std::fs::write(&path, "1 2 3").unwrap();
         assert_eq!(read_marks(&path), None);
+        std::fs::remove_dir_all(&dir).unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_death_at_any_step_of_a_rotation_keeps_count() {
+        let dir = std::env::temp_dir().join(format!("rotation-{}", std::process::id()));
+        std::fs::create_dir_all(&dir).unwrap();
+        let limits = crate::logs::order::Files {
+            max_size: 4096,
+            keep: 2,
+            ..crate::logs::order::Files::unlimited()
+        };
+        let marks = dir.join("output");
+        let open = || {
+            let file = |name| Files::open(&dir, None, limits.clone(), name).unwrap();
+            let engine = Arc::new(Engine::new(Path::new("/nonexistent")));
+            Output::open(engine, "c", [file("stdout"), file("stderr")], marks.clone()).unwrap()
+        };
+        let written = |output: &Output| output.tracks[0].place.written;
+        let mut output = open();
+        let stamp = b"1970-01-01T00:00:01Z ";
+        let line = |byte: u8| [&stamp[..], &[byte; 3000]].concat();
+        output.write(Stream::Out, &line(b'a')).await;
+        assert_eq!(written(&open()), 3000);
+        // Between the note and the rename.
+        let mut dying = open();
+        let size = dying.tracks[0].files.size();
+        let number = number(&dying.tracks[0].files);
+        (dying.tracks[0].past, dying.tracks[0].full) = (size, number);
+        dying.write_marks().unwrap();
+        assert_eq!(written(&open()), 3000);
+        // And after it.
+        dying.tracks[0].files.rotate().await.unwrap();
+        assert_eq!(written(&open()), 3000);
+        let mut output = open();
+        output.tracks[0].place.skip = 0;
+        for _ in 0..3 {
+            output.write(Stream::Out, &line(b'b')).await;
+        }
+        assert_eq!((written(&output), written(&open())), (12_000, 12_000));
+        assert_eq!(std::fs::metadata(dir.join("stdout")).unwrap().len(), 3000);
+        assert!(!dir.join("stdout.3").exists());
         std::fs::remove_dir_all(&dir).unwrap();
     }
 }

@@ -276,8 +276,8 @@ fn termination(cause: Cause, end: Option<End>, late: Option<Limitation>) -> Term
 
 #[cfg(test)]
 mod tests {
-    use super::super::container::Failure;
     use super::*;
+    use crate::containerizer::table::Failure;
 
     fn limitation() -> Limitation {
         Limitation {
