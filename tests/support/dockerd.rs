@@ -281,7 +281,10 @@ impl Drop for Dockerd {
         self.signal("-CONT");
         if self.child.is_some() && self.api("GET", "/_ping", None).0 == 200 {
             for (name, _) in self.containers() {
-                let _ = self.api("DELETE", &format!("/containers/{name}?force=1&v=1"), None);
+                let path = format!("/containers/{name}?force=1&v=1");
+                if self.api("DELETE", &path, None).0 == 0 {
+                    break;
+                }
             }
         }
         if let Some(mut child) = self.child.take() {

@@ -11,11 +11,12 @@
 //! Where files have a limit, a *length* counts the old files too: beside the marks
 //! is written how much they had, before a full file becomes one of them.
 
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tokio::sync::watch;
 use tracing::{debug, warn};
@@ -25,8 +26,10 @@ use super::frames::{Decoder, Stream, stamped};
 use crate::logs::files::Files;
 use crate::logs::rotation::{Step, step};
 
-/// Bytes after which a new mark is set.
+/// Bytes after which a new mark is set ...
 const MARK_EVERY: u64 = 64 << 10;
+/// ... and where the engine drops what is old: it needs more for a line than we do.
+const MARK_OFTEN: u64 = 4 << 10;
 /// Wait before asking again.
 const PAUSE: Duration = Duration::from_millis(500);
 /// How long a stream may stay open after the container has ended.
@@ -34,48 +37,88 @@ const LINGER: Duration = Duration::from_secs(2);
 /// Streams that fail for another reason than silence, before we give up.
 const TRIES: u32 = 20;
 
-/// Where one of the two outputs stands. Pure.
+/// Where one of the two outputs stands. Pure. Times are nanoseconds since 1970.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 struct Place {
-    /// Everything before this time was in the file ...
+    /// The mark on disk: everything before this time was in the file ...
     time: u64,
     /// ... when it had this length.
     length: u64,
+    /// The same for the newest line's time, in memory.
+    newest: (u64, u64),
+    /// The stream was asked for from this time on.
+    start: u64,
     /// The file's length now.
     written: u64,
-    /// Of what comes since `time`, this much is in the file already.
+    /// Of what comes next, this much is in the file already.
     skip: u64,
-    /// The newest line's time.
-    newest: u64,
+    /// The engine says again what it has said.
+    repeats: bool,
+    /// The engine keeps only what is new, and may repeat itself when it drops the rest.
+    limited: bool,
+    /// Marks the newest whole line's text.
+    last: u64,
 }
 
 impl Place {
     fn at(mark: (u64, u64), written: u64) -> Place {
         let (time, length) = mark;
         let skip = written.saturating_sub(length);
-        Place { time, length, written, skip, newest: time }
+        Place { time, length, newest: mark, start: time, written, skip, ..Place::default() }
     }
 
-    /// The stream begins again at the mark.
+    /// The stream begins again, at the newest line.
     fn rewind(&mut self) {
-        *self = Place::at((self.time, self.length), self.written);
+        self.start = self.newest.0;
+        self.skip = self.written.saturating_sub(self.newest.1);
+        self.repeats = false;
+        self.last = 0;
+    }
+
+    /// Whether this is the newest line again, and not another one like it: where times
+    /// are finer than seconds, they tell those apart.
+    fn is_again(&mut self, time: u64, text: &[u8]) -> bool {
+        let whole = self.limited && self.skip == 0 && text.ends_with(b"\n");
+        let mut hasher = DefaultHasher::new();
+        (time, text).hash(&mut hasher);
+        let before = std::mem::replace(&mut self.last, if whole { hasher.finish() } else { 0 });
+        whole && before == self.last && time == self.newest.0 && time % 1_000_000_000 != 0
     }
 
     /// The part of a line that is not in the file yet, and whether the mark moved.
-    fn take<'a>(&mut self, time: u64, text: &'a [u8]) -> (&'a [u8], bool) {
-        if time < self.time {
+    /// `now` tells a clock that was set
+    /// back from an engine that repeats itself, which Docker 20.10 does when a log
+    /// file of its own is full.
+    fn take<'a>(&mut self, time: u64, text: &'a [u8], now: u64) -> (&'a [u8], bool) {
+        if time < self.start {
             return (&[], false);
         }
-        let skipped = text.len().min(usize::try_from(self.skip).unwrap_or(usize::MAX));
-        let rest = &text[skipped..];
+        if time < self.newest.0 && now >= self.newest.0 {
+            if self.skip == 0 {
+                self.skip = self.written.saturating_sub(self.newest.1);
+                self.repeats = true;
+            }
+            return (&[], false);
+        }
+        if self.repeats && time > self.newest.0 {
+            (self.repeats, self.skip) = (false, 0);
+        }
+        if self.is_again(time, text) {
+            return (&[], false);
+        }
+        let every = if self.limited { MARK_OFTEN } else { MARK_EVERY };
         // With a new time everything before it is in the file: a mark may be set.
-        let marks =
-            self.skip == 0 && time > self.newest && self.written - self.length >= MARK_EVERY;
+        let is_new = time != self.newest.0;
+        let marks = is_new && self.skip == 0 && self.written - self.length >= every;
         if marks {
             (self.time, self.length) = (time, self.written);
         }
+        if is_new {
+            self.newest = (time, self.written.saturating_sub(self.skip));
+        }
+        let skipped = text.len().min(usize::try_from(self.skip).unwrap_or(usize::MAX));
+        let rest = &text[skipped..];
         self.skip -= skipped as u64;
-        self.newest = self.newest.max(time);
         self.written += rest.len() as u64;
         (rest, marks)
     }
@@ -145,11 +188,18 @@ impl Output {
         let [out, err] = files;
         let of = |index: usize| known.map(|known| known[index]);
         let tracks = [Track::open(out, of(0)), Track::open(err, of(1))];
-        let output = Output { engine, name: name.to_owned(), tracks, marks };
+        let name = name.to_owned();
+        let output = Output { engine, name, tracks, marks };
         if known.is_none() {
             output.write_marks()?;
         }
         Ok(output)
+    }
+
+    /// The engine does not keep everything.
+    pub(super) fn limited(mut self) -> Output {
+        self.tracks.iter_mut().for_each(|track| track.place.limited = true);
+        self
     }
 
     /// Follows the container to its end and what it said before it. `ended` turns
@@ -189,7 +239,7 @@ impl Output {
         ended: &mut watch::Receiver<bool>,
     ) -> Result<(), EngineError> {
         self.tracks.iter_mut().for_each(|track| track.place.rewind());
-        let since = self.tracks[0].place.time.min(self.tracks[1].place.time);
+        let since = self.tracks[0].place.start.min(self.tracks[1].place.start);
         let mut stream = self.engine.logs(&self.name, since, !over).await?;
         let mut decoder = Decoder::default();
         let mut deadline = None;
@@ -238,7 +288,9 @@ impl Output {
             return debug!(container = self.name, text, "docker says");
         };
         let index = stream.index();
-        let (rest, marked) = self.tracks[index].place.take(time, text);
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let now = u64::try_from(now.as_nanos()).unwrap_or(u64::MAX);
+        let (rest, marked) = self.tracks[index].place.take(time, text, now);
         if marked && let Err(error) = self.write_marks() {
             warn!(container = self.name, %error, "failed to mark how far its output is read");
         }
@@ -332,7 +384,7 @@ mod tests {
         let since = mark.0;
         let mut mark = mark;
         for (time, text) in lines().iter().filter(|(time, _)| *time >= since) {
-            let (rest, marked) = place.take(*time, text);
+            let (rest, marked) = place.take(*time, text, u64::MAX);
             if marked {
                 // On disk before the bytes that follow.
                 mark = (place.time, place.length);
@@ -359,6 +411,38 @@ mod tests {
             }
             assert!(file[6..] == all[..], "with deaths every {step} bytes");
         }
+    }
+
+    #[test]
+    fn an_engine_that_repeats_itself_is_not_believed() {
+        let mut place = Place { limited: true, ..Place::at((0, 0), 0) };
+        let mut taken = String::new();
+        let mut said = |time: u64, text: &str, now: u64| {
+            let (rest, _) = place.take(time, text.as_bytes(), now);
+            taken.push_str(std::str::from_utf8(rest).unwrap());
+        };
+        for (time, text) in [(1, "a"), (2, "b"), (3, "c"), (3, "d")] {
+            said(time, text, 10);
+        }
+        // All of the newest file again, then what is new.
+        for (time, text) in [(2, "b"), (3, "c"), (3, "d"), (3, "e"), (4, "f")] {
+            said(time, text, 10);
+        }
+        // Only a part of it.
+        for (time, text) in [(3, "c"), (5, "g"), (6, "h")] {
+            said(time, text, 10);
+        }
+        // Only the newest line, and one that says the same at another time.
+        for (time, text) in [(7, "n\n"), (7, "n\n"), (8, "n\n")] {
+            said(time, text, 10);
+        }
+        // A clock that was set back.
+        for (time, text) in [(2, "i"), (3, "j"), (9, "k")] {
+            said(time, text, time);
+        }
+        assert_eq!(taken, "abcdefghn\nn\nijk");
+        place.rewind();
+        assert_eq!((place.start, place.skip), (9, 1));
     }
 
     #[test]
@@ -409,6 +493,7 @@ mod tests {
         dying.tracks[0].files.rotate().await.unwrap();
         assert_eq!(written(&open()), 3000);
         let mut output = open();
+        output.tracks[0].place.newest = (0, 3000);
         output.tracks[0].place.skip = 0;
         for _ in 0..3 {
             output.write(Stream::Out, &line(b'b')).await;

@@ -156,8 +156,9 @@ impl Container {
         let [out, err] = limits;
         let files = [open(out, STREAMS[0])?, open(err, STREAMS[1])?];
         let marks = marks(&self.dir);
-        Output::open(Arc::clone(&shared.engine), &self.name, files, marks.clone())
-            .map_err(|e| format!("failed to use '{}': {e}", marks.display()))
+        let output = Output::open(Arc::clone(&shared.engine), &self.name, files, marks.clone())
+            .map_err(|e| format!("failed to use '{}': {e}", marks.display()))?;
+        Ok(if shared.config.engine_log.is_some() { output.limited() } else { output })
     }
 
     /// From now on the output is read.
