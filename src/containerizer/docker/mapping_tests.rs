@@ -312,6 +312,9 @@ fn what_the_engine_keeps_of_output_is_limited_unless_the_task_says_how() {
     let ours = json!({ "Type": "json-file", "Config": { "max-size": "524288", "max-file": "2" } });
     assert_eq!(log(&[]), ours);
     let more = log(&[("log-opt", "max-size=7m")]);
-    assert_eq!((&more["Config"]["max-size"], &more["Config"]["max-file"]), (&json!("7m"), &json!("2")));
+    assert_eq!(
+        (&more["Config"]["max-size"], &more["Config"]["max-file"]),
+        (&json!("7m"), &json!("2"))
+    );
     assert_eq!(log(&[("log-driver", "local")]), json!({ "Type": "local" }));
 }
