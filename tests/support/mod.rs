@@ -57,7 +57,9 @@ pub fn have(what: &str) -> bool {
         // The engine, not only the command.
         "docker" => have("dockerd") || Path::new("/usr/sbin/dockerd").is_file(),
         program => {
-            let program = program.strip_prefix("program_").unwrap_or(program);
+            // `program_docker_registry`: where the name is no identifier.
+            let plain = program.strip_prefix("program_").map(|name| name.replace('_', "-"));
+            let program = plain.as_deref().unwrap_or(program);
             std::env::var_os("PATH")
                 .is_some_and(|path| std::env::split_paths(&path).any(|d| d.join(program).is_file()))
         }
