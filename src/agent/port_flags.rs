@@ -71,6 +71,9 @@ pub(super) fn mapping(flags: &Flags) -> Result<Mapping, StartError> {
         per_container: per_container.transpose()?.unwrap_or(default.per_container),
         egress: flags.bytes("egress_rate_limit_per_container"),
         ingress: flags.bytes("ingress_rate_limit_per_container"),
+        summary: flags.bool("network_enable_socket_statistics_summary"),
+        details: flags.bool("network_enable_socket_statistics_details"),
+        snmp: flags.bool("network_enable_snmp_statistics"),
     })
 }
 

@@ -419,7 +419,9 @@ fn rates_hold_both_ways() {
     let (rate, bytes) = (1 << 20, 2 << 20);
     for (way, egress, ingress) in [("out", Some(rate), None), ("in", None, Some(rate))] {
         let mut place = place(&format!("mapping-rate-{way}"));
-        (place.config.port_mapping.egress, place.config.port_mapping.ingress) = (egress, ingress);
+        let mapping = &mut place.config.port_mapping;
+        (mapping.egress, mapping.ingress) = (egress, ingress);
+        (mapping.summary, mapping.details, mapping.snmp) = (true, true, true);
         in_a_life(async {
             let native = place.start();
             native.recover(Vec::new()).await.expect("recovery of nothing");
@@ -440,6 +442,14 @@ fn rates_hold_both_ways() {
                 let ratio = counted.unwrap_or(0) as f64 / bytes as f64;
                 assert!((1.0..=1.2).contains(&ratio), "{what}: {ratio:.2} of what was sent");
             }
+            let queue = if egress.is_some() { "bw_limit" } else { "ingress_bw_limit" };
+            let queues = &figures.net_traffic_control_statistics;
+            let found = queues.iter().find(|figures| figures.id == queue).expect("a queue");
+            assert!(found.bytes.unwrap_or(0) >= bytes, "{found:?}");
+            assert!(figures.net_tcp_active_connections >= Some(1.0), "it listens");
+            let snmp = figures.net_snmp_statistics.as_ref().expect("counters");
+            let segments = snmp.tcp_stats.as_ref().and_then(|tcp| tcp.in_segs);
+            assert!(segments > Some(10), "{snmp:?}");
             native.destroy(&top("echo"), None).await.expect("destroyed");
         });
     }

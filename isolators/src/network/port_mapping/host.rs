@@ -29,8 +29,9 @@ const PORTS: &str = "bulkhead_ports";
 const PINGS: &str = "bulkhead_pings";
 /// Identifiers of pings that are remembered.
 const MOST_PINGS: u32 = 16_384;
-/// Our place in the order of an interface's filters.
-const PRIORITY: u16 = 1;
+/// Our place in the order of an interface's filters: those of others, which mostly
+/// begin at 1 or end at 49152, come before and after.
+const PRIORITY: u16 = 31_050;
 /// What a packet on the loopback interface may have, and so what a pair must take.
 const LOOPBACK_MTU: u32 = 65_535;
 /// The way out of a container: the other end of its pair, which needs no address.
@@ -109,6 +110,14 @@ impl Host {
         {
             let program = bpf::classifier(INBOUND, &steer::inbound(&facts, loops))?;
             traffic::add_filters(&mut socket, index)?;
+            let there = traffic::filters(&mut socket, index, way)?;
+            if let Some(other) = there.iter().find(|f| f.priority == PRIORITY && f.name != INBOUND)
+            {
+                let name = &other.name;
+                return Err(unfit(format!(
+                    "interface {index}: the filter '{name}' of somebody else has the priority {PRIORITY}"
+                )));
+            }
             traffic::set_filter(&mut socket, index, way, PRIORITY, (program.as_fd(), INBOUND))?;
         }
         let root = root.trim_matches('/').to_owned();
@@ -275,6 +284,11 @@ impl Host {
         link::remove(&mut self.socket(), &format!("mesos{pid}"))
     }
 
+    /// Queues of all the host's interfaces.
+    pub(super) fn queues(&self) -> Result<Vec<traffic::Queue>, Error> {
+        traffic::queues(&mut self.socket())
+    }
+
     /// Counters of all interfaces by index.
     pub(super) fn counters(&self) -> Result<Vec<(u32, link::Counters)>, Error> {
         link::all_counters(&mut self.socket())
@@ -284,8 +298,8 @@ impl Host {
 /// The maps of the programs that are there already, or new ones.
 fn maps(socket: &mut Socket, public: u32) -> Result<(Map, Map), Error> {
     let there = traffic::filters(socket, public, Way::Ingress).unwrap_or_default();
-    for (_, id) in there.into_iter().filter(|(name, _)| name == INBOUND) {
-        let found = (Map::of_program(id, PORTS)?, Map::of_program(id, PINGS)?);
+    for filter in there.into_iter().filter(|filter| filter.name == INBOUND) {
+        let found = (Map::of_program(filter.id, PORTS)?, Map::of_program(filter.id, PINGS)?);
         if let (Some(ports), Some(pings)) = found {
             return Ok((ports, pings));
         }

@@ -3,6 +3,7 @@
 //! * [`settings`]: what the flags say, blocks of ephemeral ports (pure).
 //! * `host`: the kernel's part; what is done with a packet is in
 //!   `kernel::bpf::steer`.
+//! * `probe` reads the figures, `figures` (pure) says what they mean.
 //!
 //! A top-level container gets a network namespace with one interface, the other end
 //! of which is on the host. Packets are steered by port: its `ports`, and a block of
@@ -10,22 +11,23 @@
 //! blocks; what is whose is in the kernel (marks of interfaces, the map of ports), so
 //! recovery keeps no files. Nested containers are in the network of their parent.
 
+mod figures;
 mod host;
+mod probe;
 pub mod settings;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
-use kernel::netlink::link::Counters;
+use mesos::Resource;
 use mesos::resources::Ranges;
-use mesos::{Resource, ResourceStatistics, value};
 use oci_spec::runtime::LinuxNamespaceType;
 use tracing::{info, warn};
 
 use self::host::{Host, Limits, Pair};
-use self::settings::Blocks;
+use self::probe::{Reading, Traffic};
+use self::settings::{Blocks, Settings};
 use super::ports::core::ports;
 use crate::api::{
     ContainerContext, Contribution, Isolation, Isolator, IsolatorError, Known, Probe, Recovered,
@@ -34,9 +36,6 @@ use crate::config::{Config, Launcher};
 use crate::mounts::{namespace_of, new_namespace};
 
 const NAME: &str = "network/port_mapping";
-
-/// One reading of all counters serves all containers of a sampling pass.
-const FRESH: Duration = Duration::from_millis(250);
 
 /// The isolator.
 #[derive(Debug)]
@@ -47,17 +46,9 @@ struct PortMapping {
 #[derive(Debug)]
 struct Shared {
     host: Host,
-    offered: Ranges,
-    limits: Limits,
+    settings: Settings,
     blocks: Mutex<Blocks>,
-    figures: Mutex<Figures>,
-}
-
-/// Counters of all interfaces, and when they were read.
-#[derive(Debug, Default)]
-struct Figures {
-    read: Option<Instant>,
-    by_index: BTreeMap<u32, Counters>,
+    reading: Mutex<Reading>,
 }
 
 /// `network/port_mapping`.
@@ -76,10 +67,9 @@ pub fn port_mapping(config: &Config) -> Result<Arc<dyn Isolator>, IsolatorError>
     let host = Host::new(settings, &config.cgroups_root).map_err(failed)?;
     let shared = Shared {
         host,
-        offered: settings.ports.clone(),
-        limits: Limits { egress: settings.egress, ingress: settings.ingress },
         blocks: Mutex::new(Blocks::new(&settings.ephemeral, settings.per_container)),
-        figures: Mutex::default(),
+        reading: Mutex::default(),
+        settings: settings.clone(),
     };
     Ok(Arc::new(PortMapping { shared: Arc::new(shared) }))
 }
@@ -103,6 +93,12 @@ async fn blocking<T: Send + 'static>(
 
 fn range((first, last): (u16, u16)) -> (u64, u64) {
     (u64::from(first), u64::from(last))
+}
+
+impl Shared {
+    fn limits(&self) -> Limits {
+        Limits { egress: self.settings.egress, ingress: self.settings.ingress }
+    }
 }
 
 impl PortMapping {
@@ -195,7 +191,7 @@ impl Handle {
     /// The ports that it asks for, if the agent has them.
     fn wanted(&self, requests: &[Resource]) -> Result<Ranges, IsolatorError> {
         let wanted = ports(requests);
-        let foreign = wanted.difference(&self.shared.offered);
+        let foreign = wanted.difference(&self.shared.settings.ports);
         match foreign.is_empty() {
             true => Ok(wanted.union(&Ranges::new(self.block.map(range)))),
             false => {
@@ -247,10 +243,11 @@ impl Isolation for Handle {
         self.pair = Some(pair.clone());
         let wanted = self.wanted(&self.context.requests)?;
         self.assign(wanted).await?;
-        if self.shared.limits.egress.or(self.shared.limits.ingress).is_some() {
+        let limits = self.shared.limits();
+        if limits.egress.or(limits.ingress).is_some() {
             let shared = Arc::clone(&self.shared);
             let object = format!("the network of container '{}'", self.context.id.value);
-            let work = move || shared.host.limit(&pair, pid, shared.limits);
+            let work = move || shared.host.limit(&pair, pid, limits);
             blocking("limit", object, work).await?;
         }
         Ok(())
@@ -269,9 +266,8 @@ impl Isolation for Handle {
     }
 
     fn probes(&mut self) -> Vec<Box<dyn Probe>> {
-        let Some(pair) = &self.pair else { return Vec::new() };
-        let (shared, limits) = (Arc::clone(&self.shared), self.shared.limits);
-        vec![Box::new(Traffic { shared, index: pair.index, block: pair.block, limits })]
+        let Some((pair, pid)) = self.pair.as_ref().zip(self.pid) else { return Vec::new() };
+        vec![Box::new(Traffic::new(&self.shared, pair, pid))]
     }
 
     async fn cleanup(&mut self) -> Result<(), IsolatorError> {
@@ -290,49 +286,6 @@ impl Isolation for Handle {
             lock(&self.shared.blocks).release(block);
         }
         self.pid = None;
-        Ok(())
-    }
-}
-
-/// What went through a container's interface. It is read at the host's end, where
-/// what the container receives is sent.
-#[derive(Debug)]
-struct Traffic {
-    shared: Arc<Shared>,
-    index: u32,
-    block: (u16, u16),
-    limits: Limits,
-}
-
-impl Probe for Traffic {
-    fn source(&self) -> &'static str {
-        NAME
-    }
-
-    fn sample(
-        &mut self,
-        _buffer: &mut Vec<u8>,
-        statistics: &mut ResourceStatistics,
-    ) -> Result<(), IsolatorError> {
-        let mut figures = lock(&self.shared.figures);
-        if figures.read.is_none_or(|read| read.elapsed() > FRESH) {
-            let failed = |e| IsolatorError::new(NAME, "read", "counters of interfaces", e);
-            figures.by_index = self.shared.host.counters().map_err(failed)?.into_iter().collect();
-            figures.read = Some(Instant::now());
-        }
-        let (begin, end) = range(self.block);
-        statistics.net_ephemeral_ports = Some(value::Range { begin, end });
-        statistics.net_tx_rate_limit = self.limits.egress;
-        statistics.net_rx_rate_limit = self.limits.ingress;
-        let Some(ours) = figures.by_index.get(&self.index) else { return Ok(()) };
-        statistics.net_rx_packets = Some(ours.tx_packets);
-        statistics.net_rx_bytes = Some(ours.tx_bytes);
-        statistics.net_rx_errors = Some(ours.tx_errors);
-        statistics.net_rx_dropped = Some(ours.tx_dropped);
-        statistics.net_tx_packets = Some(ours.rx_packets);
-        statistics.net_tx_bytes = Some(ours.rx_bytes);
-        statistics.net_tx_errors = Some(ours.rx_errors);
-        statistics.net_tx_dropped = Some(ours.rx_dropped);
         Ok(())
     }
 }

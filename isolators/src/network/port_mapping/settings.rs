@@ -21,6 +21,12 @@ pub struct Settings {
     pub egress: Option<u64>,
     /// `--ingress_rate_limit_per_container` in bytes per second.
     pub ingress: Option<u64>,
+    /// `--network_enable_socket_statistics_summary`: how many TCP sockets.
+    pub summary: bool,
+    /// `--network_enable_socket_statistics_details`: their round-trip times.
+    pub details: bool,
+    /// `--network_enable_snmp_statistics`.
+    pub snmp: bool,
 }
 
 impl Default for Settings {
@@ -33,6 +39,9 @@ impl Default for Settings {
             per_container: 1024,
             egress: None,
             ingress: None,
+            summary: false,
+            details: false,
+            snmp: false,
         }
     }
 }

@@ -108,11 +108,22 @@ pub fn set_filter(
     socket.tell(request).map_err(|e| e.doing("set", what()))
 }
 
-/// The programs among an interface's filters: names and ids.
+/// A program among the filters of an interface.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Filter {
+    /// Its place in their order, from 1.
+    pub priority: u16,
+    /// Its name.
+    pub name: String,
+    /// Of the program.
+    pub id: u32,
+}
+
+/// The programs among an interface's filters.
 ///
 /// # Errors
 /// The kernel refuses.
-pub fn filters(socket: &mut Socket, index: u32, way: Way) -> Result<Vec<(String, u32)>, Error> {
+pub fn filters(socket: &mut Socket, index: u32, way: Way) -> Result<Vec<Filter>, Error> {
     let parent = match way {
         Way::Ingress => ON_INGRESS,
         Way::Egress => ON_EGRESS,
@@ -120,7 +131,10 @@ pub fn filters(socket: &mut Socket, index: u32, way: Way) -> Result<Vec<(String,
     let request = Request::new(GET_FILTER, 0).fixed(&header(index, 0, parent, 0));
     let read = |message: Message<'_>| {
         let options = Attributes(message.attributes(FIXED).get(OPTIONS)?);
-        Some((text(options.get(BPF_NAME)?), number(options.get(BPF_ID)?, 0)?))
+        // The upper half; a priority has 16 bits.
+        let priority = (number(message.body, 16)? >> 16) as u16;
+        let (name, id) = (text(options.get(BPF_NAME)?), number(options.get(BPF_ID)?, 0)?);
+        Some(Filter { priority, name, id })
     };
     socket
         .list(&request, read)
