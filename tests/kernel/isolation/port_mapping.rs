@@ -37,14 +37,16 @@ fn in_a_network(test: &str) -> bool {
     }
     require_tools(test);
     let own = std::env::current_exe().expect("this program");
-    let status = Command::new("unshare")
+    // Its own summary is no result of this run.
+    let ended = Command::new("unshare")
         .args(["--net", "--"])
         .arg(own)
         .args(["--exact", test, "--nocapture", "--test-threads=1"])
         .env(INSIDE, "1")
-        .status()
+        .output()
         .expect("unshare");
-    assert!(status.success(), "{test} failed in its network");
+    let said = [ended.stdout, ended.stderr].map(|said| String::from_utf8_lossy(&said).into_owned());
+    assert!(ended.status.success(), "{test} failed in its network: {}", said.join("\n"));
     false
 }
 
