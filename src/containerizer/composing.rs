@@ -14,6 +14,7 @@ use isolators::traced::Calls;
 use mesos::container_info::Type;
 use mesos::{ContainerId, ContainerStatus, Resource};
 
+use super::images::NamedStore;
 use super::{
     Containerizer, ContainerizerError, KnownContainer, LaunchRequest, Launched, Sample,
     Termination, Trouble,
@@ -174,6 +175,10 @@ impl Containerizer for Composing {
 
     fn gpus(&self) -> Vec<Gpu> {
         self.all.iter().flat_map(|(_, containerizer)| containerizer.gpus()).collect()
+    }
+
+    fn images(&self) -> Vec<NamedStore> {
+        self.all.iter().flat_map(|(_, containerizer)| containerizer.images()).collect()
     }
 
     fn troubles(&self) -> Vec<(ContainerId, Arc<Trouble>)> {

@@ -7,6 +7,7 @@
 
 pub mod composing;
 pub mod docker;
+pub mod images;
 pub mod native;
 
 use std::collections::BTreeMap;
@@ -264,6 +265,11 @@ pub trait Containerizer: Send + Sync {
 
     /// The GPUs that are handed out; asks the driver and may block.
     fn gpus(&self) -> Vec<Gpu> {
+        Vec::new()
+    }
+
+    /// The images it has at hand, if it has any to do with images.
+    fn images(&self) -> Vec<images::NamedStore> {
         Vec::new()
     }
 
