@@ -26,3 +26,4 @@ mod uri;
 
 pub use fetcher::{FetchError, Fetcher, Figures, Settings, Wanted};
 pub use helper::main;
+pub(crate) use unpack::Frames;

@@ -17,6 +17,7 @@ use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat, openat2};
 use nix::sys::stat::{FileStat, Mode, SFlag, fstat};
 use thiserror::Error;
 
+pub mod layer;
 mod root;
 
 pub use root::Root;
