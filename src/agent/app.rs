@@ -13,6 +13,7 @@ use tokio::task::{JoinError, JoinHandle};
 use super::api::metrics::Surroundings;
 use super::api::{self, About, Api};
 use super::flags::StartError;
+use super::image_flags::{self, Collection};
 use super::info::InfoError;
 use super::{AgentError, Config, Handle, Outcome, PostOutbox, flags as startup};
 use crate::containerizer::composing::{Composing, Named};
@@ -28,6 +29,7 @@ use crate::daemon::signals::{Signal, Signals};
 use crate::daemon::version;
 use crate::fetch::Fetcher;
 use crate::gc::Policy;
+use crate::provisioner::Provisioner;
 use crate::wire::http::{Limits, serve};
 use crate::wire::libprocess::{Post, Upid};
 
@@ -56,6 +58,8 @@ pub struct App {
     listener: TcpListener,
     config: Config,
     containers: Containers,
+    /// When unused images go.
+    collection: Option<Collection>,
     post: Post,
     exits: mpsc::UnboundedReceiver<Upid>,
 }
@@ -66,6 +70,8 @@ struct Containers {
     docker: Option<Arc<Docker>>,
     /// Theirs, with its cache.
     fetcher: Arc<Fetcher>,
+    /// Makes root file systems of images, if it is to.
+    provisioner: Option<Arc<Provisioner>>,
     /// The one that the agent talks to.
     door: Arc<dyn Containerizer>,
 }
@@ -73,10 +79,13 @@ struct Containers {
 impl Containers {
     fn new(flags: &Flags, work_dir: PathBuf, runtime_dir: &Path) -> Result<Containers, AppError> {
         let names = startup::containerizers(flags)?;
-        let (mut native, mut docker) = (None, None);
+        let (mut native, mut docker, mut provisioner) = (None, None, None);
         if names.contains(&"mesos") {
             let mut config = startup::containerizer(flags, runtime_dir.to_owned())?;
             config.work_dir = Some(work_dir.clone());
+            let launcher = startup::launcher(flags, kernel::proctree::is_root())?;
+            config.provisioner = image_flags::provisioner(flags, &work_dir, launcher)?;
+            provisioner.clone_from(&config.provisioner);
             native = Some(Arc::new(Native::new(config)?));
         }
         let fetcher = match &native {
@@ -102,7 +111,7 @@ impl Containers {
                 Arc::new(Composing::new(all))
             }
         };
-        Ok(Containers { native, docker, fetcher, door })
+        Ok(Containers { native, docker, fetcher, provisioner, door })
     }
 }
 
@@ -124,10 +133,11 @@ impl App {
         let info = startup::slave_info(&flags, &work_dir, hostname, address.port())?;
         let pid = format!("{}@{address}", api::PROCESS);
         let config = startup::config(&flags, info, &pid, &work_dir)?;
+        let collection = image_flags::collection(&flags)?;
         let containers = Containers::new(&flags, work_dir, &runtime_dir)?;
         let (exited, exits) = mpsc::unbounded_channel();
         let post = Post::new(address, exited);
-        Ok(App { flags, logging, listener, config, containers, post, exits })
+        Ok(App { flags, logging, listener, config, containers, collection, post, exits })
     }
 
     /// Runs until a signal, the master or an error ends it.
@@ -135,7 +145,8 @@ impl App {
     /// # Errors
     /// The agent could not recover, or cannot go on.
     pub async fn run(self, mut signals: Signals) -> Result<(), AppError> {
-        let App { flags, logging, listener, mut config, containers, post, mut exits } = self;
+        let App { flags, logging, listener, mut config, containers, collection, post, mut exits } =
+            self;
         let files = Files::new();
         config.readers = files.readers();
         tracing::info!(
@@ -152,7 +163,11 @@ impl App {
             logging: logging.clone(),
             flags: Arc::new(flags),
         };
-        let api = service(common, &config, containers, handle.clone());
+        let excluded = collection.as_ref().map(|all| all.excluded.clone()).unwrap_or_default();
+        if let Some((provisioner, collection)) = containers.provisioner.clone().zip(collection) {
+            super::image_gc::start(provisioner, collection);
+        }
+        let api = service(common, &config, containers, excluded, handle.clone());
         let (stop, stopped) = oneshot::channel::<()>();
         let server = tokio::spawn(serve(listener, Arc::new(api), Limits::default(), async {
             let _ = stopped.await;
@@ -194,7 +209,13 @@ async fn drain(
     server.await.map_err(failed("the HTTP server"))
 }
 
-fn service(common: Common, config: &Config, containers: Containers, handle: Handle) -> Api {
+fn service(
+    common: Common,
+    config: &Config,
+    containers: Containers,
+    excluded_images: Vec<String>,
+    handle: Handle,
+) -> Api {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let about = About {
         version: version::info().clone(),
@@ -205,7 +226,7 @@ fn service(common: Common, config: &Config, containers: Containers, handle: Hand
     };
     startup::attach_log(&common);
     common.metrics.source(system);
-    let Containers { native, docker, fetcher, door } = containers;
+    let Containers { native, docker, fetcher, provisioner: _, door } = containers;
     let reporter = native.clone();
     let swept = native.clone();
     common.metrics.source(move |out| {
@@ -227,6 +248,7 @@ fn service(common: Common, config: &Config, containers: Containers, handle: Hand
         about,
         work_dir: config.work_dir.clone(),
         switch_user: config.switch_user,
+        excluded_images,
         collection: Policy { delay: config.gc_delay, headroom: config.gc_disk_headroom },
         common,
         sessions: api::session::Sessions::default(),

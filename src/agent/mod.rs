@@ -17,6 +17,8 @@ mod docker_flags;
 pub mod driver;
 pub mod flags;
 pub mod handle;
+mod image_flags;
+mod image_gc;
 pub mod inbox;
 pub mod info;
 mod log_flags;

@@ -7,12 +7,20 @@
 //! ```
 //!
 //! * `reference`: names of images and digests (pure). `image`: configurations (pure).
+//! * `roots`: root file systems of containers. `record`: what is kept of them. `backend`:
+//!   how they are made. `look`: files of images that are not mounted.
 //! * `store`: what is there, for whom, since when; pulls shared by all who wait.
 
+pub mod backend;
 pub mod image;
+mod look;
+mod record;
 pub mod reference;
+mod roots;
 pub mod store;
 
+pub use backend::Backend;
 pub use image::{ImageConfig, StoredImage};
 pub use reference::{Digest, Reference, ReferenceError};
+pub use roots::{Provisioner, Root, Watcher};
 pub use store::{Lease, Listed, Options, Progress, Pruned, Settings, Store, StoreError};

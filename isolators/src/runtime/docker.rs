@@ -131,11 +131,8 @@ mod tests {
                 arguments: words(argv),
                 ..CommandInfo::default()
             };
-            let image = Runtime {
-                entrypoint: words(entrypoint),
-                cmd: words(cmd),
-                ..Runtime::default()
-            };
+            let image =
+                Runtime { entrypoint: words(entrypoint), cmd: words(cmd), ..Runtime::default() };
             let merged = merge(&command, &image).ok();
             let merged = merged.map(|c| (c.executable.unwrap_or_default(), c.arguments.join("|")));
             let wanted = wanted.map(|(program, all)| (program.to_owned(), all.to_owned()));

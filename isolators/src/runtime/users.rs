@@ -58,8 +58,8 @@ pub fn resolve(spec: &str, passwd: &str, group: &str) -> Result<Identity, String
 
 /// Lines of fields that colons separate; those with fewer than `least` are none.
 fn entries(file: &str, least: usize) -> impl Iterator<Item = Vec<&str>> {
-    let fields = |line: &'_ str| -> Vec<&str> { line.split(':').map(str::trim).collect() };
-    file.lines().map(fields).filter(move |fields| fields.len() >= least && !fields[0].is_empty())
+    let lines = file.lines().map(|line| line.split(':').map(str::trim).collect::<Vec<_>>());
+    lines.filter(move |fields| fields.len() >= least && !fields[0].is_empty())
 }
 
 fn number(text: &str) -> Result<Option<u32>, String> {

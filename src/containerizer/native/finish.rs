@@ -71,6 +71,7 @@ impl Container {
         let late = self.handles.iter_mut().find_map(|handle| handle.isolation.ended());
         self.watches.clear();
         self.clean_up(&mut errors).await;
+        self.unprovision(&mut errors).await;
         failpoint!("destroy.cleaned");
         self.running = None;
         if !errors.is_empty() {

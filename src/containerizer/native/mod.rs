@@ -7,6 +7,7 @@
 //!
 //! * `config`: flags. `request`: what is asked, in the isolators' words (pure).
 //! * `container`, `start`, `finish`: a container's life. `debug`: guests in another.
+//!   `image`: root file systems of images.
 //! * `recover`: after a restart of the agent. `runtime`: what is kept on tmpfs.
 //! * `sweep`: leftovers.
 //! * `logs`: a container's side of the logger.
@@ -16,6 +17,7 @@ mod config;
 mod container;
 mod debug;
 mod finish;
+mod image;
 mod logs;
 mod plugins;
 mod recover;
@@ -32,6 +34,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use async_trait::async_trait;
 use isolators::api::{ContainerContext, Isolator, Parent};
 use isolators::registry::Isolators;
+use isolators::runtime::users::Identity;
 use isolators::traced::Calls;
 use kernel::chain;
 use mesos::{ContainerId, ContainerStatus, Resource};
@@ -44,6 +47,7 @@ use self::plugins::Plugins;
 use self::request::{Machine, Refusal, key};
 use self::runtime::{ContainerDir, RuntimeDir};
 use self::sampler::Sampler;
+use super::images::{ImageStore, NamedStore, Progress};
 use super::{
     Containerizer, ContainerizerError, KnownContainer, LaunchRequest, Launched, Sample,
     Termination, Trouble,
@@ -206,10 +210,11 @@ impl Shared {
         start: Start,
         pid: Option<u32>,
     ) -> Result<watch::Receiver<View>, ContainerizerError> {
-        let Birth { request, context, handles, host_pid_namespace } = birth;
+        let Birth { request, context, handles, host_pid_namespace, home, host } = birth;
         let key = key(&request.id);
         let (commands, mailbox) = mpsc::channel(MAILBOX);
-        let view = View { phase: Phase::Provisioning, pid, trouble: None, end: None };
+        let identity = home.as_ref().and_then(|home| home.identity.clone());
+        let view = View { identity, pid, ..View::new(Phase::Provisioning) };
         let (view, seen) = watch::channel(view);
         let door = Door {
             id: request.id.clone(),
@@ -234,6 +239,8 @@ impl Shared {
             request,
             context,
             handles,
+            home,
+            host,
             watches: Vec::new(),
             running: None,
             pipes: None,
@@ -250,6 +257,10 @@ struct Birth {
     context: Arc<ContainerContext>,
     handles: Vec<Handle>,
     host_pid_namespace: bool,
+    /// Of a container that was found.
+    home: Option<image::Home>,
+    /// Who the parent of a guest is in its image.
+    host: Option<Identity>,
 }
 
 /// The user's ids; `None` without a user.
@@ -266,9 +277,15 @@ impl Native {
     fn birth(&self, mut request: LaunchRequest) -> Result<Birth, ContainerizerError> {
         let name = key(&request.id);
         let failed = |step, message| ContainerizerError::Launch { id: name.clone(), step, message };
-        request::check(&request, &self.shared.config.secrets).map_err(|refusal| match refusal {
-            Refusal::NotSupported(what) => ContainerizerError::NotSupported(what),
-            Refusal::Bad(what) => failed("check", what),
+        let images = request::Images {
+            provided: self.shared.config.provisioner.is_some(),
+            heeded: self.shared.heeds_images(),
+        };
+        request::check(&request, &self.shared.config.secrets, images).map_err(|refusal| {
+            match refusal {
+                Refusal::NotSupported(what) => ContainerizerError::NotSupported(what),
+                Refusal::Bad(what) => failed("check", what),
+            }
         })?;
         let parent = match &request.id.parent {
             None => None,
@@ -282,8 +299,10 @@ impl Native {
             }
         };
         let ids = ids_of(request.user.as_deref()).map_err(|text| failed("check", text))?;
+        let mut host = None;
         if let Some((door, _)) = parent.as_ref().filter(|_| debug::is_guest(&request)) {
             request.container = debug::info(door.info.as_ref());
+            host = door.view.borrow().identity.clone();
         }
         let shared = &self.shared;
         let host_pid_namespace =
@@ -303,7 +322,7 @@ impl Native {
                 isolation: isolator.attach(&context),
             })
             .collect();
-        Ok(Birth { request, context, handles, host_pid_namespace })
+        Ok(Birth { request, context, handles, host_pid_namespace, home: None, host })
     }
 
     async fn ask<T>(
@@ -384,6 +403,12 @@ impl Containerizer for Native {
     }
 
     async fn status(&self, id: &ContainerId) -> Option<ContainerStatus> {
+        let phase = self.door(id)?.view.borrow().phase;
+        if phase != Phase::Running {
+            // A pull may take long.
+            let container_id = Some(id.clone());
+            return Some(ContainerStatus { container_id, ..ContainerStatus::default() });
+        }
         self.ask(id, |reply| Command::Status { reply }).await
     }
 
@@ -423,6 +448,18 @@ impl Containerizer for Native {
             list.extend(destroying);
         }
         body
+    }
+
+    fn images(&self) -> Vec<NamedStore> {
+        let store = |provisioner| Arc::new(image::Images(provisioner)) as Arc<dyn ImageStore>;
+        let provisioner = self.shared.config.provisioner.clone();
+        provisioner.into_iter().map(|provisioner| ("mesos", store(provisioner))).collect()
+    }
+
+    fn provisioning(&self) -> Vec<(ContainerId, Progress)> {
+        let table = self.shared.table();
+        let pulling = |door: &Door| Some((door.id.clone(), door.view.borrow().progress?));
+        table.values().filter_map(pulling).collect()
     }
 
     fn gpus(&self) -> Vec<isolators::gpu::Figure> {

@@ -4,6 +4,7 @@
 use std::path::{Path, PathBuf};
 
 use isolators::plan::{FileOperation, LaunchPlan, Overlay, seen_by};
+use kernel::layers::escape;
 use kernel::namespaces::Namespace;
 use oci_spec::runtime::{LinuxDevice, LinuxDeviceType, Mount};
 
@@ -414,18 +415,6 @@ pub(in crate::launch) fn overlay_options(overlay: &Overlay) -> Result<String, La
         return Err(LaunchError::Unsupported { engine: "linux", what });
     }
     Ok(data)
-}
-
-/// Escapes what separates options and layers.
-fn escape(path: &Path) -> String {
-    let mut out = String::new();
-    for c in path.to_string_lossy().chars() {
-        if matches!(c, ':' | ',' | '\\') {
-            out.push('\\');
-        }
-        out.push(c);
-    }
-    out
 }
 
 fn make_directory(

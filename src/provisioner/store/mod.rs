@@ -161,6 +161,12 @@ impl Store {
         Ok(Store { settings: Arc::new(settings) })
     }
 
+    /// Where it is.
+    #[must_use]
+    pub fn dir(&self) -> &std::path::Path {
+        &self.settings.dir
+    }
+
     /// An image, from the store or pulled. All who ask for the same at a time wait for
     /// one pull; when nobody waits any more it ends.
     ///

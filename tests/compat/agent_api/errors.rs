@@ -139,6 +139,7 @@ impl Agent {
             about,
             work_dir,
             switch_user: true,
+            excluded_images: Vec::new(),
             collection: Policy { delay: Duration::from_secs(60), headroom: 0.1 },
             common,
             sessions: Sessions::default(),
