@@ -40,11 +40,13 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 const DESCRIBED: usize = 10;
 
 impl Container {
-    /// Ends a container that ran, and keeps how it ended until it is forgotten.
+    /// Ends a container that ran, and keeps how it ended until it is forgotten. That
+    /// it never ran is not kept: the next agent is to see it too, and launch it again.
     pub(super) async fn bury(&mut self, cause: Cause, commands: &mut mpsc::Receiver<Command>) {
+        let ran = !matches!(cause, Cause::NeverRan);
         let end = self.finish(cause, commands).await;
         // One that was found without a trace has no directory.
-        if let Err(error) = self.dir.create().and_then(|()| self.dir.write_end(&end)) {
+        if ran && let Err(error) = self.dir.create().and_then(|()| self.dir.write_end(&end)) {
             error!(container = %self.key, error = %super::chain(&error), "the end is not recorded");
         }
         failpoint!("destroy.recorded");
@@ -257,7 +259,7 @@ fn termination(cause: Cause, end: Option<End>, late: Option<Limitation>) -> Term
             }
             late
         }
-        Cause::Destroyed(None) => late,
+        Cause::Destroyed(None) | Cause::NeverRan => late,
         Cause::Destroyed(Some(wanted)) => return Termination { status: said.status, ..wanted },
         Cause::Failed(failure) => {
             said.state = Some(TaskState::TaskFailed);

@@ -258,7 +258,7 @@ async fn adopt(shared: &Arc<Shared>, found: Found, handles: Vec<Handle>) -> Opti
         State::Running(running) if orphan => Start::Bury(Some(running), Cause::Destroyed(None)),
         State::Running(running) => Start::Adopt(running),
         State::Gone(end) => Start::Bury(None, Cause::Exited(end)),
-        State::NeverRan => Start::Bury(None, Cause::Exited(None)),
+        State::NeverRan => Start::Bury(None, Cause::NeverRan),
         State::Stray(pid) => {
             kernel::proctree::signal(&[pid], libc::SIGKILL);
             Start::Bury(None, Cause::Exited(Some(End::Lost)))

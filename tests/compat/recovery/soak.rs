@@ -91,7 +91,8 @@ async fn nothing_is_lost_or_leaked_under_random_deaths() {
             _ => false,
         };
         if !fine {
-            wrong.push(format!("s{n} ({}): {states:?}", kind(n).0));
+            let all = statuses.iter().map(|s| format!("{} {}", s["state"], s["message"]));
+            wrong.push(format!("s{n} ({}): {:?}", kind(n).0, all.collect::<Vec<_>>()));
         }
     }
     assert!(wrong.is_empty(), "{deaths} deaths, {} wrong: {wrong:#?}", wrong.len());
