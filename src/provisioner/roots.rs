@@ -249,11 +249,29 @@ impl Provisioner {
         Ok(())
     }
 
+    /// Every container that something was made for. Blocks.
+    #[must_use]
+    pub fn scan(&self) -> Vec<ContainerId> {
+        scan(&self.containers)
+    }
+
+    /// As [`Provisioner::remove`], of a container that is nobody's. Blocks.
+    ///
+    /// # Errors
+    /// Something is left.
+    pub fn sweep(&self, id: &ContainerId) -> Result<(), BackendError> {
+        let roots = self.of(id);
+        let _turn = self.turn(&roots).blocking_lock_owned();
+        roots.remove()?;
+        self.table().retain(|path, _| !path.starts_with(roots.path()));
+        Ok(())
+    }
+
     /// After a restart: keeps the images of the containers in `known`, and removes what
     /// was made for any other. What could not be removed is left to the next agent.
     pub async fn recover(&self, known: &[ContainerId]) -> Vec<ProvisionError> {
         let mut errors = Vec::new();
-        for id in scan(&self.containers) {
+        for id in self.scan() {
             if !known.contains(&id) {
                 tracing::info!(container = %id.value, "removing root file systems of nobody");
                 errors.extend(self.remove(&id).await.err());

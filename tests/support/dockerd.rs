@@ -133,6 +133,16 @@ impl Dockerd {
         assert_eq!(status, 200, "{answer}");
     }
 
+    /// Gives it the images of an archive of `docker save`.
+    ///
+    /// # Panics
+    /// When it refuses.
+    pub fn load(&self, archive: &Path) {
+        let body = std::fs::read(archive).expect("read the archive");
+        let (status, answer) = self.send("POST", "/images/load?quiet=1", "application/x-tar", body);
+        assert_eq!(status, 200, "{answer}");
+    }
+
     /// The socket.
     #[must_use]
     pub fn socket(&self) -> PathBuf {

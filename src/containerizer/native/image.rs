@@ -94,6 +94,7 @@ impl Container {
         let provisioner = self.shared.config.provisioner.clone();
         let provisioner = provisioner.ok_or_else(|| failed(NO_PROVIDER.into()))?;
         self.enter(Phase::Provisioning);
+        self.view.send_modify(|view| view.progress = Some(Progress::default()));
         let view = self.view.clone();
         let watcher: provisioner::Watcher = Arc::new(move |progress| {
             view.send_modify(|view| view.progress = Some(shown(progress)));

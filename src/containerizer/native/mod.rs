@@ -138,7 +138,7 @@ impl Native {
 
     /// What was found in the kernel that belonged to no container: metrics.
     #[must_use]
-    pub fn leftovers(&self) -> [(&'static str, u64); 6] {
+    pub fn leftovers(&self) -> [(&'static str, u64); 7] {
         self.shared.sweeper.figures()
     }
 

@@ -83,7 +83,7 @@ async fn an_overlay_has_as_many_layers_as_an_image() {
     for dir in [&upper, &work] {
         std::fs::create_dir(dir).expect("mkdir");
     }
-    let script = "cat /top; echo; ls -d /f* | wc -l; echo x > /written";
+    let script = "cat /top; echo; ls -d /f* | busybox wc -l; echo x > /written";
     let mut plan = fixture.plan_in(&[Kind::Mount, Kind::Pid], &["sh", "-c", script]);
     plan.overlay = Some(Overlay { lower, upper: upper.clone(), work });
     let (status, output) = fixture.run(&plan).await;
