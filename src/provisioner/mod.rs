@@ -8,11 +8,18 @@
 //!
 //! * `reference`: names of images and digests (pure). `image`: configurations (pure).
 //! * `store`: what is there, for whom, since when; pulls shared by all who wait.
+//! * `gc`: which images go when room is needed (pure).
+//! * `message`: what agent and helper say. `pull`: body of `bulkhead-helper pull`.
 
+pub mod gc;
 pub mod image;
+mod message;
+pub mod pull;
 pub mod reference;
 pub mod store;
 
 pub use image::{ImageConfig, StoredImage};
 pub use reference::{Digest, Reference, ReferenceError};
-pub use store::{Lease, Listed, Options, Progress, Pruned, Settings, Store, StoreError};
+pub use store::{
+    Lease, Listed, Location, Options, Progress, Pruned, Settings, SettingsError, Store, StoreError,
+};
