@@ -6,28 +6,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use mesos::ContainerInfo;
-use mesos::internal::ImageGcConfig;
 
 use super::flags::{StartError, invalid, secrets};
 use crate::checkpoint::WorkDir;
 use crate::daemon::flags::{Flags, nearest};
-use crate::provisioner::{Backend, Provisioner, Settings, Store};
+use crate::provisioner::store::settings;
+use crate::provisioner::{Backend, Location, Provisioner, Settings, SettingsError, Store, gc};
 
 /// Largest image, unpacked, unless `--docker_image_size_limit` says so.
 const SIZE_LIMIT: u64 = 64 << 30;
 /// Where dockerd has the certificates of registries.
 const CERTIFICATES: &str = "/etc/docker/certs.d";
-
-/// When unused images go; `--image_gc_config`.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Collection {
-    /// Part of the disk of the store that is to be free.
-    pub headroom: f64,
-    /// Between two looks.
-    pub interval: Duration,
-    /// Never removed.
-    pub excluded: Vec<String>,
-}
 
 /// `--default_container_info`.
 pub(super) fn container_info(flags: &Flags) -> Result<Option<ContainerInfo>, StartError> {
@@ -41,26 +30,11 @@ pub(super) fn container_info(flags: &Flags) -> Result<Option<ContainerInfo>, Sta
 /// `--image_gc_config`.
 ///
 /// # Errors
-/// It is none, or there are no images to collect.
-pub fn collection(flags: &Flags) -> Result<Option<Collection>, StartError> {
+/// It is none.
+pub(super) fn collection(flags: &Flags) -> Result<Option<gc::Config>, StartError> {
     const FLAG: &str = "image_gc_config";
     let Some(json) = flags.json(FLAG) else { return Ok(None) };
-    let text = json.to_string();
-    let wrong = |expected: String| invalid(FLAG, &text, expected);
-    let config: ImageGcConfig = mesos::json::from_json(text.as_bytes()).map_err(|e| {
-        let form = "image_disk_headroom, image_disk_watch_interval and excluded_images";
-        wrong(format!("an object of {form}: {e}"))
-    })?;
-    let headroom = config.image_disk_headroom;
-    if !(0.0..=1.0).contains(&headroom) {
-        return Err(wrong(format!("an image_disk_headroom from 0.0 to 1.0, not {headroom}")));
-    }
-    let nanoseconds = u64::try_from(config.image_disk_watch_interval.nanoseconds).unwrap_or(0);
-    if nanoseconds == 0 {
-        return Err(wrong("an image_disk_watch_interval above 0".into()));
-    }
-    let excluded = config.excluded_images.iter().map(isolators::image::name).collect();
-    Ok(Some(Collection { headroom, interval: Duration::from_nanos(nanoseconds), excluded }))
+    gc::Config::parse(json).map(Some).map_err(|e| invalid(FLAG, &json.to_string(), e.to_string()))
 }
 
 /// Whether `--image_providers` asks for images.
@@ -133,16 +107,20 @@ pub(super) fn provisioner(
 /// What the store is told.
 fn settings(flags: &Flags) -> Result<Settings, StartError> {
     let path = |name: &str| flags.text(name).filter(|path| !path.is_empty()).map(PathBuf::from);
+    let wrong = |e: SettingsError| invalid(e.flag, &e.value, e.expected);
     let missing = || invalid("docker_store_dir", "", "a directory");
+    let mirrors = flags.json("docker_registry_mirrors").map(settings::mirrors).transpose();
+    let insecure = flags.text("docker_insecure_registries").unwrap_or_default();
     Ok(Settings {
         dir: path("docker_store_dir").ok_or_else(missing)?,
-        registry: flags.text("docker_registry").unwrap_or_default().to_owned(),
+        registry: Location::parse(flags.text("docker_registry").unwrap_or_default())
+            .map_err(wrong)?,
         credentials: flags.json("docker_config").cloned(),
         helper: super::flags::launcher_dir(flags).join("bulkhead-helper"),
-        insecure: Vec::new(),
-        mirrors: Vec::new(),
-        certificates: CERTIFICATES.into(),
-        size_limit: SIZE_LIMIT,
+        insecure: settings::insecure(insecure).map_err(wrong)?,
+        mirrors: mirrors.map_err(wrong)?.unwrap_or_default(),
+        certificates: path("docker_certs_dir").unwrap_or_else(|| CERTIFICATES.into()),
+        size_limit: flags.bytes("docker_image_size_limit").unwrap_or(SIZE_LIMIT),
         stall: flags.duration("fetcher_stall_timeout").unwrap_or(Duration::from_secs(60)),
     })
 }
@@ -159,30 +137,18 @@ mod tests {
     }
 
     #[test]
-    fn when_images_go() {
+    fn flags_of_images_are_checked_by_name() {
         assert_eq!(collection(&parse(&[])).expect("none"), None);
-        let text = r#"--image_gc_config={"image_disk_headroom": 0.2,
-            "image_disk_watch_interval": {"nanoseconds": 3000000000},
-            "excluded_images": [{"type": "DOCKER", "docker": {"name": "busybox:1"}}]}"#;
-        let found = collection(&parse(&[text])).expect("fine").expect("some");
-        let interval = Duration::from_secs(3);
-        let wanted = Collection { headroom: 0.2, interval, excluded: vec!["busybox:1".into()] };
-        assert_eq!(found, wanted);
-        for (json, words) in [
-            ("{}", "image_disk_headroom"),
-            (
-                r#"{"image_disk_headroom": 2, "image_disk_watch_interval": {"nanoseconds": 1}}"#,
-                "from 0.0 to 1.0, not 2",
-            ),
-            (
-                r#"{"image_disk_headroom": 0.1, "image_disk_watch_interval": {"nanoseconds": 0}}"#,
-                "above 0",
-            ),
-        ] {
-            let error = collection(&parse(&[&format!("--image_gc_config={json}")]));
-            let error = error.expect_err(json).to_string();
-            assert!(error.contains("--image_gc_config") && error.contains(words), "{error}");
+        let error = collection(&parse(&["--image_gc_config={}"])).expect_err("refused");
+        assert!(error.to_string().contains("--image_gc_config"), "{error}");
+        for flag in ["--docker_registry=hdfs://x", "--docker_insecure_registries=a b"] {
+            let error = settings(&parse(&[flag])).expect_err(flag).to_string();
+            assert!(error.contains(flag.split('=').next().unwrap_or(flag)), "{error}");
         }
+        let json = r#"--docker_registry_mirrors={"docker.io": ["https://mirror.example"]}"#;
+        let found = settings(&parse(&[json, "--docker_image_size_limit=1GB"])).expect("fine");
+        assert_eq!((found.mirrors.len(), found.size_limit), (1, 1 << 30));
+        assert_eq!(found.certificates, Path::new(CERTIFICATES));
     }
 
     #[test]

@@ -18,7 +18,6 @@ pub mod driver;
 pub mod flags;
 pub mod handle;
 mod image_flags;
-mod image_gc;
 pub mod inbox;
 pub mod info;
 mod log_flags;

@@ -10,10 +10,15 @@
 //! * `roots`: root file systems of containers. `record`: what is kept of them. `backend`:
 //!   how they are made. `look`: files of images that are not mounted.
 //! * `store`: what is there, for whom, since when; pulls shared by all who wait.
+//! * `gc`: which images go when room is needed (pure).
+//! * `message`: what agent and helper say. `pull`: body of `bulkhead-helper pull`.
 
 pub mod backend;
+pub mod gc;
 pub mod image;
 mod look;
+mod message;
+pub mod pull;
 mod record;
 pub mod reference;
 mod roots;
@@ -23,4 +28,6 @@ pub use backend::Backend;
 pub use image::{ImageConfig, StoredImage};
 pub use reference::{Digest, Reference, ReferenceError};
 pub use roots::{Provisioner, Root, Watcher};
-pub use store::{Lease, Listed, Options, Progress, Pruned, Settings, Store, StoreError};
+pub use store::{
+    Lease, Listed, Location, Options, Progress, Pruned, Settings, SettingsError, Store, StoreError,
+};

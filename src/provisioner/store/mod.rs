@@ -1,23 +1,39 @@
 //! The store of images below `--docker_store_dir`: what is there and who needs it.
+//!
+//! Owned by the provisioner. `files` draws the tree on the disk, `book` is what is known
+//! of it in memory, `flight` is a pull for all who wait for it, `settings` says whom to
+//! ask. Layers are shared by all images that have them.
 
+mod book;
+pub(super) mod files;
+mod flight;
+pub mod settings;
+
+use std::collections::HashMap;
 use std::fmt;
 use std::io;
 use std::ops::Deref;
 use std::path::PathBuf;
-use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::SystemTime;
 
 use thiserror::Error;
+use tokio::sync::watch;
+use tracing::{info, warn};
 
+use self::book::Book;
+use self::files::{Failed, Files};
+use self::flight::{Key, Landing};
+use super::gc;
 use super::image::StoredImage;
-use super::reference::{Digest, Reference, ReferenceError};
+use super::reference::{Digest, Reference};
+use crate::fetch::Program;
+
+pub use self::settings::{Location, Settings, SettingsError, insecure, mirrors};
 
 /// Why there is no image.
 #[derive(Debug, Error)]
 pub enum StoreError {
-    /// Its name is none.
-    #[error(transparent)]
-    Reference(#[from] ReferenceError),
     /// The store itself cannot be used.
     #[error("failed to {verb} '{}'", path.display())]
     Store {
@@ -37,35 +53,23 @@ pub enum StoreError {
     /// It cannot be pulled or unpacked.
     #[error("failed to pull image '{image}': {message}")]
     Pull {
-        /// Its name, as asked for.
+        /// Its name, in its one spelling.
         image: String,
         /// What happened, with all causes.
         message: String,
     },
+    /// Credentials that come with an image are no JSON.
+    #[error("the credentials of image '{image}' are not usable; expected docker's config.json")]
+    Credentials {
+        /// Its name.
+        image: String,
+    },
 }
 
-/// What the store is told when the agent starts.
-#[derive(Debug, Clone)]
-pub struct Settings {
-    /// `--docker_store_dir`
-    pub dir: PathBuf,
-    /// `--docker_registry`: a URL of a registry, or a directory of archives.
-    pub registry: String,
-    /// `--docker_config`: credentials in the form of Docker's `config.json`.
-    pub credentials: Option<serde_json::Value>,
-    /// The program `bulkhead-helper`.
-    pub helper: PathBuf,
-    /// `--docker_insecure_registries`: hosts that are spoken to without TLS, or whose
-    /// certificates are not checked.
-    pub insecure: Vec<String>,
-    /// `--docker_registry_mirrors`: host of a registry -> URLs asked before it.
-    pub mirrors: Vec<(String, Vec<String>)>,
-    /// `--docker_certs_dir`: a directory for each host with `*.crt`, `*.cert`, `*.key`.
-    pub certificates: PathBuf,
-    /// `--docker_image_size_limit`: largest image, unpacked, in bytes.
-    pub size_limit: u64,
-    /// `--fetcher_stall_timeout`: longest time without a byte; zero: for ever.
-    pub stall: Duration,
+impl From<Failed> for StoreError {
+    fn from(Failed { verb, path, source }: Failed) -> StoreError {
+        StoreError::Store { verb, path, source }
+    }
 }
 
 /// How far a pull is.
@@ -105,15 +109,27 @@ impl fmt::Debug for Options {
 
 /// An image that stays in the store as long as this lives. Cheap to clone.
 #[derive(Debug, Clone)]
-pub struct Lease {
+pub struct Lease(Arc<Hold>);
+
+#[derive(Debug)]
+struct Hold {
     image: Arc<StoredImage>,
+    inner: Arc<Inner>,
 }
 
 impl Deref for Lease {
     type Target = StoredImage;
 
     fn deref(&self) -> &StoredImage {
-        &self.image
+        &self.0.image
+    }
+}
+
+impl Drop for Hold {
+    fn drop(&mut self) {
+        let mut book = self.inner.lock();
+        book.book.release(self.image.id);
+        self.inner.touch(&mut book, &self.image.reference);
     }
 }
 
@@ -148,7 +164,35 @@ pub struct Pruned {
 /// The store. One for each agent; cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Store {
-    settings: Arc<Settings>,
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    settings: Settings,
+    program: Program,
+    files: Files,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    book: Book,
+    flights: HashMap<Key, Arc<watch::Sender<Landing>>>,
+    /// Pulls at work, those included that nobody waits for any more.
+    pulls: usize,
+}
+
+impl Inner {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn touch(&self, state: &mut State, reference: &Reference) {
+        let now = SystemTime::now();
+        state.book.touch(reference, now);
+        self.files.touch(reference, now);
+    }
 }
 
 impl Store {
@@ -158,43 +202,168 @@ impl Store {
     /// # Errors
     /// [`StoreError::Store`], [`StoreError::InUse`]
     pub fn open(settings: Settings) -> Result<Store, StoreError> {
-        Ok(Store { settings: Arc::new(settings) })
-    }
-
-    /// Where it is.
-    #[must_use]
-    pub fn dir(&self) -> &std::path::Path {
-        &self.settings.dir
+        let files = Files::open(&settings.dir)?;
+        let files = files.ok_or_else(|| StoreError::InUse { path: settings.dir.clone() })?;
+        let (book, lost) = Book::new(files.read()?);
+        for reference in lost {
+            warn!(image = %reference, "forgetting an image that lacks a layer");
+            files.remove_reference(&reference)?;
+        }
+        let program = Program::new(&settings.helper);
+        let state = Mutex::new(State { book, ..State::default() });
+        Ok(Store { inner: Arc::new(Inner { settings, program, files, state }) })
     }
 
     /// An image, from the store or pulled. All who ask for the same at a time wait for
     /// one pull; when nobody waits any more it ends.
     ///
     /// # Errors
-    /// [`StoreError::Pull`]
-    pub async fn get(&self, reference: &Reference, _: Options) -> Result<Lease, StoreError> {
-        let message = format!("nothing is pulled into {} yet", self.settings.dir.display());
-        Err(StoreError::Pull { image: reference.to_string(), message })
+    /// [`StoreError::Pull`], [`StoreError::Credentials`]
+    pub async fn get(&self, reference: &Reference, options: Options) -> Result<Lease, StoreError> {
+        let reference = self.inner.settings.canonical(reference);
+        let failed = |message| StoreError::Pull { image: reference.to_string(), message };
+        if !options.force_pull
+            && let Some(lease) = self.take(&reference)
+        {
+            return Ok(lease);
+        }
+        let key = Key::new(&reference, options.credentials.as_deref())
+            .ok_or_else(|| StoreError::Credentials { image: reference.to_string() })?;
+        let mut landing = flight::join(&self.inner, key);
+        loop {
+            let now = landing.borrow_and_update().clone();
+            match now {
+                Landing::Pulling(progress) => {
+                    if let Some(tell) = &options.progress {
+                        tell(progress);
+                    }
+                }
+                Landing::Ready(lease) => return Ok(lease),
+                Landing::Failed(message) => return Err(failed(message)),
+            }
+            if landing.changed().await.is_err() {
+                return Err(failed("the agent is ending".into()));
+            }
+        }
+    }
+
+    /// An image that is in the store.
+    fn take(&self, reference: &Reference) -> Option<Lease> {
+        let mut state = self.inner.lock();
+        let image = state.book.find(&self.inner.files.dir, reference)?;
+        self.inner.touch(&mut state, reference);
+        Some(hold(&self.inner, &mut state, image))
     }
 
     /// Keeps an image that a container uses since before the agent started; `None` if it
     /// is not there any more. Its `reference` is one of those it has.
     #[must_use]
-    pub fn keep(&self, _id: &Digest) -> Option<Lease> {
-        None
+    pub fn keep(&self, id: &Digest) -> Option<Lease> {
+        let mut state = self.inner.lock();
+        let image = state.book.find_id(&self.inner.files.dir, *id)?;
+        Some(hold(&self.inner, &mut state, image))
     }
 
     /// All images, by name.
     #[must_use]
     pub fn list(&self) -> Vec<Listed> {
-        Vec::new()
+        self.inner.lock().book.list(&self.inner.files.dir)
     }
 
     /// Removes all images that nobody uses, but for those named.
     ///
     /// # Errors
     /// [`StoreError::Store`]; what could be removed is gone.
-    pub async fn prune(&self, _excluded: &[Reference]) -> Result<Pruned, StoreError> {
-        Ok(Pruned::default())
+    pub async fn prune(&self, excluded: &[Reference]) -> Result<Pruned, StoreError> {
+        self.remove(excluded, None).await
     }
+
+    /// Looks at the disk from time to time, for ever, and makes room by removing the
+    /// images that were unused for the longest time.
+    pub async fn watch(self, config: gc::Config) {
+        let mut ticks = tokio::time::interval(config.interval);
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            ticks.tick().await;
+            match self.make_room(&config).await {
+                Ok(pruned) if pruned == Pruned::default() => {}
+                Ok(pruned) => {
+                    let names: Vec<String> =
+                        pruned.images.iter().map(ToString::to_string).collect();
+                    info!(images = names.join(", "), bytes = pruned.bytes, "removed unused images");
+                }
+                Err(error) => warn!(error = %kernel::chain(&error), "failed to make room"),
+            }
+        }
+    }
+
+    /// Removes images until the disk has room, if it has not.
+    ///
+    /// # Errors
+    /// As [`Store::prune`].
+    pub async fn make_room(&self, config: &gc::Config) -> Result<Pruned, StoreError> {
+        let path = &self.inner.files.dir;
+        let space = kernel::machine::space(path).map_err(|source| StoreError::Store {
+            verb: "look at the file system of",
+            path: path.clone(),
+            source,
+        })?;
+        match config.wanted(space.total, space.available) {
+            0 => Ok(Pruned::default()),
+            wanted => self.remove(&config.excluded, Some(wanted)).await,
+        }
+    }
+
+    async fn remove(
+        &self,
+        excluded: &[Reference],
+        wanted: Option<u64>,
+    ) -> Result<Pruned, StoreError> {
+        let inner = &self.inner;
+        let excluded: Vec<Reference> =
+            excluded.iter().map(|name| inner.settings.canonical(name)).collect();
+        let dir = inner.files.stage()?;
+        let result = inner.take_out(&excluded, wanted, &dir);
+        // Blocking, for long: in its own thread.
+        let removed = tokio::task::spawn_blocking(move || files::remove(&dir));
+        let _ = removed.await;
+        Ok(result?)
+    }
+}
+
+impl Inner {
+    /// Forgets what goes; the files of layers are moved into `dir`.
+    fn take_out(
+        &self,
+        excluded: &[Reference],
+        wanted: Option<u64>,
+        dir: &std::path::Path,
+    ) -> Result<Pruned, Failed> {
+        let mut state = self.lock();
+        let mut pruned = Pruned::default();
+        let (candidates, weights) = (state.book.candidates(excluded), state.book.weights());
+        for reference in gc::choose(&candidates, &weights, wanted) {
+            self.files.remove_reference(&reference)?;
+            state.book.forget(&reference);
+            pruned.images.push(reference);
+        }
+        for id in state.book.nameless() {
+            self.files.remove_image(id)?;
+        }
+        // A pull counts on what it saw; what is left now goes the next time.
+        if state.pulls > 0 {
+            return Ok(pruned);
+        }
+        for (layer, bytes) in state.book.unused_layers() {
+            self.files.take_layer(layer, dir)?;
+            pruned.layers += 1;
+            pruned.bytes += bytes;
+        }
+        Ok(pruned)
+    }
+}
+
+fn hold(inner: &Arc<Inner>, state: &mut State, image: Arc<StoredImage>) -> Lease {
+    state.book.lease(image.id);
+    Lease(Arc::new(Hold { image, inner: Arc::clone(inner) }))
 }

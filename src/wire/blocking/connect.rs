@@ -27,9 +27,9 @@ const BUNDLES: [&str; 5] = [
 const CONNECT: Duration = Duration::from_secs(60);
 
 /// Bytes both ways.
-pub(super) trait Stream: Read + Write {}
+pub(super) trait Stream: Read + Write + Send {}
 
-impl<T: Read + Write> Stream for T {}
+impl<T: Read + Write + Send> Stream for T {}
 
 /// What is known of a server besides the authorities of the system.
 #[derive(Debug, Clone, Default)]
