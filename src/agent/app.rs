@@ -13,9 +13,8 @@ use tokio::task::{JoinError, JoinHandle};
 use super::api::metrics::Surroundings;
 use super::api::{self, About, Api};
 use super::flags::StartError;
-use super::image_flags::{self, Collection};
 use super::info::InfoError;
-use super::{AgentError, Config, Handle, Outcome, PostOutbox, flags as startup};
+use super::{AgentError, Config, Handle, Outcome, PostOutbox, flags as startup, image_flags};
 use crate::containerizer::composing::{Composing, Named};
 use crate::containerizer::docker::Docker;
 use crate::containerizer::native::Native;
@@ -29,7 +28,6 @@ use crate::daemon::signals::{Signal, Signals};
 use crate::daemon::version;
 use crate::fetch::Fetcher;
 use crate::gc::Policy;
-use crate::provisioner::Provisioner;
 use crate::wire::http::{Limits, serve};
 use crate::wire::libprocess::{Post, Upid};
 
@@ -58,8 +56,6 @@ pub struct App {
     listener: TcpListener,
     config: Config,
     containers: Containers,
-    /// When unused images go.
-    collection: Option<Collection>,
     post: Post,
     exits: mpsc::UnboundedReceiver<Upid>,
 }
@@ -70,8 +66,8 @@ struct Containers {
     docker: Option<Arc<Docker>>,
     /// Theirs, with its cache.
     fetcher: Arc<Fetcher>,
-    /// Makes root file systems of images, if it is to.
-    provisioner: Option<Arc<Provisioner>>,
+    /// Images that stay, by `--image_gc_config`.
+    excluded_images: Vec<String>,
     /// The one that the agent talks to.
     door: Arc<dyn Containerizer>,
 }
@@ -79,13 +75,15 @@ struct Containers {
 impl Containers {
     fn new(flags: &Flags, work_dir: PathBuf, runtime_dir: &Path) -> Result<Containers, AppError> {
         let names = startup::containerizers(flags)?;
-        let (mut native, mut docker, mut provisioner) = (None, None, None);
+        let (mut native, mut docker, mut excluded_images) = (None, None, Vec::new());
         if names.contains(&"mesos") {
             let mut config = startup::containerizer(flags, runtime_dir.to_owned())?;
             config.work_dir = Some(work_dir.clone());
             let launcher = startup::launcher(flags, kernel::proctree::is_root())?;
             config.provisioner = image_flags::provisioner(flags, &work_dir, launcher)?;
-            provisioner.clone_from(&config.provisioner);
+            config.image_gc = image_flags::collection(flags)?;
+            let excluded = config.image_gc.iter().flat_map(|gc| &gc.excluded);
+            excluded_images.extend(excluded.map(ToString::to_string));
             native = Some(Arc::new(Native::new(config)?));
         }
         let fetcher = match &native {
@@ -111,7 +109,7 @@ impl Containers {
                 Arc::new(Composing::new(all))
             }
         };
-        Ok(Containers { native, docker, fetcher, provisioner, door })
+        Ok(Containers { native, docker, fetcher, excluded_images, door })
     }
 }
 
@@ -133,11 +131,10 @@ impl App {
         let info = startup::slave_info(&flags, &work_dir, hostname, address.port())?;
         let pid = format!("{}@{address}", api::PROCESS);
         let config = startup::config(&flags, info, &pid, &work_dir)?;
-        let collection = image_flags::collection(&flags)?;
         let containers = Containers::new(&flags, work_dir, &runtime_dir)?;
         let (exited, exits) = mpsc::unbounded_channel();
         let post = Post::new(address, exited);
-        Ok(App { flags, logging, listener, config, containers, collection, post, exits })
+        Ok(App { flags, logging, listener, config, containers, post, exits })
     }
 
     /// Runs until a signal, the master or an error ends it.
@@ -163,11 +160,7 @@ impl App {
             logging: logging.clone(),
             flags: Arc::new(flags),
         };
-        let excluded = collection.as_ref().map(|all| all.excluded.clone()).unwrap_or_default();
-        if let Some((provisioner, collection)) = containers.provisioner.clone().zip(collection) {
-            super::image_gc::start(provisioner, collection);
-        }
-        let api = service(common, &config, containers, excluded, handle.clone());
+        let api = service(common, &config, containers, handle.clone());
         let (stop, stopped) = oneshot::channel::<()>();
         let server = tokio::spawn(serve(listener, Arc::new(api), Limits::default(), async {
             let _ = stopped.await;
@@ -209,13 +202,7 @@ async fn drain(
     server.await.map_err(failed("the HTTP server"))
 }
 
-fn service(
-    common: Common,
-    config: &Config,
-    containers: Containers,
-    excluded_images: Vec<String>,
-    handle: Handle,
-) -> Api {
+fn service(common: Common, config: &Config, containers: Containers, handle: Handle) -> Api {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let about = About {
         version: version::info().clone(),
@@ -226,7 +213,7 @@ fn service(
     };
     startup::attach_log(&common);
     common.metrics.source(system);
-    let Containers { native, docker, fetcher, provisioner: _, door } = containers;
+    let Containers { native, docker, fetcher, excluded_images, door } = containers;
     let reporter = native.clone();
     let swept = native.clone();
     common.metrics.source(move |out| {

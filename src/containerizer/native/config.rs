@@ -15,7 +15,7 @@ use kernel::cgroup::Hierarchies;
 use crate::containerizer::ContainerizerError;
 use crate::launch::Engine;
 use crate::logs::{self, settings::Settings};
-use crate::provisioner::Provisioner;
+use crate::provisioner::{Provisioner, gc};
 
 /// Longest path of a Unix socket in bytes.
 const LONGEST_SOCKET: usize = 107;
@@ -84,6 +84,8 @@ pub struct Config {
     pub secrets: isolators::secret::Secrets,
     /// Who makes root file systems of images, if anybody.
     pub provisioner: Option<Arc<Provisioner>>,
+    /// `--image_gc_config`: when images go by themselves.
+    pub image_gc: Option<gc::Config>,
     /// `--docker_ignore_runtime`.
     pub docker_ignore_runtime: bool,
     /// `--work_dir`: leftovers of mounts are looked for below it.
@@ -131,6 +133,7 @@ impl Default for Config {
             gpu: isolators::gpu::Settings::default(),
             secrets: isolators::secret::Secrets::default(),
             provisioner: None,
+            image_gc: None,
             docker_ignore_runtime: false,
             work_dir: None,
             sweep_interval: Duration::from_secs(60),

@@ -345,6 +345,11 @@ impl Containerizer for Native {
     ) -> Result<Vec<ContainerId>, ContainerizerError> {
         let fresh = recover::recover(&self.shared, known).await?;
         sweep::start(&self.shared);
+        let config = &self.shared.config;
+        // Not before it is known which images are used.
+        if let (Some(provisioner), Some(gc)) = (&config.provisioner, &config.image_gc) {
+            tokio::spawn(provisioner.store().clone().watch(gc.clone()));
+        }
         Ok(fresh)
     }
 

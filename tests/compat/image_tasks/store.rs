@@ -83,12 +83,13 @@ async fn unused_images_go_when_the_disk_fills() {
 #[tokio::test]
 async fn a_pull_is_seen_and_ends_with_its_task() {
     require!(root, cgroup, busybox, overlay);
-    let scene = Scene::start("image-slow", &[]);
     // Takes calls and never answers.
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
     let port = listener.local_addr().expect("an address").port();
+    let registry = format!("--docker_registry=http://127.0.0.1:{port}");
+    let scene = Scene::start("image-slow", &[&registry]);
     let mut framework = Framework::subscribe(&scene.cluster.master, "image-slow").await;
-    framework.launch(vec![task("slow", &format!("127.0.0.1:{port}/slow:1"), "true")]).await;
+    framework.launch(vec![task("slow", "slow:1", "true")]).await;
     let containers = || get(&scene.cluster.agent, "/containers").expect("an answer");
     eventually("the pull", || containers().contains("\"provisioning\":{\"layers\":0")).await;
     // Others come and go meanwhile.
