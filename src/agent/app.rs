@@ -142,8 +142,7 @@ impl App {
     /// # Errors
     /// The agent could not recover, or cannot go on.
     pub async fn run(self, mut signals: Signals) -> Result<(), AppError> {
-        let App { flags, logging, listener, mut config, containers, collection, post, mut exits } =
-            self;
+        let App { flags, logging, listener, mut config, containers, post, mut exits } = self;
         let files = Files::new();
         config.readers = files.readers();
         tracing::info!(

@@ -277,7 +277,6 @@ async fn calls_that_are_not_there_yet_say_so() {
     let agent = Agent::start("agent-later").await;
     let json = [("content-type".to_owned(), "application/json".to_owned())];
     for (call, words) in [
-        (r#"{"type":"PRUNE_IMAGES"}"#, "PRUNE_IMAGES is not supported yet"),
         (
             r#"{"type":"REMOVE_RESOURCE_PROVIDER_CONFIG",
                "remove_resource_provider_config":{"type":"t","name":"n"}}"#,
