@@ -10,6 +10,13 @@ use crate::cluster::{binary, get};
 use crate::framework::Framework;
 use crate::require;
 
+/// As [`config`], of an image that is no other's.
+fn labelled(name: &str) -> Value {
+    let mut config = config();
+    config["Labels"] = json!({ "name": name });
+    config
+}
+
 fn image(scene: &Scene, arguments: &[&str]) -> Output {
     let mut command = Command::new(binary("bulkhead"));
     command.arg("image").args(arguments).args(["--agent", &scene.cluster.agent]);
@@ -31,7 +38,7 @@ async fn images_are_pulled_listed_and_pruned_by_hand() {
     require!(root, cgroup, busybox, overlay);
     let scene = Scene::start("image-store", &[]);
     for name in ["used:1", "kept:1", "idle:1"] {
-        scene.image(name, &config());
+        scene.image(name, &labelled(name));
     }
     let pulled = image(&scene, &["pull", "used:1", "kept:1", "idle:1"]);
     assert!(pulled.status.success(), "{pulled:?}");
@@ -70,7 +77,7 @@ async fn unused_images_go_when_the_disk_fills() {
         "excluded_images": [{"type": "DOCKER", "docker": {"name": "kept:1"}}]}"#;
     let scene = Scene::start("image-gc", &[config_flag]);
     for name in ["used:1", "kept:1", "idle:1"] {
-        scene.image(name, &config());
+        scene.image(name, &labelled(name));
     }
     let mut framework = Framework::subscribe(&scene.cluster.master, "image-gc").await;
     framework.start(task("uses", "used:1", "sleep 1000")).await;
