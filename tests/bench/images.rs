@@ -13,26 +13,23 @@ mod dockerd;
 mod ground;
 #[path = "../support/image.rs"]
 mod image;
-#[path = "../support/registry.rs"]
-mod registry;
 #[path = "../support/mod.rs"]
 mod support;
 
+use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use bulkhead::containerizer::Containerizer;
 use bulkhead::containerizer::native::{Config, Native};
-use bulkhead::provisioner::{
-    Backend, Location, Options, Provisioner, Reference, Settings, Store,
-};
+use bulkhead::provisioner::{Backend, Location, Options, Provisioner, Reference, Settings, Store};
 use dockerd::{Dockerd, Network};
 use ground::{figure, id, request};
 use mesos::container_info::{MesosInfo, Type};
 use mesos::{ContainerInfo, Image};
-use registry::{Guard, Registry};
 use serde_json::json;
 use support::TempDir;
 
@@ -173,7 +170,7 @@ async fn pulls() {
     let size: usize =
         std::env::var("IMAGES_MB").ok().and_then(|text| text.parse().ok()).unwrap_or(500);
     let dir = place("pull");
-    let registry = Registry::start(Guard::Open);
+    let registry = Registry::start(&dir);
     let layers = big(&dir, size);
     let archive = image::save(&dir, "big:1", &layers, &json!({ "Cmd": ["/bin/true"] }));
     let name = format!("{}/big:1", registry.host);
@@ -211,6 +208,44 @@ async fn pulls() {
     std::fs::remove_dir_all(&dir).expect("clean up");
 }
 
+/// A registry on loopback, of one run.
+struct Registry {
+    host: String,
+    child: Child,
+}
+
+impl Registry {
+    fn start(dir: &Path) -> Registry {
+        let port =
+            TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("it").port();
+        let host = format!("127.0.0.1:{port}");
+        let config = format!(
+            "version: 0.1\nlog:\n  level: error\nstorage:\n  filesystem:\n    rootdirectory: {}\n\
+             http:\n  addr: {host}\n",
+            dir.join("registry").display()
+        );
+        let file = dir.join("registry.yml");
+        std::fs::write(&file, config).expect("write");
+        let mut command = Command::new("docker-registry");
+        command.arg("serve").arg(&file).env("OTEL_TRACES_EXPORTER", "none");
+        command.stdout(Stdio::null()).stderr(Stdio::null());
+        let child = command.spawn().expect("run docker-registry");
+        let by = Instant::now() + Duration::from_secs(60);
+        while TcpStream::connect(&host).is_err() {
+            assert!(Instant::now() < by, "the registry does not answer");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        Registry { host, child }
+    }
+}
+
+impl Drop for Registry {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
 /// Layers that are `size` MB of files together, as compressible as programs are.
 fn big(dir: &Path, size: usize) -> Vec<PathBuf> {
     let mut layers = vec![image::base(dir)];
@@ -235,7 +270,7 @@ fn big(dir: &Path, size: usize) -> Vec<PathBuf> {
 }
 
 fn settle() {
-    let _ = std::process::Command::new("sync").status();
+    let _ = Command::new("sync").status();
 }
 
 /// Watches the resident memory of helpers that this process has started.

@@ -276,13 +276,11 @@ async fn bodies_over_the_limit_are_refused_and_the_agent_goes_on() {
 async fn calls_that_are_not_there_yet_say_so() {
     let agent = Agent::start("agent-later").await;
     let json = [("content-type".to_owned(), "application/json".to_owned())];
-    for (call, words) in [
-        (
-            r#"{"type":"REMOVE_RESOURCE_PROVIDER_CONFIG",
+    for (call, words) in [(
+        r#"{"type":"REMOVE_RESOURCE_PROVIDER_CONFIG",
                "remove_resource_provider_config":{"type":"t","name":"n"}}"#,
-            "REMOVE_RESOURCE_PROVIDER_CONFIG is not supported yet",
-        ),
-    ] {
+        "REMOVE_RESOURCE_PROVIDER_CONFIG is not supported yet",
+    )] {
         let reply = agent.send("POST", "/api/v1", &json, call.as_bytes().to_vec()).await;
         assert_eq!((reply.status.as_u16(), reply.text().as_str()), (501, words));
     }
