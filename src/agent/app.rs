@@ -243,6 +243,8 @@ fn service(common: Common, config: &Config, containers: Containers, handle: Hand
     Api::new(context, move || Surroundings {
         uptime_secs: started.elapsed().as_secs_f64(),
         destroy_errors: native.as_ref().map_or(0, |native| native.destroy_errors()),
+        roots: native.as_ref().map_or(0, |native| native.roots().0),
+        root_errors: native.as_ref().map_or(0, |native| native.roots().1),
         fetched: fetcher.figures(),
     })
 }

@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
@@ -71,6 +71,7 @@ pub struct Provisioner {
     containers: PathBuf,
     secrets: Secrets,
     table: Mutex<BTreeMap<PathBuf, Entry>>,
+    errors: AtomicU64,
 }
 
 impl Provisioner {
@@ -82,7 +83,8 @@ impl Provisioner {
         containers: PathBuf,
         secrets: Secrets,
     ) -> Provisioner {
-        Provisioner { store, backend, containers, secrets, table: Mutex::default() }
+        let (table, errors) = (Mutex::default(), AtomicU64::new(0));
+        Provisioner { store, backend, containers, secrets, table, errors }
     }
 
     /// The images.
@@ -95,6 +97,14 @@ impl Provisioner {
     #[must_use]
     pub fn backend(&self) -> Backend {
         self.backend
+    }
+
+    /// Containers that have images now, and how often something of one could not be
+    /// removed.
+    #[must_use]
+    pub fn figures(&self) -> (u64, u64) {
+        let having = self.table().values().filter(|entry| !entry.leases.is_empty()).count();
+        (having as u64, self.errors.load(Ordering::Relaxed))
     }
 
     fn table(&self) -> MutexGuard<'_, BTreeMap<PathBuf, Entry>> {
@@ -232,6 +242,10 @@ impl Provisioner {
     /// Something is left.
     pub async fn remove(&self, id: &ContainerId) -> Result<(), ProvisionError> {
         let roots = self.of(id);
+        // Whatever is being made has an entry.
+        if !self.table().contains_key(roots.path()) && !roots.path().exists() {
+            return Ok(());
+        }
         let turn = self.turn(&roots).lock_owned().await;
         let gone = roots.clone();
         let removed = tokio::task::spawn_blocking(move || {
@@ -243,7 +257,11 @@ impl Provisioner {
             object: format!("the root file systems of '{}'", id.value),
             source: Some(source),
         };
-        removed.await.map_err(|e| fail(e.into()))?.map_err(|e| fail(e.into()))?;
+        let removed = removed.await.map_err(|e| fail(e.into()))?;
+        removed.map_err(|e| {
+            self.errors.fetch_add(1, Ordering::Relaxed);
+            fail(e.into())
+        })?;
         self.table().retain(|path, _| !path.starts_with(roots.path()));
         failpoint!("provision.removed");
         Ok(())

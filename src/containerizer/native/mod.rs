@@ -136,6 +136,13 @@ impl Native {
         self.shared.destroy_errors.load(Ordering::Relaxed)
     }
 
+    /// Containers with root file systems of images, and those of which some stay: metrics.
+    #[must_use]
+    pub fn roots(&self) -> (u64, u64) {
+        let provisioner = self.shared.config.provisioner.as_ref();
+        provisioner.map(|provisioner| provisioner.figures()).unwrap_or_default()
+    }
+
     /// What was found in the kernel that belonged to no container: metrics.
     #[must_use]
     pub fn leftovers(&self) -> [(&'static str, u64); 7] {

@@ -22,7 +22,13 @@ async fn a_command_task_lives_in_its_image() {
     let mut hello = task("hello", "app:1", line);
     // Whoever the task names is the host's.
     hello["command"]["user"] = "root".into();
+    // The host has no such file.
+    hello["health_check"] = json!({ "type": "COMMAND", "interval_seconds": 0.2,
+        "delay_seconds": 0.0, "grace_period_seconds": 60.0,
+        "command": { "shell": true, "value": "test -x /show" } });
     framework.start(hello).await;
+    let healthy = |f: &Framework| f.statuses["hello"].iter().any(|s| s["healthy"] == true);
+    framework.until("health", 60, healthy).await;
     eventually("the output", || scene.file("hello", "stdout").contains("/mnt/mesos")).await;
     let stdout = scene.file("hello", "stdout");
     let names: Vec<&str> = stdout.lines().collect();
@@ -131,6 +137,24 @@ async fn groups_executors_and_volumes_have_images() {
     let end = framework.run(volume, 60).await;
     assert_eq!(end["state"], "TASK_FINISHED", "{end}");
     assert_eq!(scene.file("volume", "stdout"), "3\n1\n");
+}
+
+/// What is written to the root counts as what is written to the sandbox does.
+#[tokio::test]
+async fn what_is_written_to_the_root_counts() {
+    require!(root, cgroup, busybox, overlay);
+    let isolation = "--isolation=cgroups/cpu,cgroups/mem,filesystem/linux,docker/runtime,disk/du";
+    let flags =
+        [isolation, "--enforce_container_disk_quota", "--container_disk_watch_interval=100ms"];
+    let scene = Scene::start("image-quota", &flags);
+    scene.image("app:1", &json!({}));
+    let mut framework = Framework::subscribe(&scene.cluster.master, "image-quota").await;
+    let line = "busybox dd if=/dev/zero of=/tmp/big bs=1M count=20 2>/dev/null; sleep 1000";
+    let mut greedy = task("greedy", "app:1", line);
+    greedy["resources"].as_array_mut().expect("a list").push(scalar("disk", 5.0));
+    let end = framework.run(greedy, 60).await;
+    assert_eq!(end["reason"], "REASON_CONTAINER_LIMITATION_DISK", "{end}");
+    scene.wait_clean().await;
 }
 
 #[tokio::test]
