@@ -24,6 +24,8 @@ for purpose in "$@"; do
       need crun crun
       PATH=$PATH:/usr/sbin:/sbin need dockerd docker.io
       need nsenter util-linux
+      PATH=$PATH:/usr/sbin:/sbin need fsfreeze util-linux
+      PATH=$PATH:/usr/sbin:/sbin need mkfs.ext4 e2fsprogs
       PATH=$PATH:/usr/sbin:/sbin need logrotate logrotate
       need journalctl systemd
       ;;

@@ -79,6 +79,7 @@ pub const ALL: &[&str] = &[
     "launch.provisioned",
     "launch.prepared",
     "launch.fetched",
+    "launch.record",
     "launch.before_fork",
     "launch.after_fork",
     "launch.waiting",
@@ -87,6 +88,7 @@ pub const ALL: &[&str] = &[
     "launch.pid",
     // The end of a container (src/containerizer/native/finish.rs).
     "destroy.begin",
+    "destroy.limited",
     "destroy.killed",
     "destroy.cleaned_one",
     "cgroups.removed_one",
@@ -96,6 +98,7 @@ pub const ALL: &[&str] = &[
     "destroy.status",
     "destroy.recorded",
     "forget.before",
+    "forget.half",
     "forget.after",
     // Recovery itself.
     "recover.read",
