@@ -108,7 +108,9 @@ fn gone(path: PathBuf) -> Result<(), RuntimeError> {
         Err(error) => Err(error),
     };
     match removed {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(failed("remove", &path)(error)),
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(failed("remove", &path)(error))
+        }
         _ => Ok(()),
     }
 }

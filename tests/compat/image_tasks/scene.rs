@@ -79,7 +79,7 @@ pub fn config() -> Value {
     json!({
         "User": "app", "WorkingDir": "/srv/app",
         "Env": ["PATH=/bin", "IMAGE=image", "BOTH=image"],
-        "Entrypoint": ["/show", "entry"], "Cmd": ["cmd"],
+        "Entrypoint": ["/show", "entry"], "Cmd": ["cmd"], "Volumes": { "/srv/app": {} },
     })
 }
 

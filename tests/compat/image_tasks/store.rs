@@ -51,6 +51,12 @@ async fn images_are_pulled_listed_and_pruned_by_hand() {
     assert_eq!(none.status.code(), Some(2), "{none:?}");
     assert!(said.contains("failed to pull image 'no/such:1'"), "{said}");
 
+    let run = Command::new(binary("bulkhead"))
+        .args(["run", "--master", &scene.cluster.master, "--image", "idle:1"])
+        .output()
+        .expect("run bulkhead");
+    assert!(run.status.success(), "{run:?}");
+    assert!(String::from_utf8_lossy(&run.stdout).ends_with("/show entry cmd\n"), "{run:?}");
     let mut framework = Framework::subscribe(&scene.cluster.master, "image-store").await;
     framework.start(task("uses", "used:1", "sleep 1000")).await;
     let pruned = image(&scene, &["prune", "--exclude", "kept:1"]);
