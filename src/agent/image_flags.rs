@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use mesos::ContainerInfo;
+use mesos::internal::ImageGcConfig;
 
 use super::flags::{StartError, invalid, secrets};
 use crate::checkpoint::WorkDir;
@@ -14,7 +15,7 @@ use crate::provisioner::store::settings;
 use crate::provisioner::{Backend, Location, Provisioner, Settings, SettingsError, Store, gc};
 
 /// Largest image, unpacked, unless `--docker_image_size_limit` says so.
-const SIZE_LIMIT: u64 = 64 << 30;
+const SIZE_LIMIT: u64 = 32 << 30;
 /// Where dockerd has the certificates of registries.
 const CERTIFICATES: &str = "/etc/docker/certs.d";
 
@@ -31,10 +32,27 @@ pub(super) fn container_info(flags: &Flags) -> Result<Option<ContainerInfo>, Sta
 ///
 /// # Errors
 /// It is none.
-pub(super) fn collection(flags: &Flags) -> Result<Option<gc::Config>, StartError> {
+pub(super) fn collection(flags: &Flags) -> Result<Option<Collection>, StartError> {
     const FLAG: &str = "image_gc_config";
     let Some(json) = flags.json(FLAG) else { return Ok(None) };
-    gc::Config::parse(json).map(Some).map_err(|e| invalid(FLAG, &json.to_string(), e.to_string()))
+    let text = json.to_string();
+    let wrong = |expected: String| invalid(FLAG, &text, expected);
+    let config: ImageGcConfig = mesos::json::from_json(text.as_bytes()).map_err(|e| {
+        let form = "image_disk_headroom, image_disk_watch_interval and excluded_images";
+        wrong(format!("an object of {form}: {e}"))
+    })?;
+    let headroom = config.image_disk_headroom;
+    if !(0.0..=1.0).contains(&headroom) {
+        return Err(wrong(format!("an image_disk_headroom from 0.0 to 1.0, not {headroom}")));
+    }
+    let nanoseconds = u64::try_from(config.image_disk_watch_interval.nanoseconds).unwrap_or(0);
+    if nanoseconds == 0 {
+        return Err(wrong("an image_disk_watch_interval above 0".into()));
+    }
+    let names = config.excluded_images.iter().map(isolators::image::name);
+    let excluded = names.map(|name| Reference::parse(&name).map_err(|e| wrong(e.to_string())));
+    let excluded = excluded.collect::<Result<_, _>>()?;
+    Ok(Some(Collection { headroom, interval: Duration::from_nanos(nanoseconds), excluded }))
 }
 
 /// Whether `--image_providers` asks for images.
@@ -134,6 +152,34 @@ mod tests {
         let base = ["--work_dir=/nonexistent/w", "--master=127.0.0.1:5050"];
         let arguments = base.iter().chain(more).map(|a| (*a).to_owned());
         Flags::parse(FLAGS, arguments, []).expect("known flags")
+    }
+
+    #[test]
+    fn when_images_go() {
+        let text = r#"--image_gc_config={"image_disk_headroom": 0.2,
+            "image_disk_watch_interval": {"nanoseconds": 3000000000},
+            "excluded_images": [{"type": "DOCKER", "docker": {"name": "busybox:1"}}]}"#;
+        let found = collection(&parse(&[text])).expect("fine").expect("some");
+        let excluded = vec![Reference::parse("busybox:1").expect("a name")];
+        let interval = Duration::from_secs(3);
+        assert_eq!(found, Collection { headroom: 0.2, interval, excluded });
+        let with = |headroom: f64, nanoseconds: u64, name: &str| {
+            format!(
+                r#"{{"image_disk_headroom": {headroom},
+                "image_disk_watch_interval": {{"nanoseconds": {nanoseconds}}},
+                "excluded_images": [{{"type": "DOCKER", "docker": {{"name": "{name}"}}}}]}}"#
+            )
+        };
+        for (json, words) in [
+            ("{}".to_owned(), "image_disk_headroom"),
+            (with(2.0, 1, "a"), "from 0.0 to 1.0, not 2"),
+            (with(0.1, 0, "a"), "above 0"),
+            (with(0.1, 1, "UPPER"), "'UPPER'"),
+        ] {
+            let error = collection(&parse(&[&format!("--image_gc_config={json}")]));
+            let error = error.expect_err(&json).to_string();
+            assert!(error.contains("--image_gc_config") && error.contains(words), "{error}");
+        }
     }
 
     #[test]

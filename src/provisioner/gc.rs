@@ -4,91 +4,15 @@
 //! excluded never goes.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::{Duration, SystemTime};
-
-use mesos::Image;
-use serde::Deserialize;
-use thiserror::Error;
+use std::time::SystemTime;
 
 use super::reference::{Digest, Reference};
 
-/// `--image_gc_config` is not usable.
-#[derive(Debug, Clone, PartialEq, Eq, Error)]
-#[error("{0}")]
-pub struct ConfigError(String);
-
-/// When images go by themselves.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Config {
-    /// Part of the disk that is to be free, 0 to 1.
-    pub headroom: f64,
-    /// Time between two looks.
-    pub interval: Duration,
-    /// Never go.
-    pub excluded: Vec<Reference>,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Raw {
-    image_disk_headroom: f64,
-    image_disk_watch_interval: RawDuration,
-    #[serde(default)]
-    excluded_images: Vec<serde_json::Value>,
-}
-
-#[derive(Deserialize)]
-struct RawDuration {
-    nanoseconds: i64,
-}
-
-impl Config {
-    /// Reads the flag, in Mesos' form.
-    ///
-    /// # Errors
-    /// [`ConfigError`]
-    pub fn parse(value: &serde_json::Value) -> Result<Config, ConfigError> {
-        let raw: Raw = serde_json::from_value(value.clone()).map_err(|error| {
-            ConfigError(format!(
-                "expected image_disk_headroom, image_disk_watch_interval {{nanoseconds}} and \
-                 excluded_images: {error}"
-            ))
-        })?;
-        if !(0.0..=1.0).contains(&raw.image_disk_headroom) {
-            let given = raw.image_disk_headroom;
-            return Err(ConfigError(format!("image_disk_headroom is {given}; expected 0 to 1")));
-        }
-        let interval = u64::try_from(raw.image_disk_watch_interval.nanoseconds).unwrap_or(0);
-        if interval == 0 {
-            return Err(ConfigError("image_disk_watch_interval must be more than nothing".into()));
-        }
-        let name = |image: &serde_json::Value| {
-            let name = image["docker"]["name"].as_str().ok_or_else(|| {
-                ConfigError("expected excluded_images with docker {name} each".into())
-            })?;
-            Reference::parse(name).map_err(|error| ConfigError(error.to_string()))
-        };
-        Ok(Config {
-            headroom: raw.image_disk_headroom,
-            interval: Duration::from_nanos(interval),
-            excluded: raw.excluded_images.iter().map(name).collect::<Result<_, _>>()?,
-        })
-    }
-
-    /// Bytes that are to go, of a disk of `total` of which `available` are free.
-    #[must_use]
-    pub fn wanted(&self, total: u64, available: u64) -> u64 {
-        let free = (self.headroom * total as f64) as u64;
-        free.saturating_sub(available)
-    }
-}
-
-/// The names in a list of images, as PRUNE_IMAGES has them; others than docker's and
-/// names that are none cannot be here and are left out.
+/// Bytes that are to go so that `headroom`, a part of the disk from 0 to 1, is free.
 #[must_use]
-pub fn excluded(images: &[Image]) -> Vec<Reference> {
-    let named = |image: &Image| Reference::parse(&image.docker.as_ref()?.name).ok();
-    images.iter().filter_map(named).collect()
+pub fn wanted(headroom: f64, total: u64, available: u64) -> u64 {
+    let free = (headroom.clamp(0.0, 1.0) * total as f64) as u64;
+    free.saturating_sub(available)
 }
 
 /// A name that may go.
@@ -153,7 +77,7 @@ fn own(layers: &BTreeMap<Digest, Vec<(Digest, u64)>>, id: Digest) -> BTreeSet<(D
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use std::time::Duration;
 
     use super::*;
 
@@ -216,27 +140,10 @@ mod tests {
     }
 
     #[test]
-    fn the_flag() {
-        let value = json!({
-            "image_disk_headroom": 0.1,
-            "image_disk_watch_interval": { "nanoseconds": 3_600_000_000_000_u64 },
-            "excluded_images": [{ "type": "DOCKER", "docker": { "name": "busybox" } }],
-        });
-        let config = Config::parse(&value).expect("fine");
-        assert_eq!(config.interval, Duration::from_secs(3600));
-        assert_eq!(config.excluded, [Reference::parse("busybox").expect("a name")]);
-        assert_eq!((config.wanted(1000, 150), config.wanted(1000, 40)), (0, 60));
-        for (field, wrong, expected) in [
-            ("image_disk_headroom", json!(1.5), "expected 0 to 1"),
-            ("image_disk_watch_interval", json!({ "nanoseconds": 0 }), "more than nothing"),
-            ("excluded_images", json!([{ "type": "APPC" }]), "docker {name}"),
-            ("excluded_images", json!([{ "docker": { "name": "A" } }]), "'A' is no name"),
-            ("image_disk_headrom", json!(1), "unknown field `image_disk_headrom`"),
-        ] {
-            let mut value = value.clone();
-            value[field] = wrong;
-            let error = Config::parse(&value).expect_err(field).to_string();
-            assert!(error.contains(expected), "{field}: {error}");
+    fn headroom_is_a_part_of_the_disk() {
+        let rows = [(0.1, 150, 0), (0.1, 40, 60), (0.0, 0, 0), (1.0, 400, 600), (7.0, 0, 1000)];
+        for (headroom, available, expected) in rows {
+            assert_eq!(wanted(headroom, 1000, available), expected, "{headroom} {available}");
         }
     }
 }

@@ -10,10 +10,11 @@
 //! * `roots`: root file systems of containers. `record`: what is kept of them. `backend`:
 //!   how they are made. `look`: files of images that are not mounted.
 //! * `store`: what is there, for whom, since when; pulls shared by all who wait.
-//! * `gc`: which images go when room is needed (pure).
+//! * `gc`: which images go when room is needed (pure). `collect`: when that is.
 //! * `message`: what agent and helper say. `pull`: body of `bulkhead-helper pull`.
 
 pub mod backend;
+mod collect;
 pub mod gc;
 pub mod image;
 mod look;
@@ -25,6 +26,7 @@ mod roots;
 pub mod store;
 
 pub use backend::Backend;
+pub use collect::Collection;
 pub use image::{ImageConfig, StoredImage};
 pub use reference::{Digest, Reference, ReferenceError};
 pub use roots::{Provisioner, Root, Watcher};

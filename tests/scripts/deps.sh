@@ -23,6 +23,7 @@ for purpose in "$@"; do
       need runc runc
       need crun crun
       PATH=$PATH:/usr/sbin:/sbin need dockerd docker.io
+      need docker-registry docker-registry
       need nsenter util-linux
       PATH=$PATH:/usr/sbin:/sbin need fsfreeze util-linux
       PATH=$PATH:/usr/sbin:/sbin need mkfs.ext4 e2fsprogs
@@ -52,12 +53,13 @@ if [ "$(id -u)" -ne 0 ] || ! command -v apt-get >/dev/null; then
   exit 1
 fi
 echo "installing ${missing[*]}"
-# Tests start engines of their own: the package's must not run beside them.
+# Tests start engines and registries of their own: the packages' must not run beside them.
 engine=()
-if [[ " ${missing[*]} " == *" docker.io "* && -d /run/systemd/system ]]; then
-  engine=(docker.service docker.socket containerd.service)
-  systemctl mask --quiet --runtime "${engine[@]}" || true
+if [ -d /run/systemd/system ]; then
+  [[ " ${missing[*]} " == *" docker.io "* ]] && engine+=(docker.service docker.socket containerd.service)
+  [[ " ${missing[*]} " == *" docker-registry "* ]] && engine+=(docker-registry.service)
 fi
+[ "${#engine[@]}" -eq 0 ] || systemctl mask --quiet --runtime "${engine[@]}" || true
 log=$(mktemp)
 trap 'rm -f "$log"' EXIT
 export DEBIAN_FRONTEND=noninteractive

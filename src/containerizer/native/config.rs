@@ -15,7 +15,7 @@ use kernel::cgroup::Hierarchies;
 use crate::containerizer::ContainerizerError;
 use crate::launch::Engine;
 use crate::logs::{self, settings::Settings};
-use crate::provisioner::{Provisioner, gc};
+use crate::provisioner::{Collection, Provisioner};
 
 /// Longest path of a Unix socket in bytes.
 const LONGEST_SOCKET: usize = 107;
@@ -85,7 +85,7 @@ pub struct Config {
     /// Who makes root file systems of images, if anybody.
     pub provisioner: Option<Arc<Provisioner>>,
     /// `--image_gc_config`: when images go by themselves.
-    pub image_gc: Option<gc::Config>,
+    pub image_gc: Option<Collection>,
     /// `--docker_ignore_runtime`.
     pub docker_ignore_runtime: bool,
     /// `--work_dir`: leftovers of mounts are looked for below it.

@@ -355,7 +355,7 @@ impl Containerizer for Native {
         let config = &self.shared.config;
         // Not before it is known which images are used.
         if let (Some(provisioner), Some(gc)) = (&config.provisioner, &config.image_gc) {
-            tokio::spawn(provisioner.store().clone().watch(gc.clone()));
+            tokio::spawn(gc.clone().watch(provisioner.store().clone()));
         }
         Ok(fresh)
     }

@@ -72,7 +72,7 @@ pub const FLAGS: &[Flag] = &[
     Flag::new("docker_certs_dir", Path, None, "Certificates of registries, a directory for each host, as dockerd has them; default: /etc/docker/certs.d; no flag of Mesos."),
     Flag::new("docker_config", Json, None, "Registry credentials in docker's config.json form."),
     Flag::new("docker_ignore_runtime", Bool, Some("false"), "Ignore entry point, environment and user of docker images."),
-    Flag::new("docker_image_size_limit", Bytes, None, "Largest image of the native containerizer, unpacked; default: 64GB; no flag of Mesos."),
+    Flag::new("docker_image_size_limit", Bytes, None, "Largest image of the native containerizer, unpacked; default: 32GB; no flag of Mesos."),
     Flag::new("docker_insecure_registries", Text, None, "Registries without TLS or with certificates that are not checked, separated by commas; no flag of Mesos."),
     Flag::new("docker_keep_exited", Number, None, "Ended docker containers kept per framework, those that failed first; default: 50; no flag of Mesos."),
     Flag::new("docker_kill_orphans", Bool, Some("true"), "Kill docker containers of this agent that nobody knows."),

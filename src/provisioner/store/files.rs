@@ -292,6 +292,13 @@ impl Files {
         unlink(&self.dir.join("images").join(id.hex()))
     }
 
+    /// All layers on the disk, and their sizes in bytes.
+    pub fn layers(&self) -> Result<Vec<(Digest, u64)>, Failed> {
+        let digests = self.names("layers")?.into_iter().filter_map(|(_, n)| Digest::from_hex(&n));
+        let size = |digest| layer(&self.dir, digest).map_or(0, |record| record.bytes);
+        Ok(digests.map(|digest| (digest, size(digest))).collect())
+    }
+
     /// Takes a layer out of the store; it is gone, and its files are in `into`.
     pub fn take_layer(&self, layer: Digest, into: &Path) -> Result<(), Failed> {
         let path = layer_dir(&self.dir, layer);

@@ -106,6 +106,8 @@ async fn fly(working: Working, key: Key, waiting: Arc<watch::Sender<Landing>>) {
         }
         Landing::Pulling(_) => None,
     };
+    // It is entered in the book: whoever hears of it may prune.
+    drop(working);
     waiting.send_replace(landing);
     // Its lease must not outlive those who wait.
     drop(waiting);

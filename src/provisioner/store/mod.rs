@@ -13,13 +13,13 @@ use std::collections::HashMap;
 use std::fmt;
 use std::io;
 use std::ops::Deref;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
 use thiserror::Error;
 use tokio::sync::watch;
-use tracing::{info, warn};
+use tracing::warn;
 
 use self::book::Book;
 use self::files::{Failed, Files};
@@ -278,40 +278,32 @@ impl Store {
         self.remove(excluded, None).await
     }
 
-    /// Looks at the disk from time to time, for ever, and makes room by removing the
-    /// images that were unused for the longest time.
-    pub async fn watch(self, config: gc::Config) {
-        let mut ticks = tokio::time::interval(config.interval);
-        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        loop {
-            ticks.tick().await;
-            match self.make_room(&config).await {
-                Ok(pruned) if pruned == Pruned::default() => {}
-                Ok(pruned) => {
-                    let names: Vec<String> =
-                        pruned.images.iter().map(ToString::to_string).collect();
-                    info!(images = names.join(", "), bytes = pruned.bytes, "removed unused images");
-                }
-                Err(error) => warn!(error = %kernel::chain(&error), "failed to make room"),
-            }
-        }
-    }
-
-    /// Removes images until the disk has room, if it has not.
+    /// Removes images that nobody uses, those unused for the longest time first, until
+    /// `headroom`, a part of the disk from 0 to 1, is free; none if it is already.
     ///
     /// # Errors
     /// As [`Store::prune`].
-    pub async fn make_room(&self, config: &gc::Config) -> Result<Pruned, StoreError> {
+    pub async fn make_room(
+        &self,
+        headroom: f64,
+        excluded: &[Reference],
+    ) -> Result<Pruned, StoreError> {
         let path = &self.inner.files.dir;
         let space = kernel::machine::space(path).map_err(|source| StoreError::Store {
             verb: "look at the file system of",
             path: path.clone(),
             source,
         })?;
-        match config.wanted(space.total, space.available) {
+        match gc::wanted(headroom, space.total, space.available) {
             0 => Ok(Pruned::default()),
-            wanted => self.remove(&config.excluded, Some(wanted)).await,
+            wanted => self.remove(excluded, Some(wanted)).await,
         }
+    }
+
+    /// Where the store is.
+    #[must_use]
+    pub fn dir(&self) -> &Path {
+        &self.inner.files.dir
     }
 
     async fn remove(
@@ -337,7 +329,7 @@ impl Inner {
         &self,
         excluded: &[Reference],
         wanted: Option<u64>,
-        dir: &std::path::Path,
+        dir: &Path,
     ) -> Result<Pruned, Failed> {
         let mut state = self.lock();
         let mut pruned = Pruned::default();
@@ -354,7 +346,15 @@ impl Inner {
         if state.pulls > 0 {
             return Ok(pruned);
         }
-        for (layer, bytes) in state.book.unused_layers() {
+        // What pulls left that came to nothing is known to the disk only.
+        let mut unused = state.book.unused_layers();
+        let known = |layer: &Digest| state.book.layers.contains_key(layer);
+        let found = self.files.layers()?.into_iter();
+        let lost =
+            found.filter(|(layer, _)| !known(layer) && unused.iter().all(|(u, _)| u != layer));
+        let lost: Vec<(Digest, u64)> = lost.collect();
+        unused.extend(lost);
+        for (layer, bytes) in unused {
             self.files.take_layer(layer, dir)?;
             pruned.layers += 1;
             pruned.bytes += bytes;
