@@ -12,7 +12,9 @@ use super::flags::{StartError, invalid, secrets};
 use crate::checkpoint::WorkDir;
 use crate::daemon::flags::{Flags, nearest};
 use crate::provisioner::store::settings;
-use crate::provisioner::{Backend, Location, Provisioner, Settings, SettingsError, Store, gc};
+use crate::provisioner::{
+    Backend, Collection, Location, Point, Provisioner, Reference, Settings, SettingsError, Store,
+};
 
 /// Largest image, unpacked, unless `--docker_image_size_limit` says so.
 const SIZE_LIMIT: u64 = 32 << 30;
@@ -119,7 +121,10 @@ pub(super) fn provisioner(
     })?;
     tracing::info!(%backend, store = %store.display(), "root file systems are made of images");
     let secrets = secrets(flags)?;
-    Ok(Some(Arc::new(Provisioner::new(opened, backend, scratch, secrets))))
+    let sandbox = flags.text("sandbox_directory").unwrap_or_default();
+    let points = isolators::filesystem::mount_points(Path::new(sandbox));
+    let points = points.into_iter().map(|(path, is_dir)| Point { path, is_dir }).collect();
+    Ok(Some(Arc::new(Provisioner::new(opened, backend, scratch, secrets, points))))
 }
 
 /// What the store is told.

@@ -28,6 +28,7 @@ pub mod store;
 pub use backend::Backend;
 pub use collect::Collection;
 pub use image::{ImageConfig, StoredImage};
+pub use look::Point;
 pub use reference::{Digest, Reference, ReferenceError};
 pub use roots::{Provisioner, Root, Watcher};
 pub use store::{

@@ -17,10 +17,11 @@ use isolators::secret::Secrets;
 use kernel::failpoint;
 use mesos::{ContainerId, Image};
 
-use super::backend::{Backend, BackendError, Made};
+use super::backend::{Backend, BackendError, Made, failed};
+use super::look::{self, Missing, Point};
 use super::record::{ContainerRoots, RootRecord, scan};
 use super::store::{Lease, Options, Store, StoreError};
-use super::{ImageConfig, Progress, Reference, look};
+use super::{Digest, ImageConfig, Progress, Reference};
 
 /// Is told how far a pull is.
 pub type Watcher = Arc<dyn Fn(Progress) + Send + Sync>;
@@ -38,22 +39,39 @@ pub struct Root {
     pub runtime: Arc<Runtime>,
     /// What the image is called.
     pub image: String,
-    layers: Vec<PathBuf>,
+    facts: Arc<Facts>,
 }
 
 impl Root {
     /// Who `spec` (`user[:group]`, names or numbers) is in this image.
     ///
     /// # Errors
-    /// Nobody, or the image's files cannot be read; for people.
+    /// Nobody; for people.
     pub fn identity(&self, spec: &str) -> Result<Identity, String> {
-        let read = |file: &str| {
-            let text = look::text(&self.layers, Path::new(file));
-            text.map_err(|e| format!("failed to read /{file} of image '{}': {e}", self.image))
-        };
-        users::resolve(spec, &read("etc/passwd")?, &read("etc/group")?)
+        users::resolve(spec, &self.facts.passwd, &self.facts.group)
     }
 }
+
+/// What is worth knowing of an image; its layers never change.
+#[derive(Debug, Default)]
+struct Facts {
+    passwd: String,
+    group: String,
+    missing: Vec<Missing>,
+}
+
+impl Facts {
+    fn read(layers: &[PathBuf], points: &[Point]) -> std::io::Result<Facts> {
+        Ok(Facts {
+            passwd: look::text(layers, Path::new("etc/passwd"))?,
+            group: look::text(layers, Path::new("etc/group"))?,
+            missing: look::missing(layers, points)?,
+        })
+    }
+}
+
+/// Images whose facts are remembered.
+const REMEMBERED: usize = 256;
 
 /// What is known of a container.
 #[derive(Debug, Default)]
@@ -70,21 +88,34 @@ pub struct Provisioner {
     backend: Backend,
     containers: PathBuf,
     secrets: Secrets,
+    /// What containers have mounted in their root.
+    points: Vec<Point>,
+    facts: Mutex<BTreeMap<Digest, Arc<Facts>>>,
     table: Mutex<BTreeMap<PathBuf, Entry>>,
     errors: AtomicU64,
 }
 
 impl Provisioner {
-    /// `containers` is the directory of all containers' roots.
+    /// `containers` is the directory of all containers' roots, `points` what they have
+    /// mounted on.
     #[must_use]
     pub fn new(
         store: Store,
         backend: Backend,
         containers: PathBuf,
         secrets: Secrets,
+        points: Vec<Point>,
     ) -> Provisioner {
-        let (table, errors) = (Mutex::default(), AtomicU64::new(0));
-        Provisioner { store, backend, containers, secrets, table, errors }
+        Provisioner {
+            store,
+            backend,
+            containers,
+            secrets,
+            points,
+            facts: Mutex::default(),
+            table: Mutex::default(),
+            errors: AtomicU64::new(0),
+        }
     }
 
     /// The images.
@@ -136,6 +167,21 @@ impl Provisioner {
         Ok(self.root_of(id, &record, made, runtime(&lease.config)))
     }
 
+    /// What the layers of an image say.
+    fn facts(&self, image: &RootRecord) -> std::io::Result<Arc<Facts>> {
+        let known = || self.facts.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(facts) = known().get(&image.id) {
+            return Ok(Arc::clone(facts));
+        }
+        let facts = Arc::new(Facts::read(&image.layers, &self.points)?);
+        let mut known = known();
+        if known.len() >= REMEMBERED {
+            known.clear();
+        }
+        known.insert(image.id, Arc::clone(&facts));
+        Ok(facts)
+    }
+
     fn root_of(&self, id: &ContainerId, record: &RootRecord, made: Made, runtime: Runtime) -> Root {
         Root {
             path: self.of(id).place(record).root,
@@ -143,7 +189,8 @@ impl Provisioner {
             ephemeral: made.ephemeral,
             runtime: Arc::new(runtime),
             image: record.image.clone(),
-            layers: record.layers.clone(),
+            // Of an image that cannot be read nothing is known.
+            facts: self.facts(record).unwrap_or_default(),
         }
     }
 
@@ -215,24 +262,37 @@ impl Provisioner {
             id: lease.id,
             layers: lease.layers.clone(),
         };
-        let cancelled = Cancelled::default();
-        let (flag, recorded) = (Arc::clone(&cancelled.0), root.clone());
-        let made = tokio::task::spawn_blocking(move || {
-            let _turn = turn;
-            let mut record = roots.read();
-            record.roots.push(recorded.clone());
-            roots.write(&record)?;
-            failpoint!("provision.recorded");
-            let made = backend.make(&roots.place(&recorded), &recorded.layers, &flag)?;
-            failpoint!("provision.made");
-            Ok::<Made, BackendError>(made)
-        });
         let fail = |source: Box<dyn std::error::Error + Send + Sync>| ProvisionError {
             verb: "make",
             object: format!("a root file system of image '{}'", name(image)),
             source: Some(source),
         };
-        let made = made.await.map_err(|e| fail(e.into()))?.map_err(|e| fail(e.into()))?;
+        let facts = self.facts(&root).map_err(|e| fail(e.into()))?;
+        let cancelled = Cancelled::default();
+        let (flag, recorded) = (Arc::clone(&cancelled.0), root.clone());
+        let work = move || {
+            let _turn = turn;
+            let mut record = roots.read();
+            record.roots.push(recorded.clone());
+            roots.write(&record)?;
+            failpoint!("provision.recorded");
+            let place = roots.place(&recorded);
+            let made = backend.make(&place, &recorded.layers, &flag)?;
+            if let Some(overlay) = &made.overlay {
+                for missing in &facts.missing {
+                    missing.make(&overlay.upper).map_err(failed("prepare", &overlay.upper))?;
+                }
+            }
+            failpoint!("provision.made");
+            Ok::<Made, BackendError>(made)
+        };
+        // A few directories are made faster than a thread is woken.
+        let made = if backend == Backend::Copy || shared {
+            tokio::task::spawn_blocking(work).await.map_err(|e| fail(e.into()))?
+        } else {
+            work()
+        };
+        let made = made.map_err(|e| fail(e.into()))?;
         Ok((root, made))
     }
 

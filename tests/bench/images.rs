@@ -25,7 +25,9 @@ use std::time::{Duration, Instant};
 
 use bulkhead::containerizer::Containerizer;
 use bulkhead::containerizer::native::{Config, Native};
-use bulkhead::provisioner::{Backend, Location, Options, Provisioner, Reference, Settings, Store};
+use bulkhead::provisioner::{
+    Backend, Location, Options, Point, Provisioner, Reference, Settings, Store,
+};
 use dockerd::{Dockerd, Network};
 use ground::{figure, id, request};
 use mesos::container_info::{MesosInfo, Type};
@@ -87,7 +89,9 @@ async fn launches() {
     let store = store(dir.join("store"), &dir.display().to_string());
     let scratch = dir.join("provisioner/containers");
     let backend = Backend::choose(None, &dir.join("store"), &dir).expect("a backend");
-    let provisioner = Provisioner::new(store, backend, scratch, Default::default());
+    let points = isolators::filesystem::mount_points(Path::new("/mnt/mesos/sandbox"));
+    let points = points.into_iter().map(|(path, is_dir)| Point { path, is_dir }).collect();
+    let provisioner = Provisioner::new(store, backend, scratch, Default::default(), points);
     let config = Config {
         isolation: "filesystem/linux,namespaces/pid,cgroups/cpu,cgroups/mem,docker/runtime".into(),
         runtime_dir: TempDir::new("bench-images").path().join("run"),

@@ -2,7 +2,7 @@
 //! `/proc`, `/sys` and `/dev` for those with a root file system of their own.
 
 use std::collections::BTreeSet;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use oci_spec::runtime::{
@@ -59,6 +59,16 @@ const LINKS: [(&str, &str); 5] = [
 
 /// How the host finds others and is called, for containers on its network.
 const HOST_FILES: [&str; 3] = ["/etc/resolv.conf", "/etc/hosts", "/etc/hostname"];
+
+/// Where a root file system of a container's own is mounted on: a path and whether it is
+/// a directory. An image that has them all is quicker to start.
+#[must_use]
+pub fn mount_points(sandbox_directory: &Path) -> Vec<(PathBuf, bool)> {
+    let dirs = ["/proc", "/sys", "/dev"].into_iter().map(Path::new).chain([sandbox_directory]);
+    let files = HOST_FILES.iter().map(Path::new);
+    let both = dirs.map(|dir| (dir, true)).chain(files.map(|file| (file, false)));
+    both.map(|(path, is_dir)| (path.to_owned(), is_dir)).collect()
+}
 
 #[derive(Debug, Clone)]
 struct Settings {
