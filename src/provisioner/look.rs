@@ -62,8 +62,7 @@ pub fn missing(layers: &[PathBuf], points: &[Point]) -> io::Result<Vec<Missing>>
         let mut straight = true;
         for dir in parents {
             let found = visible(layers, dir)?.map(|(layer, _)| layer.join(dir));
-            let real = |place: &PathBuf| fs::symlink_metadata(place).is_ok_and(|m| m.is_dir());
-            straight &= found.as_ref().is_none_or(real);
+            straight &= !is_link(layers, dir);
             above.push((dir.to_owned(), found));
         }
         if straight {
@@ -102,10 +101,16 @@ impl Missing {
     }
 }
 
+/// Whether the topmost thing of that name is a link, wherever it leads.
+fn is_link(layers: &[PathBuf], path: &Path) -> bool {
+    let there = |layer: &PathBuf| fs::symlink_metadata(layer.join(path)).ok();
+    layers.iter().rev().find_map(there).is_some_and(|meta| meta.is_symlink())
+}
+
 /// What a path is in the image, and the layer that has it.
 fn visible<'a>(layers: &'a [PathBuf], path: &Path) -> io::Result<Option<(&'a Path, Node)>> {
     for layer in layers.iter().rev() {
-        match beneath::find(layer, path) {
+        match beneath::find_inside(layer, path) {
             Ok(node) if is_whiteout(&node) => return Ok(None),
             Ok(node) => return Ok(Some((layer, node))),
             Err(BeneathError::NotFound { .. }) => {}
@@ -138,7 +143,7 @@ fn is_whiteout(node: &Node) -> bool {
 /// no directory at all.
 fn hides(layer: &Path, path: &Path) -> bool {
     let mut above = path.ancestors().skip(1).filter(|dir| !dir.as_os_str().is_empty());
-    above.any(|dir| match beneath::find(layer, dir) {
+    above.any(|dir| match beneath::find_inside(layer, dir) {
         Ok(node) => !node.is_dir() || is_opaque(&layer.join(dir)),
         Err(_) => false,
     })
