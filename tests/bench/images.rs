@@ -1,11 +1,8 @@
-//! `make bench SCENARIO=images`: launches in images, and pulls.
+//! `make bench SCENARIO=images`: launches in images.
 //!
 //! One containerizer launches a task on the host's files and in a cached image of ten
-//! layers, in turns; `docker run` starts the same image with an engine of its own. Then
-//! an image of 500 MB comes from a registry on loopback, once into our store and once
-//! into the engine's (overlay, as engines are). The smallest of `ROUNDS` counts for pulls.
-//! `IMAGES_MB` makes it smaller. Without the engine or the registry those figures are
-//! left out.
+//! layers, in turns; `docker run` starts the same image with an engine of its own. Pulls
+//! are in the scenario `pull`.
 
 #[path = "../support/dockerd.rs"]
 mod dockerd;
@@ -16,18 +13,13 @@ mod image;
 #[path = "../support/mod.rs"]
 mod support;
 
-use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use bulkhead::containerizer::Containerizer;
 use bulkhead::containerizer::native::{Config, Native};
-use bulkhead::provisioner::{
-    Backend, Location, Options, Point, Provisioner, Reference, Settings, Store,
-};
+use bulkhead::provisioner::{Backend, Location, Point, Provisioner, Settings, Store};
 use dockerd::{Dockerd, Network};
 use ground::{figure, id, request};
 use mesos::container_info::{MesosInfo, Type};
@@ -39,7 +31,6 @@ const ROUNDS: usize = 20;
 const PER_ROUND: usize = 10;
 /// Of `docker run`, which is slow.
 const DOCKER_RUNS: usize = 10;
-const PULLS: usize = 3;
 const LAYERS: usize = 10;
 
 fn main() {
@@ -49,10 +40,7 @@ fn main() {
         .enable_all()
         .build()
         .expect("a runtime");
-    runtime.block_on(async {
-        launches().await;
-        pulls().await;
-    });
+    runtime.block_on(launches());
 }
 
 /// A directory on the disk, not on a tmpfs.
@@ -165,159 +153,6 @@ fn docker_runs(archive: &Path) -> Vec<f64> {
     };
     run();
     (0..DOCKER_RUNS).map(|_| run()).collect()
-}
-
-async fn pulls() {
-    if !support::have("program_docker-registry") || !support::have("docker") {
-        return println!("no pulls: they need docker and docker-registry");
-    }
-    let size: usize =
-        std::env::var("IMAGES_MB").ok().and_then(|text| text.parse().ok()).unwrap_or(500);
-    let dir = place("pull");
-    let registry = Registry::start(&dir);
-    let layers = big(&dir, size);
-    let archive = image::save(&dir, "big:1", &layers, &json!({ "Cmd": ["/bin/true"] }));
-    let name = format!("{}/big:1", registry.host);
-    let engine = Dockerd::start_with("bench-pull", Network::Host, "overlay2");
-    engine.load(&archive);
-    engine.docker(&["tag", "big:1", &name]);
-    engine.docker(&["push", "--quiet", &name]);
-    engine.docker(&["rmi", "big:1", &name]);
-    let (mut ours, mut dockers, mut largest) = (Vec::new(), Vec::new(), 0);
-    for round in 0..PULLS {
-        let store = store(dir.join(format!("store{round}")), "https://registry-1.docker.io");
-        let reference = Reference::parse(&name).expect("a name");
-        settle();
-        let watch = Watch::start();
-        let start = Instant::now();
-        let lease = store.get(&reference, Options::default()).await.expect("a pull");
-        ours.push(start.elapsed().as_secs_f64());
-        largest = largest.max(watch.stop());
-        drop(lease);
-        store.prune(&[]).await.expect("room");
-        settle();
-        let start = Instant::now();
-        engine.docker(&["pull", "--quiet", &name]);
-        dockers.push(start.elapsed().as_secs_f64());
-        engine.docker(&["rmi", &name]);
-    }
-    let least = |all: &[f64]| all.iter().copied().fold(f64::INFINITY, f64::min);
-    let (ours, dockers) = (least(&ours), least(&dockers));
-    let megabytes = largest as f64 / (1 << 20) as f64;
-    println!("an image of {size} MB from loopback, best of {PULLS}");
-    println!("  ours                       {ours:>8.2} s, {megabytes:.1} MB of memory");
-    println!("  docker pull                {dockers:>8.2} s");
-    figure("images.docker_pull_over_ours", dockers / ours);
-    figure("images.pull_rss_mb", megabytes);
-    std::fs::remove_dir_all(&dir).expect("clean up");
-}
-
-/// A registry on loopback, of one run.
-struct Registry {
-    host: String,
-    child: Child,
-}
-
-impl Registry {
-    fn start(dir: &Path) -> Registry {
-        let port =
-            TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("it").port();
-        let host = format!("127.0.0.1:{port}");
-        let config = format!(
-            "version: 0.1\nlog:\n  level: error\nstorage:\n  filesystem:\n    rootdirectory: {}\n\
-             http:\n  addr: {host}\n",
-            dir.join("registry").display()
-        );
-        let file = dir.join("registry.yml");
-        std::fs::write(&file, config).expect("write");
-        let mut command = Command::new("docker-registry");
-        command.arg("serve").arg(&file).env("OTEL_TRACES_EXPORTER", "none");
-        command.stdout(Stdio::null()).stderr(Stdio::null());
-        let child = command.spawn().expect("run docker-registry");
-        let by = Instant::now() + Duration::from_secs(60);
-        while TcpStream::connect(&host).is_err() {
-            assert!(Instant::now() < by, "the registry does not answer");
-            std::thread::sleep(Duration::from_millis(20));
-        }
-        Registry { host, child }
-    }
-}
-
-impl Drop for Registry {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-/// Layers that are `size` MB of files together, as compressible as programs are.
-fn big(dir: &Path, size: usize) -> Vec<PathBuf> {
-    let mut layers = vec![image::base(dir)];
-    let mut state = 0x9e37_79b9_7f4a_7c15_u64;
-    for layer in 0..5 {
-        let root = dir.join(format!("big{layer}"));
-        for file in 0..size / 5 {
-            let path = root.join(format!("d{}/f{file}", file % 16));
-            std::fs::create_dir_all(path.parent().expect("a parent")).expect("a directory");
-            let mut bytes = Vec::with_capacity(1 << 20);
-            while bytes.len() < 1 << 20 {
-                state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
-                // Half noise, half repeated.
-                bytes.extend_from_slice(&state.to_le_bytes());
-                bytes.extend_from_slice(b"abcdefgh");
-            }
-            std::fs::write(path, bytes).expect("write");
-        }
-        layers.push(root);
-    }
-    layers
-}
-
-fn settle() {
-    let _ = Command::new("sync").status();
-}
-
-/// Watches the resident memory of helpers that this process has started.
-struct Watch {
-    going: Arc<AtomicBool>,
-    largest: Arc<AtomicU64>,
-    thread: std::thread::JoinHandle<()>,
-}
-
-impl Watch {
-    fn start() -> Watch {
-        let (going, largest) = (Arc::new(AtomicBool::new(true)), Arc::new(AtomicU64::new(0)));
-        let (run, most) = (Arc::clone(&going), Arc::clone(&largest));
-        let thread = std::thread::spawn(move || {
-            while run.load(Ordering::Relaxed) {
-                most.fetch_max(helpers_memory(), Ordering::Relaxed);
-                std::thread::sleep(Duration::from_millis(5));
-            }
-        });
-        Watch { going, largest, thread }
-    }
-
-    /// In bytes.
-    fn stop(self) -> u64 {
-        self.going.store(false, Ordering::Relaxed);
-        self.thread.join().expect("the watcher");
-        self.largest.load(Ordering::Relaxed)
-    }
-}
-
-fn helpers_memory() -> u64 {
-    let own = std::process::id();
-    let children = kernel::proctree::tree(own).into_iter().filter(|process| process.pid != own);
-    children
-        .map(|process| {
-            let path = format!("/proc/{}/status", process.pid);
-            let status = std::fs::read_to_string(path).unwrap_or_default();
-            let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-            let kilobytes = line.and_then(|line| line.split_whitespace().next()?.parse().ok());
-            kilobytes.unwrap_or(0_u64) << 10
-        })
-        .max()
-        .unwrap_or(0)
 }
 
 fn median(mut all: Vec<f64>) -> f64 {

@@ -238,8 +238,9 @@ fn sign(dir: &Path) {
                   openssl req -new -key key.pem -subj /CN=registry -out request && \
                   openssl x509 -req -in request -CA ca.pem -CAkey ca.key -CAcreateserial -days 2 \
                   -extfile names -out cert.pem";
-    let made = Command::new("sh").args(["-c", script]).current_dir(dir).stderr(Stdio::null());
-    assert!(made.status().expect("run openssl").success());
+    let made =
+        Command::new("sh").args(["-c", script]).current_dir(dir).stderr(Stdio::null()).status();
+    assert!(made.expect("run openssl").success());
 }
 
 impl Registry {

@@ -8,12 +8,14 @@
 //!
 //! * `registry`, `auth`, `blob`: the network. `archive`: directories of archives.
 //! * `manifest`: what an image consists of (pure). `layer`, `tar`: unpacking.
+//! * `probe`: what reads strangers' bytes, for the fuzzer.
 
 mod archive;
 mod auth;
 mod blob;
 mod layer;
 mod manifest;
+pub mod probe;
 mod registry;
 mod tar;
 
