@@ -5,7 +5,6 @@ use std::ffi::CString;
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink};
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::sync::atomic::AtomicBool;
 
 use bulkhead::launch::Engine;
@@ -17,10 +16,15 @@ use crate::{Fixture, busybox_root, require, root_at};
 
 static GOING: AtomicBool = AtomicBool::new(false);
 
+fn text(path: &Path) -> CString {
+    CString::new(path.to_str().expect("text")).expect("no NUL")
+}
+
 /// A whiteout, as the store writes it.
 fn whiteout(path: &Path) {
-    let status = Command::new("mknod").arg(path).args(["c", "0", "0"]).status();
-    assert!(status.expect("run mknod").success());
+    // SAFETY: a path and numbers.
+    let made = unsafe { libc::mknod(text(path).as_ptr(), libc::S_IFCHR, libc::makedev(0, 0)) };
+    assert_eq!(made, 0, "{}", std::io::Error::last_os_error());
 }
 
 fn opaque(dir: &Path) {
@@ -58,14 +62,17 @@ fn layers(fixture: &Fixture) -> [PathBuf; 2] {
     chown(top.join("replaced"), Some(1001), Some(1002)).expect("chown");
     fs::set_permissions(top.join("replaced"), fs::Permissions::from_mode(0o6750)).expect("chmod");
     fs::hard_link(top.join("replaced"), top.join("twin")).expect("link");
-    let pipe = CString::new(top.join("pipe").to_str().expect("text")).expect("no NUL");
     // SAFETY: a path and a mode.
-    assert_eq!(unsafe { libc::mkfifo(pipe.as_ptr(), 0o640) }, 0);
+    assert_eq!(unsafe { libc::mkfifo(text(&top.join("pipe")).as_ptr(), 0o640) }, 0);
     fs::set_permissions(&top, fs::Permissions::from_mode(0o751)).expect("chmod");
-    let mut old = Command::new("touch");
-    old.args(["-h", "-d", "2001-02-03 04:05:06"]);
-    old.args(["replaced", "becomes-link", "hidden"].map(|name| top.join(name)));
-    assert!(old.status().expect("run touch").success());
+    for name in ["replaced", "becomes-link", "hidden"] {
+        let old = libc::timespec { tv_sec: 981_173_106, tv_nsec: 5 };
+        let (path, flags) = (text(&top.join(name)), libc::AT_SYMLINK_NOFOLLOW);
+        // SAFETY: a path, and two times.
+        let set =
+            unsafe { libc::utimensat(libc::AT_FDCWD, path.as_ptr(), [old; 2].as_ptr(), flags) };
+        assert_eq!(set, 0, "{}", std::io::Error::last_os_error());
+    }
     [base, top]
 }
 
