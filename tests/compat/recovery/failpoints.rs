@@ -27,13 +27,19 @@ const NEW_FRAMEWORK: [&str; 4] = [
     "checkpoint.unscheduled.after",
 ];
 /// Points with tests of their own.
-const ELSEWHERE: [&str; 6] = [
+const ELSEWHERE: [&str; 11] = [
     "checkpoint.forget_agent.before",
     "checkpoint.forget_agent.after",
     "checkpoint.drain.before",
     "checkpoint.drain.after",
     "checkpoint.drained.before",
     "checkpoint.drained.after",
+    // Containers with images: tests/compat/image_tasks.
+    "provision.recorded",
+    "provision.made",
+    "launch.provisioned",
+    "provision.unmounted",
+    "provision.removed",
 ];
 /// Of a task that was on its way to its executor.
 const RESTARTED: &str = "REASON_AGENT_RESTARTED";
