@@ -26,6 +26,8 @@ for purpose in "$@"; do
       need docker-registry docker-registry
       need podman podman
       need nsenter util-linux
+      PATH=$PATH:/usr/sbin:/sbin need fsfreeze util-linux
+      PATH=$PATH:/usr/sbin:/sbin need mkfs.ext4 e2fsprogs
       PATH=$PATH:/usr/sbin:/sbin need logrotate logrotate
       need journalctl systemd
       ;;

@@ -49,6 +49,7 @@ pub fn have(what: &str) -> bool {
         "real_speed" => std::env::var_os("BULKHEAD_VM").is_none(),
         "vm_v1" => std::env::var("BULKHEAD_VM").as_deref() == Ok("v1"),
         "compiler" => have("cc"),
+        "mkfs_ext4" => have("program_mkfs.ext4"),
         "overlay" => {
             std::fs::read_to_string("/proc/filesystems").is_ok_and(|s| s.contains("overlay"))
         }

@@ -97,11 +97,6 @@ async fn nothing_is_lost_or_leaked_under_random_deaths() {
             wrong.push(format!("s{n} ({}): {:?}", kind(n).0, all.collect::<Vec<_>>()));
         }
     }
-    if !wrong.is_empty() {
-        let _ = std::process::Command::new("cp")
-            .args(["-a", cluster.dir.path().to_str().unwrap(), "/tmp/soak-kept"])
-            .status();
-    }
     assert!(wrong.is_empty(), "{deaths} deaths, {} wrong: {wrong:#?}", wrong.len());
     let dropped = |n: &usize| {
         let end = framework.end(&format!("s{n}"));
