@@ -164,7 +164,6 @@ impl Recorded {
             generated: false,
             pid: None,
             container_status: None,
-            details: None,
             queued: BTreeMap::new(),
             groups: Vec::new(),
             launched: mine(tasks.launched_tasks, "tasks")
