@@ -201,6 +201,9 @@ async fn drain(
     server.await.map_err(failed("the HTTP server"))
 }
 
+/// The distribution of pulls is that of the last hour, as in Mesos.
+const PULLS: Duration = Duration::from_secs(3600);
+
 fn service(common: Common, config: &Config, containers: Containers, handle: Handle) -> Api {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let about = About {
@@ -215,6 +218,9 @@ fn service(common: Common, config: &Config, containers: Containers, handle: Hand
     let Containers { native, docker, fetcher, excluded_images, door } = containers;
     let reporter = native.clone();
     let swept = native.clone();
+    if let Some(docker) = &docker {
+        docker.time_pulls(common.metrics.timer("containerizer/docker/image_pull", PULLS));
+    }
     common.metrics.source(move |out| {
         let figure = |(name, value): (&str, u64)| (name.to_owned(), value as f64);
         out.extend(swept.iter().flat_map(|native| native.leftovers()).map(figure));

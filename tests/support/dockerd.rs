@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use base64::Engine as _;
 use bulkhead::wire::client::{Call, Client, Reply};
 use kernel::cgroup::{Cgroup, Hierarchies};
 use serde_json::Value;
@@ -129,10 +130,11 @@ impl Dockerd {
 
     /// Pushes an image to its registry; what the engine reports.
     #[must_use]
-    pub fn push(&self, name: &str, tag: &str) -> String {
+    pub fn push(&self, name: &str, tag: &str, user: &str, password: &str) -> String {
         let (socket, path) = (self.socket(), format!("/images/{name}/push?tag={tag}"));
-        // Nobody, as nothing.
-        let call = Call::post(&path, "application/json", "").header("x-registry-auth", "e30=");
+        let auth = serde_json::json!({ "username": user, "password": password }).to_string();
+        let auth = base64::engine::general_purpose::URL_SAFE.encode(auth);
+        let call = Call::post(&path, "application/json", "").header("x-registry-auth", &auth);
         reply(&socket, call).map(|reply| reply.text()).unwrap_or_default()
     }
 
