@@ -62,11 +62,15 @@ struct Facts {
 
 impl Facts {
     fn read(layers: &[PathBuf], points: &[Point]) -> std::io::Result<Facts> {
-        Ok(Facts {
-            passwd: look::text(layers, Path::new("etc/passwd"))?,
-            group: look::text(layers, Path::new("etc/group"))?,
-            missing: look::missing(layers, points)?,
-        })
+        // Without them only numbers are known.
+        let text = |file: &str| {
+            look::text(layers, Path::new(file)).unwrap_or_else(|error| {
+                tracing::warn!(%error, ?layers, "failed to read /{file} of an image");
+                String::new()
+            })
+        };
+        let (passwd, group) = (text("etc/passwd"), text("etc/group"));
+        Ok(Facts { passwd, group, missing: look::missing(layers, points)? })
     }
 }
 
