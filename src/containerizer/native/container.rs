@@ -24,8 +24,9 @@ use tracing::{info, warn};
 
 use super::Shared;
 use super::logs::Kept;
-use super::request;
-use super::runtime::ContainerDir;
+use crate::containerizer::request;
+use crate::containerizer::runtime::ContainerDir;
+use crate::containerizer::table::Failure;
 use crate::containerizer::{LaunchRequest, Termination, Trouble};
 use crate::launch::{End, Running};
 
@@ -85,13 +86,6 @@ pub(super) struct Door {
     pub(super) host_pid_namespace: bool,
 }
 
-/// A launch that did not work out.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Failure {
-    pub(super) step: &'static str,
-    pub(super) message: String,
-}
-
 /// How the task begins.
 #[derive(Debug)]
 pub(super) enum Start {
@@ -112,8 +106,10 @@ pub(super) enum Cause {
     Limited(Limitation),
     /// It was told to.
     Destroyed(Option<Termination>),
-    /// It never ran.
+    /// It could not be launched.
     Failed(Failure),
+    /// The agent died before its command was executed: it may be launched again.
+    NeverRan,
 }
 
 /// One isolator's handle.

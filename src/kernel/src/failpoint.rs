@@ -76,6 +76,7 @@ pub const ALL: &[&str] = &[
     "cgroups.made",
     "launch.prepared",
     "launch.fetched",
+    "launch.record",
     "launch.before_fork",
     "launch.after_fork",
     "launch.waiting",
@@ -84,6 +85,7 @@ pub const ALL: &[&str] = &[
     "launch.pid",
     // The end of a container (src/containerizer/native/finish.rs).
     "destroy.begin",
+    "destroy.limited",
     "destroy.killed",
     "destroy.cleaned_one",
     "cgroups.removed_one",
@@ -91,6 +93,7 @@ pub const ALL: &[&str] = &[
     "destroy.status",
     "destroy.recorded",
     "forget.before",
+    "forget.half",
     "forget.after",
     // Recovery itself.
     "recover.read",

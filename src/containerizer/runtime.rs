@@ -5,6 +5,7 @@
 //!     config        ContainerConfig: what was asked (Mesos' format)
 //!     record        exit record of the shim (src/launch)
 //!     pid           of the first process, in decimal (Mesos' format)
+//!     ending        ContainerTermination: which limit was hit, until it has ended
 //!     status        its wait status, in decimal (Mesos' format)
 //!     termination   ContainerTermination: how it ended (Mesos' format)
 //!     containers/<child>/...
@@ -13,6 +14,7 @@
 //! Files are replaced whole. Their directory is the only place that the
 //! containerizer keeps anything in; the kernel knows the rest.
 
+use std::ffi::OsStr;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -29,7 +31,7 @@ use crate::containerizer::{Class, LaunchRequest, Output, Termination};
 /// A file of the runtime directory could not be used.
 #[derive(Debug, Error)]
 #[error("failed to {verb} '{}'", path.display())]
-pub(in crate::containerizer) struct RuntimeError {
+pub(super) struct RuntimeError {
     verb: &'static str,
     path: PathBuf,
     source: io::Error,
@@ -42,21 +44,21 @@ fn failed(verb: &'static str, path: &Path) -> impl FnOnce(io::Error) -> RuntimeE
 
 /// `<runtime_dir>/containers`.
 #[derive(Debug, Clone)]
-pub(in crate::containerizer) struct RuntimeDir {
+pub(super) struct RuntimeDir {
     root: PathBuf,
 }
 
 impl RuntimeDir {
-    pub(in crate::containerizer) fn new(runtime_dir: &Path) -> RuntimeDir {
+    pub(super) fn new(runtime_dir: &Path) -> RuntimeDir {
         RuntimeDir { root: runtime_dir.join("containers") }
     }
 
-    pub(in crate::containerizer) fn create(&self) -> Result<(), RuntimeError> {
+    pub(super) fn create(&self) -> Result<(), RuntimeError> {
         fs::create_dir_all(&self.root).map_err(failed("create", &self.root))
     }
 
     /// The directory of a container.
-    pub(in crate::containerizer) fn of(&self, id: &ContainerId) -> ContainerDir {
+    pub(super) fn of(&self, id: &ContainerId) -> ContainerDir {
         let path = match &id.parent {
             Some(parent) => self.of(parent).path.join("containers").join(&id.value),
             None => self.root.join(&id.value),
@@ -70,7 +72,7 @@ impl RuntimeDir {
     }
 
     /// Every container that has a directory, parents before children.
-    pub(in crate::containerizer) fn scan(&self) -> Vec<ContainerId> {
+    pub(super) fn scan(&self) -> Vec<ContainerId> {
         let mut found = Vec::new();
         scan(&self.root, None, &mut found);
         found
@@ -92,63 +94,88 @@ fn scan(dir: &Path, parent: Option<&ContainerId>, found: &mut Vec<ContainerId>) 
 pub(super) fn is_ours(path: &Path) -> bool {
     let named = path.file_name().and_then(|name| name.to_str()).is_some_and(is_container_name);
     let empty = || fs::read_dir(path).is_ok_and(|mut entries| entries.next().is_none());
-    ["config", ".config", "record", "termination"].iter().any(|name| path.join(name).exists())
-        || (named && empty())
+    MARKS.iter().any(|name| path.join(name).exists()) || (named && empty())
+}
+
+/// Files that tell a container's directory.
+const MARKS: [&str; 4] = ["config", ".config", "record", "termination"];
+
+/// Removes a file or a directory; one that is gone is fine.
+fn gone(path: PathBuf) -> Result<(), RuntimeError> {
+    let removed = match path.symlink_metadata() {
+        Ok(found) if found.is_dir() => fs::remove_dir_all(&path),
+        Ok(_) => fs::remove_file(&path),
+        Err(error) => Err(error),
+    };
+    match removed {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(failed("remove", &path)(error))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// The directory of one container.
 #[derive(Debug, Clone)]
-pub(in crate::containerizer) struct ContainerDir {
-    pub(in crate::containerizer) path: PathBuf,
+pub(super) struct ContainerDir {
+    pub(super) path: PathBuf,
 }
 
 impl ContainerDir {
-    pub(in crate::containerizer) fn create(&self) -> Result<(), RuntimeError> {
+    pub(super) fn create(&self) -> Result<(), RuntimeError> {
         fs::create_dir_all(&self.path).map_err(failed("create", &self.path))
     }
 
-    /// Removes it and all in it; one that is gone is fine.
-    pub(in crate::containerizer) fn remove(&self) -> Result<(), RuntimeError> {
-        match fs::remove_dir_all(&self.path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                Err(failed("remove", &self.path)(error))
+    /// Removes it and all in it; one that is gone is fine. What tells that it is a
+    /// container's goes last: the agent may die in between.
+    pub(super) fn remove(&self) -> Result<(), RuntimeError> {
+        let marks = |name: &OsStr| MARKS.iter().any(|mark| name == *mark);
+        for entry in fs::read_dir(&self.path).into_iter().flatten().flatten() {
+            if !marks(&entry.file_name()) {
+                gone(entry.path())?;
+                kernel::failpoint!("forget.half");
             }
-            _ => Ok(()),
         }
+        gone(self.path.clone())
     }
 
     /// The shim's record.
-    pub(in crate::containerizer) fn record(&self) -> PathBuf {
+    pub(super) fn record(&self) -> PathBuf {
         self.path.join("record")
     }
 
-    pub(in crate::containerizer) fn write_config(
-        &self,
-        config: &ContainerConfig,
-    ) -> Result<(), RuntimeError> {
+    pub(super) fn write_config(&self, config: &ContainerConfig) -> Result<(), RuntimeError> {
         self.write("config", &framed(config))
     }
 
-    pub(in crate::containerizer) fn read_config(&self) -> Result<ContainerConfig, RuntimeError> {
+    pub(super) fn read_config(&self) -> Result<ContainerConfig, RuntimeError> {
         self.read("config")
     }
 
-    pub(in crate::containerizer) fn write_pid(&self, pid: u32) -> Result<(), RuntimeError> {
+    pub(super) fn write_pid(&self, pid: u32) -> Result<(), RuntimeError> {
         self.write("pid", pid.to_string().as_bytes())
     }
 
-    pub(in crate::containerizer) fn write_end(
-        &self,
-        termination: &Termination,
-    ) -> Result<(), RuntimeError> {
+    pub(super) fn write_end(&self, termination: &Termination) -> Result<(), RuntimeError> {
         let status = termination.status.map(|status| status.to_string()).unwrap_or_default();
         self.write("status", status.as_bytes())?;
         kernel::failpoint!("destroy.status");
         self.write("termination", &framed(&to_proto(termination)))
     }
 
+    /// Keeps why it is being destroyed: what tells it may be gone before the end is
+    /// written.
+    pub(super) fn write_ending(&self, said: &Termination) -> Result<(), RuntimeError> {
+        self.write("ending", &framed(&to_proto(said)))
+    }
+
+    /// Why it was being destroyed when the agent died, if a limit was hit.
+    pub(super) fn read_ending(&self) -> Option<Termination> {
+        self.read::<ContainerTermination>("ending").ok().map(from_proto)
+    }
+
     /// How it ended; `None` if it has not, or if the file does not say.
-    pub(in crate::containerizer) fn read_end(&self) -> Option<Termination> {
+    pub(super) fn read_end(&self) -> Option<Termination> {
         self.read::<ContainerTermination>("termination").ok().map(from_proto)
     }
 
@@ -204,7 +231,7 @@ fn from_proto(message: ContainerTermination) -> Termination {
 
 /// What is asked, for the checkpoint: without the values of secrets, which no file
 /// may hold.
-pub(in crate::containerizer) fn config_of(request: &LaunchRequest) -> ContainerConfig {
+pub(super) fn config_of(request: &LaunchRequest) -> ContainerConfig {
     ContainerConfig {
         executor_info: request.executor.without_secrets(),
         task_info: request.task.without_secrets(),
@@ -228,10 +255,7 @@ pub(in crate::containerizer) fn config_of(request: &LaunchRequest) -> ContainerC
 
 /// The request that a checkpoint tells of; the agent's environment is not in it,
 /// nor is it needed any more.
-pub(in crate::containerizer) fn request_of(
-    id: ContainerId,
-    config: ContainerConfig,
-) -> LaunchRequest {
+pub(super) fn request_of(id: ContainerId, config: ContainerConfig) -> LaunchRequest {
     let class = match config.container_class() {
         ContainerClass::Default => Class::Default,
         ContainerClass::Debug => Class::Debug(Output::ParentsStderr),
@@ -257,8 +281,8 @@ mod tests {
     use mesos::TaskState;
     use mesos::task_status::Reason;
 
-    use super::super::request::tests::request;
     use super::*;
+    use crate::containerizer::request::tests::request;
 
     #[test]
     fn what_is_written_is_read_back() {
@@ -282,7 +306,7 @@ mod tests {
             (&child, &asked.limits, &asked.sandbox)
         );
 
-        assert_eq!(dir.read_end(), None);
+        assert_eq!((dir.read_end(), dir.read_ending()), (None, None));
         let end = Termination {
             status: Some(9),
             state: Some(TaskState::TaskFailed),
@@ -290,6 +314,8 @@ mod tests {
             message: Some("too much".into()),
             limited_resources: vec![isolators::quantity::scalar("mem", 64.0)],
         };
+        dir.write_ending(&end).unwrap();
+        assert_eq!((dir.read_end(), dir.read_ending()), (None, Some(end.clone())));
         dir.write_end(&end).unwrap();
         assert_eq!(dir.read_end(), Some(end));
         fs::write(dir.path.join("config"), b"\x09\x00\x00\x00x").unwrap();
