@@ -54,14 +54,14 @@ if [ "$(id -u)" -ne 0 ] || ! command -v apt-get >/dev/null; then
   exit 1
 fi
 echo "installing ${missing[*]}"
-# Tests start engines and registries of their own: the packages' must not run beside them.
+# Tests start engines of their own: the package's must not run beside them.
 engine=()
 if [ -d /run/systemd/system ]; then
   [[ " ${missing[*]} " != *" docker.io "* ]] || engine+=(docker.service docker.socket containerd.service)
   [[ " ${missing[*]} " != *" docker-registry "* ]] || engine+=(docker-registry.service)
   [[ " ${missing[*]} " != *" podman "* ]] || engine+=(podman.service podman.socket)
+  [ "${#engine[@]}" -eq 0 ] || systemctl mask --quiet --runtime "${engine[@]}" || true
 fi
-[ "${#engine[@]}" -eq 0 ] || systemctl mask --quiet --runtime "${engine[@]}" || true
 log=$(mktemp)
 trap 'rm -f "$log"' EXIT
 export DEBIAN_FRONTEND=noninteractive

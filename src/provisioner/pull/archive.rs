@@ -55,11 +55,14 @@ pub(super) enum ArchiveError {
 #[derive(Debug)]
 pub(super) struct Archive {
     path: PathBuf,
-    content: Content,
+    packing: Packing,
 }
 
+/// The content of a member, and its size in bytes.
+type Content = (Box<dyn Read + Send>, u64);
+
 #[derive(Debug)]
-enum Content {
+enum Packing {
     Tar { file: Arc<File>, members: BTreeMap<PathBuf, Member> },
     Layout(Root),
 }
@@ -108,7 +111,7 @@ impl Archive {
                             name: path.display().to_string(),
                             source,
                         })?;
-                        return Ok(Archive { path, content: Content::Layout(root) });
+                        return Ok(Archive { path, packing: Packing::Layout(root) });
                     }
                     Ok(data) if data.is_file() => return Archive::tar(path, staging, limit),
                     _ if suffix == ".tar" || suffix.is_empty() => {
@@ -149,12 +152,12 @@ impl Archive {
         let members = tar::index(&file).map_err(read)?;
         let members = members.into_iter().filter_map(|(path, m)| Some((plain(&path)?, m)));
         let members = members.collect();
-        Ok(Archive { path, content: Content::Tar { file: Arc::new(file), members } })
+        Ok(Archive { path, packing: Packing::Tar { file: Arc::new(file), members } })
     }
 
     /// The parts of the image that is asked for.
     pub fn parts(&self, reference: &Reference) -> Result<Parts, ArchiveError> {
-        if matches!(self.content, Content::Tar { .. })
+        if matches!(self.packing, Packing::Tar { .. })
             && let Some(bytes) = self.small("manifest.json", LARGEST_MANIFEST)?
         {
             return self.saved(&bytes, reference);
@@ -269,11 +272,11 @@ impl Archive {
         Ok(self.find(name)?.ok_or_else(|| self.missing(name))?.0)
     }
 
-    fn find(&self, name: &str) -> Result<Option<(Box<dyn Read + Send>, u64)>, ArchiveError> {
+    fn find(&self, name: &str) -> Result<Option<Content>, ArchiveError> {
         let odd = || ArchiveError::Name { name: name.to_owned() };
         let mut path = plain(Path::new(name)).ok_or_else(odd)?;
-        match &self.content {
-            Content::Layout(root) => match root.open_file(&path) {
+        match &self.packing {
+            Packing::Layout(root) => match root.open_file(&path) {
                 Ok(file) => {
                     let size = file.metadata().map(|data| data.len());
                     let open = |source| ArchiveError::Open { path: path.clone(), source };
@@ -282,7 +285,7 @@ impl Archive {
                 Err(error) if missing(&error) => Ok(None),
                 Err(source) => Err(ArchiveError::Member { name: name.to_owned(), source }),
             },
-            Content::Tar { file, members } => {
+            Packing::Tar { file, members } => {
                 for _ in 0..LINKS {
                     match members.get(&path) {
                         None => return Ok(None),

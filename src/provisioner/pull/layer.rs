@@ -303,7 +303,7 @@ impl Writer {
         let write = |source| LayerError::Write { path: path.to_owned(), source };
         let whole = [(0, entry.size)];
         let pieces = entry.pieces.as_deref().unwrap_or(&whole);
-        let mut end = 0;
+        let (mut end, mut hole) = (0, false);
         for (offset, length) in pieces {
             if *offset != end {
                 file.seek(SeekFrom::Start(*offset)).map_err(write)?;
@@ -321,7 +321,8 @@ impl Writer {
                     count => count,
                 };
                 let piece = &self.buffer[..count];
-                if count >= 4096 && piece.iter().all(|byte| *byte == 0) {
+                hole = count >= 4096 && piece.iter().all(|byte| *byte == 0);
+                if hole {
                     file.seek(SeekFrom::Current(count as i64)).map_err(write)?;
                 } else {
                     file.write_all(piece).map_err(write)?;
@@ -330,7 +331,7 @@ impl Writer {
             }
             end = offset + length;
         }
-        if entry.size > 0 {
+        if hole || end < entry.size {
             file.set_len(entry.size).map_err(write)?;
         }
         Ok(())
@@ -354,13 +355,12 @@ fn tamed(path: &Path) -> Result<PathBuf, LayerError> {
     Ok(tamed)
 }
 
+type Xattrs = Vec<(Vec<u8>, Vec<u8>)>;
+
 /// The extended attributes that are an image's: capabilities of programs and those of
 /// users. Labels of security modules are the machine's, and what overlay reads into its
 /// own would let a layer show what is not in it.
-fn kept(
-    path: &Path,
-    xattrs: Vec<(Vec<u8>, Vec<u8>)>,
-) -> Result<Vec<(Vec<u8>, Vec<u8>)>, LayerError> {
+fn kept(path: &Path, xattrs: Xattrs) -> Result<Xattrs, LayerError> {
     let overlay =
         |name: &[u8]| name.starts_with(b"trusted.overlay.") || name.starts_with(b"user.overlay.");
     if let Some((name, _)) = xattrs.iter().find(|(name, _)| overlay(name)) {

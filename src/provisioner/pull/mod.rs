@@ -53,9 +53,9 @@ const LOOK: Duration = Duration::from_millis(50);
 /// Why a registry does not give what it was asked for.
 #[derive(Debug, Error)]
 enum RegistryError {
-    #[error(transparent)]
+    #[error("the request failed")]
     Http(#[from] HttpError),
-    #[error(transparent)]
+    #[error("failed to find credentials")]
     Auth(#[from] auth::AuthError),
     #[error("{host} answered {status}{explained}")]
     Status { host: String, status: u16, explained: String },
@@ -98,9 +98,9 @@ enum PullError {
     Digest { what: &'static str, wanted: Digest, found: Digest },
     #[error("the manifest has {layers} layers, the configuration {diff_ids}")]
     Layers { layers: usize, diff_ids: usize },
-    #[error(transparent)]
+    #[error("its configuration is of no use")]
     Config(#[from] ConfigError),
-    #[error(transparent)]
+    #[error("failed to use the archives (--docker_registry)")]
     Archive(#[from] ArchiveError),
     #[error("failed to unpack layer {name}")]
     Layer { name: String, source: LayerError },

@@ -25,7 +25,9 @@ fn saved(images: &[(&Parcel, &str)]) -> Vec<u8> {
     let mut put = |name: &str, kind: EntryType, content: &[u8]| {
         let mut header = tar::Header::new_ustar();
         header.set_entry_type(kind);
-        (header.set_mode(0o644), header.set_uid(0), header.set_gid(0));
+        header.set_mode(0o644);
+        header.set_uid(0);
+        header.set_gid(0);
         header.set_size(if kind == EntryType::Regular { content.len() as u64 } else { 0 });
         if kind == EntryType::Regular {
             builder.append_data(&mut header, name, content).expect("in memory");

@@ -74,7 +74,10 @@ async fn bombs() {
     // 10 GB of zeros in 10 MB.
     let mut header = tar::Header::new_gnu();
     header.set_path("zeros").expect("short");
-    (header.set_size(10 << 30), header.set_mode(0o644), header.set_uid(0), header.set_gid(0));
+    header.set_size(10 << 30);
+    header.set_mode(0o644);
+    header.set_uid(0);
+    header.set_gid(0);
     header.set_cksum();
     let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
     std::io::Write::write_all(&mut encoder, header.as_bytes()).expect("in memory");

@@ -242,7 +242,7 @@ impl Layer {
     /// The directory `dir`, made if it is missing, with those above it. `replace`: what
     /// bears its name and is none makes room, links included.
     fn enter(&mut self, dir: &Path, replace: bool) -> Result<BorrowedFd<'_>, Errno> {
-        if !self.last.as_ref().is_some_and(|(path, _)| path == dir) {
+        if self.last.as_ref().is_none_or(|(path, _)| path != dir) {
             let made = match if replace { Err(Errno::ENOENT) } else { self.resolve(dir) } {
                 Err(Errno::ENOENT | Errno::ENOTDIR) => self.make(dir, replace)?,
                 other => other?,

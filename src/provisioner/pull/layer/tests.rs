@@ -140,7 +140,8 @@ fn hostile_layers_are_refused_and_nothing_is_outside() {
         return;
     }
     use EntryType as T;
-    let rows: [(&str, &[(&str, T, &str)], &str); 17] = [
+    type Row<'a> = (&'a str, &'a [(&'a str, EntryType, &'a str)], &'a str);
+    let rows: [Row<'_>; 17] = [
         ("up", &[("../evil", T::Regular, "x")], "'../evil' in it would leave the image"),
         ("inner", &[("a/../../evil", T::Regular, "x")], "would leave the image"),
         (
@@ -234,7 +235,10 @@ fn bombs_and_depths() {
     let deep = format!("{}x", "d/".repeat(3000));
     let mut builder = Builder::new(Vec::new());
     let mut header = Header::new_gnu();
-    (header.set_size(1), header.set_mode(0o644), header.set_uid(0), header.set_gid(0));
+    header.set_size(1);
+    header.set_mode(0o644);
+    header.set_uid(0);
+    header.set_gid(0);
     builder.append_data(&mut header, &deep, &b"x"[..]).expect("in memory");
     let bytes = builder.into_inner().expect("in memory");
     let error = unpack(&bytes, &temp).expect_err("too deep");
