@@ -88,6 +88,8 @@ pub struct Config {
     pub secrets: Secrets,
     /// Who makes root file systems of images, if anybody.
     pub provisioner: Option<Arc<dyn Provisioner>>,
+    /// `--docker_ignore_runtime`: what images say of their processes does not count.
+    pub docker_ignore_runtime: bool,
     /// Whether the agent runs as root.
     pub root: bool,
 }
@@ -125,6 +127,7 @@ impl Config {
             ports: PortSettings::default(),
             secrets: Secrets::default(),
             provisioner: None,
+            docker_ignore_runtime: false,
             root: true,
         }
     }

@@ -31,6 +31,7 @@ pub mod posix;
 pub mod probe;
 pub mod quantity;
 pub mod registry;
+pub mod runtime;
 pub mod secret;
 mod simple;
 #[cfg(any(test, feature = "suite"))]

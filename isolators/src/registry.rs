@@ -12,7 +12,7 @@ use crate::api::{Isolator, IsolatorError};
 use crate::cgroups::{Cgroups, Controller};
 use crate::config::{Config, Launcher};
 use crate::traced::{Ledger, PATIENCE, Traced};
-use crate::{cdi, disk, filesystem, gpu, linux, namespaces, network, posix, volume};
+use crate::{cdi, disk, filesystem, gpu, linux, namespaces, network, posix, runtime, volume};
 
 /// `--isolation`'s default, Mesos' own.
 pub const DEFAULT: &str = "posix/cpu,posix/mem";
@@ -37,7 +37,7 @@ pub const TABLE: [(&str, bool); 43] = [
     ("cgroups/perf_event", true),
     ("cgroups/pids", true),
     ("appc/runtime", false),
-    ("docker/runtime", false),
+    ("docker/runtime", true),
     ("linux/devices", true),
     ("linux/capabilities", true),
     ("linux/nnp", true),
@@ -305,6 +305,7 @@ pub fn create_with(
             "posix/cpu" => Ok(Arc::new(posix::PosixCpu)),
             "posix/mem" => Ok(Arc::new(posix::PosixMem)),
             "posix/rlimits" => Ok(posix::rlimits()),
+            "docker/runtime" => runtime::docker(&config),
             "linux/devices" => linux::devices(&config.cgroups.allowed_devices),
             "linux/capabilities" => linux::capabilities(config),
             "linux/nnp" => linux::nnp(&config),

@@ -48,6 +48,8 @@ pub enum StartError {
     Plugins(String),
     #[error("failed to find the agent's devices: {0}")]
     Devices(String),
+    #[error("failed to prepare for container images: {0}")]
+    Images(String),
     #[error("--launcher=linux needs root; give --launcher=posix")]
     NotRoot,
 }
@@ -184,6 +186,7 @@ pub fn config(
         one_of(flags, "metrics_per_container", &[("none", ()), ("executors", ()), ("all", ())])?;
     }
     config.executor_environment = executor_environment(flags)?;
+    config.default_container_info = super::image_flags::container_info(flags)?;
     Ok(config)
 }
 
@@ -345,6 +348,7 @@ pub fn containerizer(flags: &Flags, runtime_dir: PathBuf) -> Result<native::Conf
         gpu: super::devices::gpu(flags)?,
         secrets: secrets(flags)?,
         logs: log_flags::settings(flags)?,
+        docker_ignore_runtime: flags.bool("docker_ignore_runtime"),
         ..native::Config::default()
     })
 }

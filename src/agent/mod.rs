@@ -17,6 +17,7 @@ mod docker_flags;
 pub mod driver;
 pub mod flags;
 pub mod handle;
+mod image_flags;
 pub mod inbox;
 pub mod info;
 mod log_flags;

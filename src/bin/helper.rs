@@ -1,8 +1,9 @@
 //! `bulkhead-helper`: jobs that must not run in a daemon, by their first argument. No
-//! threads; started by other programs of this package, not by people.
+//! threads but for `pull`; started by other programs of this package, not by people.
 //!
 //! * `fetch`: fetches one URI into a sandbox or the cache, as a task's user.
 //! * `logger`: takes the output of an agent's containers to where it belongs.
+//! * `pull`: brings an image into the store of the native containerizer.
 //! * `oci`: makes a container with libcontainer (feature `oci`).
 
 use std::ffi::OsString;
@@ -13,9 +14,10 @@ fn main() -> ExitCode {
     match arguments.first().and_then(|name| name.to_str()) {
         Some("fetch") => bulkhead::fetch::main(),
         Some("logger") => bulkhead::logs::helper::main(&arguments[1..]),
+        Some("pull") => bulkhead::provisioner::pull::main(),
         Some("oci") => oci(&arguments[1..]),
         _ => {
-            eprintln!("usage: bulkhead-helper fetch|logger|oci ...");
+            eprintln!("usage: bulkhead-helper fetch|logger|pull|oci ...");
             ExitCode::from(2)
         }
     }

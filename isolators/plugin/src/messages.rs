@@ -90,6 +90,7 @@ pub fn known(container: wire::Container) -> Known {
         }),
         ephemeral_volumes: container.ephemeral_volumes.into_iter().map(PathBuf::from).collect(),
         command_task: container.command_task.unwrap_or(false),
+        ..ContainerContext::default()
     };
     Known { context: context.into(), pid }
 }

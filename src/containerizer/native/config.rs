@@ -15,6 +15,7 @@ use kernel::cgroup::Hierarchies;
 use crate::containerizer::ContainerizerError;
 use crate::launch::Engine;
 use crate::logs::{self, settings::Settings};
+use crate::provisioner::{Collection, Provisioner};
 
 /// Longest path of a Unix socket in bytes.
 const LONGEST_SOCKET: usize = 107;
@@ -86,7 +87,11 @@ pub struct Config {
     /// `--secrets_dir`: where secrets come from.
     pub secrets: isolators::secret::Secrets,
     /// Who makes root file systems of images, if anybody.
-    pub provisioner: Option<Arc<dyn isolators::image::Provisioner>>,
+    pub provisioner: Option<Arc<Provisioner>>,
+    /// `--image_gc_config`: when images go by themselves.
+    pub image_gc: Option<Collection>,
+    /// `--docker_ignore_runtime`.
+    pub docker_ignore_runtime: bool,
     /// `--work_dir`: leftovers of mounts are looked for below it.
     pub work_dir: Option<PathBuf>,
     /// Between two searches for leftovers.
@@ -134,6 +139,8 @@ impl Default for Config {
             gpu: isolators::gpu::Settings::default(),
             secrets: isolators::secret::Secrets::default(),
             provisioner: None,
+            image_gc: None,
+            docker_ignore_runtime: false,
             work_dir: None,
             sweep_interval: Duration::from_secs(60),
             logs: None,
@@ -209,7 +216,8 @@ impl Config {
             },
             gpu: self.gpu.clone(),
             secrets: self.secrets.clone(),
-            provisioner: self.provisioner.clone(),
+            provisioner: self.provisioner.clone().map(|provisioner| provisioner as _),
+            docker_ignore_runtime: self.docker_ignore_runtime,
             root: kernel::proctree::is_root(),
             ..isolators::config::Config::new(launcher, hierarchies)
         };

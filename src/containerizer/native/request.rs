@@ -8,6 +8,7 @@ use isolators::secret::Secrets;
 use mesos::CommandInfo;
 use mesos::container_info::Type;
 
+use super::image;
 use crate::containerizer::LaunchRequest;
 use crate::containerizer::request::{command_environment, labels};
 
@@ -26,14 +27,27 @@ pub(super) enum Refusal {
     Bad(String),
 }
 
+/// What the agent has to do with images.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Images {
+    /// There is a provisioner.
+    pub(super) provided: bool,
+    /// What they say of their command counts.
+    pub(super) heeded: bool,
+}
+
 /// Checks what can be checked without looking at the machine.
-pub(super) fn check(request: &LaunchRequest, secrets: &Secrets) -> Result<(), Refusal> {
+pub(super) fn check(
+    request: &LaunchRequest,
+    secrets: &Secrets,
+    images: Images,
+) -> Result<(), Refusal> {
     if let Some(info) = &request.container {
         if info.r#type != Type::Mesos as i32 {
             return Err(Refusal::NotSupported("containers that are not of type MESOS".into()));
         }
-        if info.mesos.as_ref().is_some_and(|mesos| mesos.image.is_some()) {
-            return Err(Refusal::NotSupported("container images are not supported yet".into()));
+        if image::wanted(request).is_some() && !images.provided {
+            return Err(Refusal::NotSupported(image::NO_PROVIDER.into()));
         }
         if info.tty_info.is_some() {
             return Err(Refusal::NotSupported("terminals are not supported yet".into()));
@@ -47,7 +61,10 @@ pub(super) fn check(request: &LaunchRequest, secrets: &Secrets) -> Result<(), Re
         check_id(&id.value).map_err(Refusal::Bad)?;
         next = id.parent.as_deref();
     }
-    command(&request.command).map(|_| ()).map_err(Refusal::Bad)?;
+    // An image may know what there is to execute.
+    if image::wanted(request).is_none() || !images.heeded {
+        command(&request.command).map(|_| ()).map_err(Refusal::Bad)?;
+    }
     command_environment(&request.command, secrets).map(|_| ()).map_err(Refusal::Bad)
 }
 
@@ -107,6 +124,8 @@ pub(super) fn context(
         parent,
         ephemeral_volumes: Vec::new(),
         command_task: request.task.is_some(),
+        command: request.command.clone(),
+        image: None,
     }
 }
 
@@ -158,7 +177,8 @@ mod tests {
 
     #[test]
     fn what_is_refused() {
-        let check = |request: &LaunchRequest| check(request, &Secrets::default());
+        let check =
+            |request: &LaunchRequest| check(request, &Secrets::default(), Images::default());
         assert_eq!(check(&request("a", shell("true"))), Ok(()));
         for bad in ["", "a/b", "..", "a b", &"x".repeat(243)] {
             assert!(matches!(check(&request(bad, shell("true"))), Err(Refusal::Bad(_))), "{bad}");

@@ -17,6 +17,7 @@ mod error;
 pub mod failpoint;
 pub mod hung;
 pub mod idmap;
+pub mod layers;
 pub mod leash;
 pub mod lock;
 pub mod lookup;
@@ -38,6 +39,7 @@ pub mod sched;
 pub mod spawn;
 pub mod users;
 pub mod walk;
+pub mod xattr;
 
 pub use error::{Error, chain};
 

@@ -27,7 +27,7 @@ const NEW_FRAMEWORK: [&str; 4] = [
     "checkpoint.unscheduled.after",
 ];
 /// Points with tests of their own.
-const ELSEWHERE: [&str; 8] = [
+const ELSEWHERE: [&str; 13] = [
     "checkpoint.forget_agent.before",
     "checkpoint.forget_agent.after",
     "checkpoint.drain.before",
@@ -36,6 +36,12 @@ const ELSEWHERE: [&str; 8] = [
     "checkpoint.drained.after",
     "port_mapping.made",
     "port_mapping.furnished",
+    // Containers with images: tests/compat/image_tasks.
+    "provision.recorded",
+    "provision.made",
+    "launch.provisioned",
+    "provision.unmounted",
+    "provision.removed",
 ];
 /// Of a task that was on its way to its executor.
 const RESTARTED: &str = "REASON_AGENT_RESTARTED";
