@@ -14,6 +14,7 @@ use crate::gpu::settings::Settings as GpuSettings;
 use crate::ids::IdRange;
 use crate::image::Provisioner;
 use crate::linux::capabilities::Set;
+use crate::network::cni::Settings as CniSettings;
 use crate::secret::Secrets;
 
 /// How containers are started; `--launcher`.
@@ -78,6 +79,8 @@ pub struct Config {
     pub cdi: CdiSettings,
     /// Flags of `gpu/nvidia`.
     pub gpu: GpuSettings,
+    /// Flags of `network/cni`.
+    pub cni: CniSettings,
     /// Where secrets come from.
     pub secrets: Secrets,
     /// Who makes root file systems of images, if anybody.
@@ -115,6 +118,7 @@ impl Config {
             disk: disk::Config::default(),
             cdi: CdiSettings::default(),
             gpu: GpuSettings::default(),
+            cni: CniSettings::default(),
             secrets: Secrets::default(),
             provisioner: None,
             root: true,

@@ -310,7 +310,7 @@ pub fn containerizer(flags: &Flags, runtime_dir: PathBuf) -> Result<native::Conf
         hooks: hooks.filter(|hook| !hook.is_empty()).map(str::to_owned).collect(),
         isolation: text("isolation"),
         launcher,
-        runtime_dir,
+        runtime_dir: runtime_dir.clone(),
         sandbox_directory: text("sandbox_directory").into(),
         fetcher: fetcher(flags),
         cgroups_root: text("cgroups_root"),
@@ -341,6 +341,7 @@ pub fn containerizer(flags: &Flags, runtime_dir: PathBuf) -> Result<native::Conf
         disk: disk(flags),
         cdi: super::devices::cdi(flags)?,
         gpu: super::devices::gpu(flags)?,
+        cni: super::network_flags::cni(flags, &runtime_dir)?,
         secrets: secrets(flags)?,
         logs: log_flags::settings(flags)?,
         ..native::Config::default()

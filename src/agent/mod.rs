@@ -20,6 +20,7 @@ pub mod handle;
 pub mod inbox;
 pub mod info;
 mod log_flags;
+mod network_flags;
 pub mod resources;
 pub mod snapshot;
 pub mod updates;

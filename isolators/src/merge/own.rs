@@ -85,7 +85,11 @@ fn own_sysctls(
     for (isolator, name, Sysctl { value, optional }) in all {
         let refuse = |why| MergeError::Sysctl { isolator, name: name.clone(), why };
         let kind = sysctl::kind(&name).map_err(refuse)?;
-        let own = |space: &LinuxNamespace| space.typ() == kind && space.path().is_none();
+        // One that is kept by a file was made for it; below /proc it is another's.
+        let made = |space: &LinuxNamespace| {
+            space.path().as_ref().is_none_or(|path| !path.starts_with("/proc"))
+        };
+        let own = |space: &LinuxNamespace| space.typ() == kind && made(space);
         if namespaces.iter().any(own) {
             out.insert(name, value);
         } else if !optional {

@@ -79,6 +79,8 @@ pub struct Config {
     pub cdi: isolators::cdi::Settings,
     /// Flags of `gpu/nvidia`.
     pub gpu: isolators::gpu::Settings,
+    /// Flags of `network/cni`.
+    pub cni: isolators::network::cni::Settings,
     /// `--secrets_dir`: where secrets come from.
     pub secrets: isolators::secret::Secrets,
     /// Who makes root file systems of images, if anybody.
@@ -126,6 +128,7 @@ impl Default for Config {
             disk: isolators::disk::Config::default(),
             cdi: isolators::cdi::Settings::default(),
             gpu: isolators::gpu::Settings::default(),
+            cni: isolators::network::cni::Settings::default(),
             secrets: isolators::secret::Secrets::default(),
             provisioner: None,
             work_dir: None,
@@ -196,6 +199,10 @@ impl Config {
             disk: self.disk.clone(),
             cdi: self.cdi.clone(),
             gpu: self.gpu.clone(),
+            cni: isolators::network::cni::Settings {
+                helper: self.helper().ok(),
+                ..self.cni.clone()
+            },
             secrets: self.secrets.clone(),
             provisioner: self.provisioner.clone(),
             root: kernel::proctree::is_root(),

@@ -8,7 +8,7 @@ use isolators::plan::Environment;
 use isolators::secret::Secrets;
 use mesos::container_info::Type;
 use mesos::environment::variable;
-use mesos::{CommandInfo, ContainerId, Label, Resource, ResourceStatistics};
+use mesos::{CommandInfo, ContainerId, ContainerInfo, Label, Resource, ResourceStatistics};
 
 use crate::containerizer::LaunchRequest;
 
@@ -39,9 +39,6 @@ pub(super) fn check(request: &LaunchRequest, secrets: &Secrets) -> Result<(), Re
         if info.tty_info.is_some() {
             return Err(Refusal::NotSupported("terminals are not supported yet".into()));
         }
-        if info.network_infos.iter().any(|network| network.name.is_some()) {
-            return Err(Refusal::Bad("named networks are not supported yet".into()));
-        }
     }
     let mut next = Some(&request.id);
     while let Some(id) = next {
@@ -50,6 +47,17 @@ pub(super) fn check(request: &LaunchRequest, secrets: &Secrets) -> Result<(), Re
     }
     command(&request.command).map(|_| ()).map_err(Refusal::Bad)?;
     command_environment(&request.command, secrets).map(|_| ()).map_err(Refusal::Bad)
+}
+
+/// Whether the named networks that a container asks for are anybody's business here.
+pub(super) fn networks(info: Option<&ContainerInfo>, isolation: &[&str]) -> Result<(), String> {
+    let infos = info.map(|info| info.network_infos.as_slice()).unwrap_or_default();
+    match infos.iter().find_map(|network| network.name.as_deref()) {
+        Some(name) if !isolation.contains(&"network/cni") => Err(format!(
+            "the network '{name}' needs the isolator 'network/cni': add it to --isolation"
+        )),
+        _ => Ok(()),
+    }
 }
 
 fn check_id(value: &str) -> Result<(), String> {
@@ -198,7 +206,7 @@ pub(in crate::containerizer) fn allotted(
 #[cfg(test)]
 pub(super) mod tests {
     use isolators::quantity::scalar;
-    use mesos::{ContainerInfo, Environment as MesosEnvironment, NetworkInfo};
+    use mesos::{Environment as MesosEnvironment, NetworkInfo};
 
     use super::*;
     use crate::containerizer::Class;
@@ -291,7 +299,11 @@ pub(super) mod tests {
         let docker = ContainerInfo { r#type: Type::Docker as i32, ..ContainerInfo::default() };
         assert!(matches!(with(docker), Err(Refusal::NotSupported(_))));
         let network = NetworkInfo { name: Some("net".into()), ..NetworkInfo::default() };
-        assert!(with(ContainerInfo { network_infos: vec![network], ..mesos }).is_err());
+        let info = ContainerInfo { network_infos: vec![network], ..mesos };
+        let isolated = |names: &[&'static str]| networks(Some(&info), names);
+        assert!(isolated(&["filesystem/linux"]).unwrap_err().contains("add it to --isolation"));
+        assert_eq!(isolated(&["network/cni"]), Ok(()));
+        assert_eq!(networks(None, &[]), Ok(()));
     }
 
     #[test]

@@ -1,0 +1,3 @@
+//! `network/*`: networks of containers.
+
+pub mod cni;
