@@ -13,6 +13,8 @@ mod network {
     //! One file per theme.
     pub mod deaths;
     pub mod faults;
+    pub mod groups;
     pub mod host;
     pub mod plugins;
+    pub mod ports;
 }

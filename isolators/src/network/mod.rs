@@ -1,3 +1,7 @@
-//! `network/*`: networks of containers.
+//! `network/*`: networks of containers, and CNI plugins of our own.
 
 pub mod cni;
+pub mod groups;
+mod nft;
+mod plugin;
+pub mod port_mapper;

@@ -39,8 +39,8 @@ use self::detach::Detacher;
 pub use self::dns::DefaultDns;
 use self::handle::Member;
 use self::inventory::Inventory;
-pub use self::plugins::LOOPBACK;
 use self::plugins::Plugins;
+pub use self::plugins::{IN_HELPER, LOOPBACK};
 use self::store::Store;
 use crate::api::{ContainerContext, Isolation, Isolator, IsolatorError, Known, Recovered};
 use crate::config::{Config, Launcher};
@@ -158,6 +158,22 @@ pub fn cni(config: &Config, own_names: bool) -> Result<Arc<dyn Isolator>, Isolat
         remapped: config.userns_remap.is_some(),
         detacher: Detacher::default(),
     }))))
+}
+
+/// The versions that we speak, as texts.
+pub(super) fn versions() -> Vec<String> {
+    version::SPOKEN.iter().map(ToString::to_string).collect()
+}
+
+/// The container's addresses in a result.
+///
+/// # Errors
+/// It is not one.
+pub(super) fn addresses_of(
+    result: &serde_json::Value,
+    interface: &str,
+) -> Result<Vec<std::net::IpAddr>, String> {
+    outcome::outcome(result, interface).map(|outcome| outcome.addresses)
 }
 
 /// What a container is called here, and for plugins.

@@ -4,6 +4,7 @@
 use std::collections::HashMap;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::process::ExitCode;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -13,11 +14,16 @@ use serde_json::{Value, json};
 use super::exec::{Call, Program};
 use super::outcome;
 use super::version::{SPOKEN, Version};
+use crate::network::{groups, port_mapper};
 
 /// A container with nothing but its loopback.
 pub const LOOPBACK: &str = "bulkhead-loopback";
 /// Plugins that are in the helper program, found wherever that is.
-pub const IN_HELPER: [&str; 2] = ["bulkhead-port-mapper", "mesos-cni-port-mapper"];
+pub const IN_HELPER: [(&str, fn() -> ExitCode); 3] = [
+    ("bulkhead-port-mapper", port_mapper::main),
+    ("mesos-cni-port-mapper", port_mapper::main),
+    ("bulkhead-groups", groups::main),
+];
 
 /// All plugins. Its lock is held for map operations only.
 #[derive(Debug)]
@@ -77,7 +83,9 @@ impl Plugins {
         if let Some(path) = self.search.iter().map(|dir| dir.join(kind)).find(runs) {
             return Ok(Plugin::External(Program { path, name: None }));
         }
-        if let Some(helper) = self.helper.clone().filter(|_| IN_HELPER.contains(&kind)) {
+        if let Some(helper) =
+            self.helper.clone().filter(|_| IN_HELPER.iter().any(|(name, _)| *name == kind))
+        {
             return Ok(Plugin::External(Program { path: helper, name: Some(kind.to_owned()) }));
         }
         Err(format!("failed to find the CNI plugin '{kind}' in '{}'", self.path()))
