@@ -15,6 +15,7 @@ use crate::ids::IdRange;
 use crate::image::Provisioner;
 use crate::linux::capabilities::Set;
 use crate::network::cni::Settings as CniSettings;
+use crate::network::ports::settings::Settings as PortSettings;
 use crate::secret::Secrets;
 
 /// How containers are started; `--launcher`.
@@ -81,6 +82,8 @@ pub struct Config {
     pub gpu: GpuSettings,
     /// Flags of `network/cni`.
     pub cni: CniSettings,
+    /// Flags of `network/ports`.
+    pub ports: PortSettings,
     /// Where secrets come from.
     pub secrets: Secrets,
     /// Who makes root file systems of images, if anybody.
@@ -119,6 +122,7 @@ impl Config {
             cdi: CdiSettings::default(),
             gpu: GpuSettings::default(),
             cni: CniSettings::default(),
+            ports: PortSettings::default(),
             secrets: Secrets::default(),
             provisioner: None,
             root: true,

@@ -61,7 +61,7 @@ pub const TABLE: [(&str, bool); 43] = [
     ("gpu/nvidia", true),
     ("network/cni", true),
     ("network/port_mapping", false),
-    ("network/ports", false),
+    ("network/ports", true),
 ];
 
 /// Old names and what they stand for.
@@ -276,6 +276,11 @@ pub fn create_with(
     };
 
     let mut all: Vec<Arc<dyn Isolator>> = Vec::new();
+    let mut config = config;
+    // Sockets know the v2 cgroup that they were made in, also beside v1.
+    if !enabled.contains("network/ports") {
+        Arc::make_mut(&mut config).ports.unified = false;
+    }
     let mut cgroups = Some(Cgroups::new(Arc::clone(&config), controllers));
     let (mut layout, mut grants, mut gpus) = (None, None, None);
     for (name, _) in TABLE {
@@ -321,6 +326,9 @@ pub fn create_with(
             }),
             "devices/cdi" => cdi::devices(&config.cdi, grants.clone(), linux_fs),
             "network/cni" => network::cni::cni(&config, enabled.contains("namespaces/uts")),
+            "network/ports" => {
+                network::ports::ports(&config, layout.clone(), enabled.contains("network/cni"))
+            }
             // The cgroups are made above; the rest `parse` has refused.
             _ => continue,
         };

@@ -70,6 +70,7 @@ pub(super) fn create(path: &Path, boot: BootId, own_pids: bool) -> Result<File, 
     let mut options = OpenOptions::new();
     options.read(true).write(true).create_new(true).mode(0o600);
     let file = options.open(path).map_err(error("create the exit record"))?;
+    kernel::failpoint!("launch.record");
     let mut bytes = [0u8; layout::SIZE];
     bytes[at::MAGIC..][..4].copy_from_slice(&layout::MAGIC.to_le_bytes());
     bytes[at::VERSION..][..4].copy_from_slice(&layout::VERSION.to_le_bytes());

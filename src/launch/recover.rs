@@ -50,7 +50,14 @@ pub async fn recover(path: &Path) -> io::Result<Recovered> {
     let boot = BootId::read().map_err(|e| io::Error::new(e.source.kind(), e))?;
     let deadline = tokio::time::Instant::now() + PATIENCE;
     loop {
-        if record::read(&file)?.boot != boot {
+        let record = match record::read(&file) {
+            // Made and not yet written: the shim is started later.
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
+                return Ok(Recovered::Failed(LaunchError::Lost(None)));
+            }
+            read => read?,
+        };
+        if record.boot != boot {
             return Ok(Recovered::Lost { pid: None });
         }
         if !lock::is_locked(&file)? {

@@ -21,6 +21,8 @@ use serde_json::Value;
 
 const SANDBOXES: usize = 1000;
 const FILES: usize = 1000;
+/// That make them.
+const THREADS: usize = 4;
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() {
@@ -91,13 +93,20 @@ fn report(rm: Duration, gc: Duration, idle: Vec<Duration>, busy: Vec<Duration>) 
 
 /// Makes the sandboxes below `dir`.
 fn fill(dir: &Path) {
-    for n in 0..SANDBOXES {
-        let sandbox = dir.join(format!("e{n}/runs/c{n}"));
-        std::fs::create_dir_all(&sandbox).expect("a sandbox");
-        for file in 0..FILES {
-            std::fs::write(sandbox.join(file.to_string()), "x").expect("a file");
+    let part = |first: usize| {
+        for n in (first..SANDBOXES).step_by(THREADS) {
+            let sandbox = dir.join(format!("e{n}/runs/c{n}"));
+            std::fs::create_dir_all(&sandbox).expect("a sandbox");
+            for file in 0..FILES {
+                std::fs::write(sandbox.join(file.to_string()), "x").expect("a file");
+            }
         }
-    }
+    };
+    std::thread::scope(|scope| {
+        for first in 0..THREADS {
+            scope.spawn(move || part(first));
+        }
+    });
     settle();
 }
 

@@ -16,7 +16,7 @@ mod fetch {
     pub mod programs;
     pub mod web;
 
-    use std::path::{Path, PathBuf};
+    use std::path::Path;
 
     use serde_json::{Value, json};
 
@@ -43,24 +43,9 @@ mod fetch {
         json!([{ "value": value.to_string(), "cache": true }])
     }
 
-    /// A task's sandbox.
-    pub fn sandbox(cluster: &Cluster, task: &str) -> PathBuf {
-        let mut dirs = vec![cluster.dir.path().join("agent/slaves")];
-        while let Some(dir) = dirs.pop() {
-            if dir.ends_with(format!("executors/{task}")) {
-                return dir.join("runs/latest");
-            }
-            let entries = std::fs::read_dir(&dir).into_iter().flatten().flatten();
-            dirs.extend(
-                entries.filter(|e| e.file_type().is_ok_and(|t| t.is_dir())).map(|e| e.path()),
-            );
-        }
-        panic!("task {task} has no sandbox");
-    }
-
     /// What the fetcher wrote there.
     pub fn log(cluster: &Cluster, task: &str) -> String {
-        std::fs::read_to_string(sandbox(cluster, task).join("stderr")).unwrap_or_default()
+        std::fs::read_to_string(cluster.sandbox(task).join("stderr")).unwrap_or_default()
     }
 
     /// Runs tasks together; those that did not finish, with their logs.

@@ -176,6 +176,22 @@ impl Cluster {
         self.dir.path().join(format!("{program}.log"))
     }
 
+    /// Where a command task runs; also while the agent is away.
+    #[must_use]
+    pub fn sandbox(&self, task: &str) -> PathBuf {
+        let mut dirs = vec![self.dir.path().join("agent/slaves")];
+        while let Some(dir) = dirs.pop() {
+            if dir.ends_with(format!("executors/{task}")) {
+                return dir.join("runs/latest");
+            }
+            let entries = std::fs::read_dir(&dir).into_iter().flatten().flatten();
+            dirs.extend(
+                entries.filter(|e| e.file_type().is_ok_and(|t| t.is_dir())).map(|e| e.path()),
+            );
+        }
+        panic!("task {task} has no sandbox");
+    }
+
     /// The end of both logs.
     #[must_use]
     pub fn logs(&self) -> String {

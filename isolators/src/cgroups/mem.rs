@@ -235,7 +235,13 @@ impl Mem {
         order.iter().try_for_each(|knob| self.write(knob, &value))
     }
 
-    /// Starts to listen; before the container's first process runs.
+    /// Whether the container has its cgroup.
+    pub(super) fn exists(&self) -> bool {
+        self.group.exists()
+    }
+
+    /// Starts to listen; before the container's first process runs, or after a
+    /// restart of the agent.
     pub(super) fn listen(&mut self) -> Result<(), IsolatorError> {
         self.oom = Some(Oom::new(self.group.clone())?);
         Ok(())

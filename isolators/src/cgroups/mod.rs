@@ -224,8 +224,8 @@ impl Isolator for Cgroups {
                     warn!(error = %error.chain(), "a recovered container is less isolated");
                 }
             }
-            if container.pid.is_some()
-                && let Some(mem) = &mut handle.mem
+            // Also if it ended while the agent was away: why, the cgroup still tells.
+            if let Some(mem) = handle.mem.as_mut().filter(|mem| mem.exists())
                 && let Err(error) = mem.listen()
             {
                 warn!(error = %error.chain(), "a recovered container's memory limit is not watched");

@@ -1,7 +1,12 @@
-//! `network/*`: networks of containers, and CNI plugins of our own.
+//! `network/*`: whose ports are whose, and networks of containers' own.
+//!
+//! * [`cni`]: containers on networks of their own, by plugins.
+//! * [`port_mapper`], [`groups`]: CNI plugins of our own.
+//! * [`ports`]: what listens in a container must be a port that it asked for.
 
 pub mod cni;
 pub mod groups;
 mod nft;
 mod plugin;
 pub mod port_mapper;
+pub mod ports;

@@ -77,6 +77,8 @@ pub struct Config {
     pub disk: isolators::disk::Config,
     /// Flags of `devices/cdi`.
     pub cdi: isolators::cdi::Settings,
+    /// Flags of `network/ports`.
+    pub ports: isolators::network::ports::settings::Settings,
     /// Flags of `gpu/nvidia`.
     pub gpu: isolators::gpu::Settings,
     /// Flags of `network/cni`.
@@ -127,6 +129,7 @@ impl Default for Config {
             hooks: Vec::new(),
             disk: isolators::disk::Config::default(),
             cdi: isolators::cdi::Settings::default(),
+            ports: isolators::network::ports::settings::Settings::default(),
             gpu: isolators::gpu::Settings::default(),
             cni: isolators::network::cni::Settings::default(),
             secrets: isolators::secret::Secrets::default(),
@@ -198,6 +201,11 @@ impl Config {
             seccomp_profile_name: self.seccomp_profile_name.clone(),
             disk: self.disk.clone(),
             cdi: self.cdi.clone(),
+            ports: isolators::network::ports::settings::Settings {
+                // libcontainer joins cgroups of one kind only.
+                unified: self.launcher == Engine::Linux,
+                ..self.ports.clone()
+            },
             gpu: self.gpu.clone(),
             cni: isolators::network::cni::Settings {
                 helper: self.helper().ok(),

@@ -112,8 +112,10 @@ pub(super) enum Cause {
     Limited(Limitation),
     /// It was told to.
     Destroyed(Option<Termination>),
-    /// It never ran.
+    /// It could not be launched.
     Failed(Failure),
+    /// The agent died before its command was executed: it may be launched again.
+    NeverRan,
 }
 
 /// One isolator's handle.

@@ -40,11 +40,13 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 const DESCRIBED: usize = 10;
 
 impl Container {
-    /// Ends a container that ran, and keeps how it ended until it is forgotten.
+    /// Ends a container that ran, and keeps how it ended until it is forgotten. That
+    /// it never ran is not kept: the next agent is to see it too, and launch it again.
     pub(super) async fn bury(&mut self, cause: Cause, commands: &mut mpsc::Receiver<Command>) {
+        let ran = !matches!(cause, Cause::NeverRan);
         let end = self.finish(cause, commands).await;
         // One that was found without a trace has no directory.
-        if let Err(error) = self.dir.create().and_then(|()| self.dir.write_end(&end)) {
+        if ran && let Err(error) = self.dir.create().and_then(|()| self.dir.write_end(&end)) {
             error!(container = %self.key, error = %super::chain(&error), "the end is not recorded");
         }
         failpoint!("destroy.recorded");
@@ -63,12 +65,19 @@ impl Container {
         commands.close();
         while commands.try_recv().is_ok() {}
         failpoint!("destroy.begin");
+        if let Cause::Limited(limitation) = &cause {
+            self.limited(limitation);
+        }
+        failpoint!("destroy.limited");
         self.shared.sampler.remove(self.slot);
         let mut errors = Vec::new();
         let end = self.kill(&mut errors).await;
         failpoint!("destroy.killed");
         self.drain_pipes().await;
         let late = self.handles.iter_mut().find_map(|handle| handle.isolation.ended());
+        if let Some(limitation) = &late {
+            self.limited(limitation);
+        }
         self.watches.clear();
         self.clean_up(&mut errors).await;
         failpoint!("destroy.cleaned");
@@ -78,6 +87,15 @@ impl Container {
             error!(container = %self.key, errors = %errors.join("; "), "destroy left something behind");
         }
         termination(cause, end, late)
+    }
+
+    /// Keeps that a limit was hit: what would tell the next agent is destroyed now.
+    fn limited(&self, limitation: &Limitation) {
+        let mut said = Termination::default();
+        say(&mut said, limitation.clone());
+        if let Err(error) = self.dir.write_ending(&said) {
+            error!(container = %self.key, error = %super::chain(&error), "the limit is not recorded");
+        }
     }
 
     /// Isolators in reverse order, then hooks; each has its time.
@@ -256,8 +274,10 @@ fn termination(cause: Cause, end: Option<End>, late: Option<Limitation>) -> Term
             }
             late
         }
-        Cause::Destroyed(None) => late,
-        Cause::Destroyed(Some(wanted)) => return Termination { status: said.status, ..wanted },
+        Cause::Destroyed(None) | Cause::NeverRan => late,
+        Cause::Destroyed(Some(wanted)) => {
+            return Termination { status: wanted.status.or(said.status), ..wanted };
+        }
         Cause::Failed(failure) => {
             said.state = Some(TaskState::TaskFailed);
             said.reasons = vec![Reason::ContainerLaunchFailed];
@@ -266,12 +286,17 @@ fn termination(cause: Cause, end: Option<End>, late: Option<Limitation>) -> Term
         }
     };
     if let Some(limitation) = limitation {
-        said.state = Some(TaskState::TaskFailed);
-        said.reasons = vec![limitation.reason];
-        said.message = Some(limitation.message);
-        said.limited_resources = limitation.resources;
+        say(&mut said, limitation);
     }
     said
+}
+
+/// The container ended because of a limit.
+fn say(said: &mut Termination, limitation: Limitation) {
+    said.state = Some(TaskState::TaskFailed);
+    said.reasons = vec![limitation.reason];
+    said.message = Some(limitation.message);
+    said.limited_resources = limitation.resources;
 }
 
 #[cfg(test)]

@@ -220,6 +220,8 @@ async fn adopt(shared: &Arc<Shared>, found: Found, handles: Vec<Handle>) -> Opti
         info!(container = %key(&id), "destroying an orphan");
     }
     let pid = state.pid();
+    // The last agent had begun to end it because of a limit.
+    let ending = shared.runtime.of(&id).read_ending();
     let fresh = matches!(state, State::NeverRan) && !orphan && id.parent.is_none();
     let start = match state {
         State::Over(end) if orphan => {
@@ -232,9 +234,18 @@ async fn adopt(shared: &Arc<Shared>, found: Found, handles: Vec<Handle>) -> Opti
             return None;
         }
         State::Running(running) if orphan => Start::Bury(Some(running), Cause::Destroyed(None)),
-        State::Running(running) => Start::Adopt(running),
-        State::Gone(end) => Start::Bury(None, Cause::Exited(end)),
-        State::NeverRan => Start::Bury(None, Cause::Exited(None)),
+        State::Running(running) => match ending {
+            Some(said) => Start::Bury(Some(running), Cause::Destroyed(Some(said))),
+            None => Start::Adopt(running),
+        },
+        State::Gone(end) => match ending {
+            Some(mut said) => {
+                said.status = end.as_ref().and_then(End::status);
+                Start::Bury(None, Cause::Destroyed(Some(said)))
+            }
+            None => Start::Bury(None, Cause::Exited(end)),
+        },
+        State::NeverRan => Start::Bury(None, Cause::NeverRan),
         State::Stray(pid) => {
             kernel::proctree::signal(&[pid], libc::SIGKILL);
             Start::Bury(None, Cause::Exited(Some(End::Lost)))

@@ -5,6 +5,7 @@
 //!     config        ContainerConfig: what was asked (Mesos' format)
 //!     record        exit record of the shim (src/launch)
 //!     pid           of the first process, in decimal (Mesos' format)
+//!     ending        ContainerTermination: which limit was hit, until it has ended
 //!     status        its wait status, in decimal (Mesos' format)
 //!     termination   ContainerTermination: how it ended (Mesos' format)
 //!     containers/<child>/...
@@ -13,6 +14,7 @@
 //! Files are replaced whole. Their directory is the only place that the
 //! containerizer keeps anything in; the kernel knows the rest.
 
+use std::ffi::OsStr;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -92,8 +94,25 @@ fn scan(dir: &Path, parent: Option<&ContainerId>, found: &mut Vec<ContainerId>) 
 pub(super) fn is_ours(path: &Path) -> bool {
     let named = path.file_name().and_then(|name| name.to_str()).is_some_and(is_container_name);
     let empty = || fs::read_dir(path).is_ok_and(|mut entries| entries.next().is_none());
-    ["config", ".config", "record", "termination"].iter().any(|name| path.join(name).exists())
-        || (named && empty())
+    MARKS.iter().any(|name| path.join(name).exists()) || (named && empty())
+}
+
+/// Files that tell a container's directory.
+const MARKS: [&str; 4] = ["config", ".config", "record", "termination"];
+
+/// Removes a file or a directory; one that is gone is fine.
+fn gone(path: PathBuf) -> Result<(), RuntimeError> {
+    let removed = match path.symlink_metadata() {
+        Ok(found) if found.is_dir() => fs::remove_dir_all(&path),
+        Ok(_) => fs::remove_file(&path),
+        Err(error) => Err(error),
+    };
+    match removed {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(failed("remove", &path)(error))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// The directory of one container.
@@ -107,14 +126,17 @@ impl ContainerDir {
         fs::create_dir_all(&self.path).map_err(failed("create", &self.path))
     }
 
-    /// Removes it and all in it; one that is gone is fine.
+    /// Removes it and all in it; one that is gone is fine. What tells that it is a
+    /// container's goes last: the agent may die in between.
     pub(in crate::containerizer) fn remove(&self) -> Result<(), RuntimeError> {
-        match fs::remove_dir_all(&self.path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                Err(failed("remove", &self.path)(error))
+        let marks = |name: &OsStr| MARKS.iter().any(|mark| name == *mark);
+        for entry in fs::read_dir(&self.path).into_iter().flatten().flatten() {
+            if !marks(&entry.file_name()) {
+                gone(entry.path())?;
+                kernel::failpoint!("forget.half");
             }
-            _ => Ok(()),
         }
+        gone(self.path.clone())
     }
 
     /// The shim's record.
@@ -145,6 +167,17 @@ impl ContainerDir {
         self.write("status", status.as_bytes())?;
         kernel::failpoint!("destroy.status");
         self.write("termination", &framed(&to_proto(termination)))
+    }
+
+    /// Keeps why it is being destroyed: what tells it may be gone before the end is
+    /// written.
+    pub(super) fn write_ending(&self, said: &Termination) -> Result<(), RuntimeError> {
+        self.write("ending", &framed(&to_proto(said)))
+    }
+
+    /// Why it was being destroyed when the agent died, if a limit was hit.
+    pub(super) fn read_ending(&self) -> Option<Termination> {
+        self.read::<ContainerTermination>("ending").ok().map(from_proto)
     }
 
     /// How it ended; `None` if it has not, or if the file does not say.
@@ -282,7 +315,7 @@ mod tests {
             (&child, &asked.limits, &asked.sandbox)
         );
 
-        assert_eq!(dir.read_end(), None);
+        assert_eq!((dir.read_end(), dir.read_ending()), (None, None));
         let end = Termination {
             status: Some(9),
             state: Some(TaskState::TaskFailed),
@@ -290,6 +323,8 @@ mod tests {
             message: Some("too much".into()),
             limited_resources: vec![isolators::quantity::scalar("mem", 64.0)],
         };
+        dir.write_ending(&end).unwrap();
+        assert_eq!((dir.read_end(), dir.read_ending()), (None, Some(end.clone())));
         dir.write_end(&end).unwrap();
         assert_eq!(dir.read_end(), Some(end));
         fs::write(dir.path.join("config"), b"\x09\x00\x00\x00x").unwrap();

@@ -82,6 +82,7 @@ pub const ALL: &[&str] = &[
     "cni.joined",
     "launch.prepared",
     "launch.fetched",
+    "launch.record",
     "launch.before_fork",
     "launch.after_fork",
     "launch.waiting",
@@ -90,6 +91,7 @@ pub const ALL: &[&str] = &[
     "launch.pid",
     // The end of a container (src/containerizer/native/finish.rs).
     "destroy.begin",
+    "destroy.limited",
     "destroy.killed",
     "destroy.cleaned_one",
     "cni.deleted_one",
@@ -99,6 +101,7 @@ pub const ALL: &[&str] = &[
     "destroy.status",
     "destroy.recorded",
     "forget.before",
+    "forget.half",
     "forget.after",
     // Recovery itself.
     "recover.read",

@@ -24,6 +24,7 @@ pub mod machine;
 pub mod memfd;
 pub mod mounts;
 pub mod namespaces;
+pub mod netlink;
 pub mod netns;
 pub mod nvml;
 pub mod owners;

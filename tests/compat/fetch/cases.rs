@@ -7,7 +7,7 @@ use std::process::Command;
 use serde_json::{Value, json};
 
 use super::web::{Manner, Web};
-use super::{PATIENCE, files, log, plain, sandbox, task, unfinished};
+use super::{PATIENCE, files, log, plain, task, unfinished};
 use crate::cluster::{Cluster, Options};
 use crate::framework::Framework;
 use crate::require;
@@ -215,7 +215,7 @@ async fn what_mesos_fetches_is_fetched() {
 
     assert_eq!(web.asked("/broken"), ["200", "206"]);
     let http = web.url("/hello");
-    let to = sandbox(&cluster, "http").canonicalize().expect("there").join("hello");
+    let to = cluster.sandbox("http").canonicalize().expect("there").join("hello");
     let text = log(&cluster, "http");
     for line in [
         format!("] Fetching URI '{http}'"),
@@ -270,7 +270,7 @@ async fn what_cannot_be_fetched_is_told() {
     assert!(text.contains(&format!("] Failed to fetch '{}': ", web.url("/none"))), "{text}");
     // Nothing is left of what failed, nothing is where it should not be.
     for name in ["bomb-zip", "bomb-gz", "stall", "large"] {
-        let left = files(&sandbox(&cluster, name));
+        let left = files(&cluster.sandbox(name));
         let known = ["bomb.gz", "bomb.zip", "stderr", "stdout"];
         assert!(left.iter().all(|file| known.contains(&file.as_str())), "{name}: {left:?}");
     }

@@ -319,3 +319,66 @@ async fn whatever_point_the_agent_dies_at_the_end_is_the_same() {
     assert!(wrong.is_empty(), "undisturbed: {undisturbed:?}\n{}", wrong.join("\n"));
     run.cluster.wait_clean();
 }
+
+#[tokio::test]
+async fn a_second_death_while_a_launch_is_undone_changes_nothing() {
+    require!(root, cgroup);
+    let mut cluster = Cluster::start("twice", Options::default());
+    let mut framework = Framework::subscribe(&cluster.master, "twice").await;
+    for (number, point) in ["launch.prepared", "launch.waiting"].into_iter().enumerate() {
+        cluster.kill_agent();
+        cluster.failpoint = Some(point);
+        cluster.start_agent();
+        let name = format!("t{number}");
+        let offer = framework.offer().await;
+        framework.accept(&offer, vec![command(&name, "exit 3", 32.0)]).await;
+        dies(&mut cluster, point);
+        for point in ["destroy.cleaned", "destroy.recorded"] {
+            cluster.failpoint = Some(point);
+            cluster.spawn_agent();
+            dies(&mut cluster, point);
+        }
+        cluster.failpoint = None;
+        cluster.start_agent();
+        framework.until("the end", 90, |f| f.end(&name).is_some()).await;
+        let message = &framework.end(&name).expect("ended")["message"];
+        assert_eq!(message, "Command exited with status 3", "{point}\n{}", cluster.logs());
+    }
+    cluster.wait_clean();
+}
+
+#[tokio::test]
+async fn a_limit_that_was_hit_is_not_forgotten_while_the_container_is_cleaned_up() {
+    require!(root, cgroup);
+    let mut cluster = Cluster::start("limited", Options::default());
+    let mut framework = Framework::subscribe(&cluster.master, "limited").await;
+    // The shell of the first one ends well.
+    for (number, line) in ["tail | wc -c", "tail"].into_iter().enumerate() {
+        for point in ["destroy.limited", "destroy.killed", "destroy.cleaned", "destroy.status"] {
+            cluster.kill_agent();
+            cluster.failpoint = Some(point);
+            cluster.start_agent();
+            let name = format!("{point}-{number}");
+            let offer = framework.offer().await;
+            let hog = format!("head -c 64m /dev/zero | {line}");
+            framework.accept(&offer, vec![command(&name, &hog, 16.0)]).await;
+            dies(&mut cluster, point);
+            cluster.failpoint = None;
+            cluster.start_agent();
+            framework.until("the end", 90, |f| f.end(&name).is_some()).await;
+            let end = framework.end(&name).expect("ended");
+            let reason = &end["reason"];
+            assert_eq!(reason, "REASON_CONTAINER_LIMITATION_MEMORY", "{name}: {end}");
+        }
+    }
+    cluster.wait_clean();
+}
+
+/// Waits for the agent's death.
+fn dies(cluster: &mut Cluster, point: &str) {
+    let by = std::time::Instant::now() + PATIENCE;
+    while cluster.agent_ended().is_none() {
+        assert!(std::time::Instant::now() < by, "{point}\n{}", cluster.logs());
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}

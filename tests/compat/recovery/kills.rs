@@ -57,6 +57,37 @@ async fn a_killed_shim_takes_its_container_along() {
 }
 
 #[tokio::test]
+async fn a_memory_limit_hit_while_the_agent_is_away_is_seen() {
+    require!(root, cgroup);
+    let mut cluster = Cluster::start("oom-away", Options::default());
+    let mut framework = Framework::subscribe(&cluster.master, "oom-away").await;
+    // The shell itself is not killed: its end alone would say that all is well.
+    let hog =
+        "until [ -e go ]; do sleep 0.05; done; head -c 64m /dev/zero | tail | wc -c; touch hit";
+    framework.start(command("over", hog, 16.0)).await;
+    framework.start(command("runs", &format!("{hog}; sleep 1000"), 16.0)).await;
+    cluster.kill_agent();
+    for task in ["over", "runs"] {
+        let sandbox = cluster.sandbox(task);
+        std::fs::write(sandbox.join("go"), "").expect("written");
+        let by = std::time::Instant::now() + Duration::from_secs(60);
+        while !sandbox.join("hit").exists() {
+            assert!(std::time::Instant::now() < by, "{task} goes on\n{}", cluster.logs());
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+    // The exit of the first one is recorded.
+    std::thread::sleep(Duration::from_millis(300));
+    cluster.start_agent();
+    for task in ["over", "runs"] {
+        let end = ended(&mut framework, task).await;
+        assert_eq!(end["state"], "TASK_FAILED", "{end}");
+        assert_eq!(end["reason"], "REASON_CONTAINER_LIMITATION_MEMORY", "{end}");
+    }
+    cluster.wait_clean();
+}
+
+#[tokio::test]
 async fn a_killed_executor_fails_its_tasks() {
     require!(root, cgroup);
     let mut cluster = Cluster::start("executor", Options::default());

@@ -83,16 +83,24 @@ async fn nothing_is_lost_or_leaked_under_random_deaths() {
             .collect();
         let states: Vec<&str> = ends.iter().map(|(state, _)| state.as_str()).collect();
         let fine = match states[..] {
-            // On its way when the agent died.
-            ["TASK_DROPPED" | "TASK_LOST"] => {
-                !statuses.iter().any(|s| s["state"] == "TASK_RUNNING")
+            [state] if state == kind(n).1 => true,
+            // On its way when the agent died. Each agent that does not know it says so,
+            // as in Mesos, until the framework's word has reached one.
+            [_, ..] => {
+                states.iter().all(|state| ["TASK_DROPPED", "TASK_LOST"].contains(state))
+                    && !statuses.iter().any(|s| s["state"] == "TASK_RUNNING")
             }
-            [state] => state == kind(n).1,
             _ => false,
         };
         if !fine {
-            wrong.push(format!("s{n} ({}): {states:?}", kind(n).0));
+            let all = statuses.iter().map(|s| format!("{} {}", s["state"], s["message"]));
+            wrong.push(format!("s{n} ({}): {:?}", kind(n).0, all.collect::<Vec<_>>()));
         }
+    }
+    if !wrong.is_empty() {
+        let _ = std::process::Command::new("cp")
+            .args(["-a", cluster.dir.path().to_str().unwrap(), "/tmp/soak-kept"])
+            .status();
     }
     assert!(wrong.is_empty(), "{deaths} deaths, {} wrong: {wrong:#?}", wrong.len());
     let dropped = |n: &usize| {

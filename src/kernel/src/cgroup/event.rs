@@ -2,6 +2,7 @@
 //!
 //! v1: an eventfd registered through `cgroup.event_control`; the kernel counts
 //! into it before it kills, so a look at it after a process died is never late.
+//! What happened before the registration (the agent was away) its counters tell.
 //! v2: the file `memory.events` itself, which polls as `POLLPRI` when it changes
 //! (no inotify instance per container: the default allows 128 per user).
 
@@ -37,8 +38,8 @@ impl OomCounts {
 /// Listens for a cgroup hitting its memory limit.
 #[derive(Debug)]
 pub enum OomListener {
-    /// Readable when it happened.
-    V1(EventFd),
+    /// Readable when it happened; true if it had happened before the registration.
+    V1(EventFd, bool),
     /// Has `POLLPRI` when a counter changed; ask [`OomListener::fired`] which.
     V2(File),
 }
@@ -50,7 +51,11 @@ impl OomListener {
     /// A file is missing, or the kernel refuses the registration.
     pub fn new(group: &Cgroup) -> Result<OomListener, Error> {
         match group.version() {
-            Version::V1 => Ok(OomListener::V1(register(group, "memory.oom_control", None)?)),
+            Version::V1 => {
+                let event = register(group, "memory.oom_control", None)?;
+                // Looked at after the registration: nothing falls between the two.
+                Ok(OomListener::V1(event, killed_before(group)))
+            }
             Version::V2 => {
                 let path = group.file("memory.events");
                 let file = File::open(&path).map_err(|e| Error::io("open", &path, e))?;
@@ -62,14 +67,14 @@ impl OomListener {
         }
     }
 
-    /// Whether the limit was hit since the start; never blocks. Once true for
-    /// v1, the count is consumed.
+    /// Whether the limit was hit since the cgroup was made; never blocks. Once true
+    /// for v1, the count is consumed.
     ///
     /// # Errors
     /// The cgroup is gone.
     pub fn fired(&self) -> io::Result<bool> {
         match self {
-            OomListener::V1(event) => take(event).map(|count| count > 0),
+            OomListener::V1(event, before) => Ok(*before || take(event)? > 0),
             OomListener::V2(file) => {
                 let mut buffer = [0; 512];
                 let length = file.read_at(&mut buffer, 0)?;
@@ -88,7 +93,7 @@ impl OomListener {
 impl AsFd for OomListener {
     fn as_fd(&self) -> BorrowedFd<'_> {
         match self {
-            OomListener::V1(event) => event.as_fd(),
+            OomListener::V1(event, _) => event.as_fd(),
             OomListener::V2(file) => file.as_fd(),
         }
     }
@@ -98,6 +103,14 @@ impl AsRawFd for OomListener {
     fn as_raw_fd(&self) -> std::os::fd::RawFd {
         self.as_fd().as_raw_fd()
     }
+}
+
+/// Whether a process of a v1 cgroup was killed for memory and its limit was hit.
+/// Kills alone could be the whole machine's; kernels before 4.13 do not count them.
+fn killed_before(group: &Cgroup) -> bool {
+    let control = group.read("memory.oom_control").unwrap_or_default();
+    parse::value(&control, "oom_kill").is_some_and(|kills| kills > 0)
+        && group.read_number("memory.failcnt").is_ok_and(|failures| failures > 0)
 }
 
 /// Counts the memory pressure events of one level (v1 only).
