@@ -392,10 +392,6 @@ mod tests {
             ("process,posix/mem", "isolator 'posix/mem' is twice in --isolation"),
             ("docker/volume", "isolator 'docker/volume' in --isolation is not supported yet"),
             (
-                "network/port_mapping",
-                "isolator 'network/port_mapping' in --isolation is not supported yet",
-            ),
-            (
                 "filesystem/posix,filesystem/linux",
                 "--isolation names 'filesystem/posix' and 'filesystem/linux': use exactly one \
                  filesystem isolator",

@@ -15,6 +15,7 @@ mod network {
     pub mod faults;
     pub mod groups;
     pub mod host;
+    pub mod hosts;
     pub mod plugins;
     pub mod ports;
 }

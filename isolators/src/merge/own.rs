@@ -162,6 +162,12 @@ mod tests {
                           namespace of its own";
             assert_eq!(error, wanted);
         }
+        // One that was made before the launch is its own, too.
+        let kept = vec![joined(LinuxNamespaceType::Network, "/run/x/ns")];
+        let set = HashMap::from([("net.core.somaxconn".to_owned(), "1".to_owned())]);
+        assert_eq!(with("net.core.somaxconn", false, kept), Ok(Some(set)));
+        let other = vec![joined(LinuxNamespaceType::Network, "/proc/1/ns/net")];
+        assert!(with("net.core.somaxconn", false, other).is_err());
         assert!(with("kernel.panic", true, own()).unwrap_err().contains("is the host's"));
         let value = || Sysctl { value: "1".into(), optional: true };
         let twice = || Contribution {

@@ -1,9 +1,10 @@
 //! `network/*`: whose ports are whose, and networks of containers' own.
 //!
 //! * [`cni`]: containers on networks of their own, by plugins.
-//! * [`port_mapper`], [`groups`]: CNI plugins of our own.
+//! * [`bridge`], [`port_mapper`], [`groups`]: CNI plugins of our own.
 //! * [`ports`]: what listens in a container must be a port that it asked for.
 
+pub mod bridge;
 pub mod cni;
 pub mod groups;
 mod nft;

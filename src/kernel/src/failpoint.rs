@@ -77,6 +77,8 @@ pub const ALL: &[&str] = &[
     // Networks of a container (isolators/src/network/cni).
     "cni.intended",
     "cni.namespace",
+    "cni.bridge_leased",
+    "cni.bridge_paired",
     "cni.answered",
     "cni.added_one",
     "cni.joined",
@@ -94,6 +96,7 @@ pub const ALL: &[&str] = &[
     "destroy.limited",
     "destroy.killed",
     "destroy.cleaned_one",
+    "cni.bridge_removed",
     "cni.deleted_one",
     "cni.forgotten",
     "cgroups.removed_one",

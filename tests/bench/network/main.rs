@@ -1,6 +1,7 @@
-//! `make bench SCENARIO=network`: what the network isolators cost. Needs root and
-//! cgroups.
+//! `make bench SCENARIO=network`: what the network isolators cost. Needs root, cgroups
+//! and CNI's plugins.
 
+mod cni;
 #[path = "../ground.rs"]
 mod ground;
 mod ports;
@@ -8,7 +9,9 @@ mod ports;
 mod support;
 
 fn main() {
-    require!(root, cgroup);
-    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
-    runtime.block_on(ports::scan());
+    require!(root, cgroup, cni_plugins);
+    let runtime = || tokio::runtime::Runtime::new().expect("a runtime");
+    runtime().block_on(ports::scan());
+    cni::enter_host();
+    runtime().block_on(cni::run());
 }

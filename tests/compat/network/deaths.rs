@@ -13,7 +13,9 @@ async fn at_every_step() {
     require!(root, cgroup, cni_plugins);
     let host = Host::new("net-deaths");
     host.configure("one.conf", &bridge(&host, "one", 3));
-    host.configure("two.conf", &bridge(&host, "two", 4));
+    let mut own = bridge(&host, "two", 4);
+    own["type"] = "bulkhead-bridge".into();
+    host.configure("two.conf", &own);
     let (mut cluster, mut framework) = host.cluster("net-deaths", &[]).await;
     let points = kernel::failpoint::ALL.iter().filter(|point| point.starts_with("cni."));
     for (index, point) in points.enumerate() {
@@ -23,7 +25,7 @@ async fn at_every_step() {
         let name = format!("t{index}");
         framework.launch(vec![task(&name, "sleep 1000", &["one", "two"])]).await;
         let kill = json!({ "task_id": { "value": name } });
-        let leaves = ["cni.deleted_one", "cni.forgotten"].contains(point);
+        let leaves = ["cni.bridge_removed", "cni.deleted_one", "cni.forgotten"].contains(point);
         if leaves {
             framework.until("it runs", 60, |f| f.state(&name) == Some("TASK_RUNNING")).await;
             framework.call("KILL", kill.clone()).await;

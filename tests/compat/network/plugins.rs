@@ -188,3 +188,43 @@ async fn nested_and_host_containers() {
         .await;
     host.wait_clean(&cluster, &mut framework).await;
 }
+
+#[tokio::test]
+async fn without_a_process_on_the_same_network() {
+    require!(root, cgroup, program_python3, cni_plugins);
+    let host = Host::new("net-own");
+    let theirs = bridge(&host, "web", 9);
+    let mut ours = theirs.clone();
+    ours["type"] = "bulkhead-bridge".into();
+    let (mut cluster, mut framework) = host.cluster("net-own", &[]).await;
+    let mut all = Vec::new();
+    for (index, conf) in [&ours, &theirs, &ours].into_iter().enumerate() {
+        host.configure("web.conf", conf);
+        let name = format!("t{index}");
+        framework.start(task(&name, &sink(80), &["web"])).await;
+        output(&cluster, &name, "ready");
+        let told = addresses(&framework, &name).concat();
+        assert_eq!(told, [format!("10.77.9.{}", index + 2), format!("fd77:9::{}", index + 2)]);
+        all.push((name, told));
+    }
+    assert_eq!(host.leases("web").len(), 6);
+    for (bytes, (name, told)) in all.iter().enumerate() {
+        assert!(sh(&source(&told[0], 80, 10 + bytes)) && sh(&source(&told[1], 80, 20 + bytes)));
+        output(&cluster, name, &format!("got {}\ngot {}\n", 10 + bytes, 20 + bytes));
+    }
+    // From one to itself and to the others, by either kind.
+    let targets: Vec<&str> = all.iter().flat_map(|(_, told)| told).map(String::as_str).collect();
+    let line: Vec<String> = targets.iter().map(|ip| source(ip, 80, 3)).collect();
+    let end = framework.run(task("client", &line.join(" && "), &["web"]), 60).await;
+    assert_eq!(end["state"], "TASK_FINISHED", "{end}");
+    // Found as it should be, by the next agent.
+    cluster.kill_agent();
+    cluster.start_agent();
+    for (name, _) in &all {
+        framework.call("KILL", json!({ "task_id": { "value": name } })).await;
+        framework.until("the end", 60, |f| f.end(name).is_some()).await;
+    }
+    host.wait_clean(&cluster, &mut framework).await;
+    let logs = cluster.logs();
+    assert!(!logs.contains("not as its CNI network"), "{logs}");
+}

@@ -175,7 +175,11 @@ impl Call<'_> {
 /// For plugins of an agent that has none.
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
-fn open_log(path: &Path) -> io::Result<File> {
+/// Opens a log and locks it for as long as the file, or a copy of it, is open.
+///
+/// # Errors
+/// As `open`.
+pub fn open_log(path: &Path) -> io::Result<File> {
     let log = OpenOptions::new().create(true).append(true).read(true).open(path)?;
     // If something of an earlier call holds it, that one will be waited for.
     let _ = log.try_lock();

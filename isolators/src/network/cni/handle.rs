@@ -10,6 +10,7 @@ use kernel::namespaces::Namespace;
 use mesos::{ContainerStatus, NetworkInfo, network_info};
 use oci_spec::runtime::{LinuxNamespaceType, Mount};
 use serde_json::Value;
+use tokio::task::JoinHandle;
 
 use super::conf::is_name;
 use super::dns::Dns;
@@ -34,6 +35,8 @@ pub(super) struct Member {
     networks: Vec<NetworkInfo>,
     /// Its init, once there is one.
     pid: Option<u32>,
+    /// Its namespace is being made; to be waited for whoever gives up.
+    making: Option<JoinHandle<Result<(), kernel::Error>>>,
 }
 
 impl std::fmt::Debug for Member {
@@ -61,7 +64,7 @@ fn failed(error: kernel::Error) -> IsolatorError {
 impl Member {
     pub(super) fn new(shared: &Arc<Shared>, context: &Arc<ContainerContext>) -> Member {
         let (shared, context, key) = (Arc::clone(shared), Arc::clone(context), key(context));
-        Member { shared, context, key, networks: Vec::new(), pid: None }
+        Member { shared, context, key, networks: Vec::new(), pid: None, making: None }
     }
 
     /// A container that was there before this agent.
@@ -240,14 +243,15 @@ impl Member {
         Ok(stored)
     }
 
-    async fn make_namespace(&self, handle: &Path) -> Result<(), IsolatorError> {
+    async fn make_namespace(&mut self, handle: &Path) -> Result<(), IsolatorError> {
         let handle: PathBuf = handle.to_owned();
         let settings: &[(&str, &str)] = match self.shared.remapped {
             true => &[("ipv4/ip_unprivileged_port_start", "0")],
             false => &[],
         };
-        let made =
-            tokio::task::spawn_blocking(move || kernel::netns::create(&handle, settings)).await;
+        let work = move || kernel::netns::create(&handle, settings);
+        let made = self.making.insert(tokio::task::spawn_blocking(work)).await;
+        self.making = None;
         match made {
             Ok(made) => made.map_err(failed),
             Err(_) => Err(refuse("make", "a network namespace: it was cut short")),
@@ -344,6 +348,10 @@ impl Isolation for Member {
     }
 
     async fn cleanup(&mut self) -> Result<(), IsolatorError> {
+        if let Some(making) = self.making.take() {
+            // However it went: what is left of it is removed.
+            let _ = making.await;
+        }
         let done = detach::detach(&self.shared, &self.key).await;
         done.map_err(|why| {
             refuse("take off its CNI networks", format!("container '{}': {why}", self.key))

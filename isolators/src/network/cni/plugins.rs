@@ -11,15 +11,18 @@ use std::time::Duration;
 use kernel::chain;
 use serde_json::{Value, json};
 
-use super::exec::{Call, Program};
+use super::exec::{Call, Program, open_log};
 use super::outcome;
 use super::version::{SPOKEN, Version};
-use crate::network::{groups, port_mapper};
+use crate::network::{bridge, groups, port_mapper};
 
 /// A container with nothing but its loopback.
 pub const LOOPBACK: &str = "bulkhead-loopback";
+/// CNI's `bridge` and `host-local` without a process.
+pub const BRIDGE: &str = "bulkhead-bridge";
 /// Plugins that are in the helper program, found wherever that is.
-pub const IN_HELPER: [(&str, fn() -> ExitCode); 3] = [
+pub const IN_HELPER: [(&str, fn() -> ExitCode); 4] = [
+    (BRIDGE, bridge::main),
     ("bulkhead-port-mapper", port_mapper::main),
     ("mesos-cni-port-mapper", port_mapper::main),
     ("bulkhead-groups", groups::main),
@@ -42,6 +45,8 @@ pub enum Plugin {
     External(Program),
     /// [`LOOPBACK`].
     Loopback,
+    /// [`BRIDGE`].
+    Bridge,
 }
 
 /// Where a call belongs to.
@@ -76,6 +81,9 @@ impl Plugins {
     pub fn find(&self, kind: &str) -> Result<Plugin, String> {
         if kind == LOOPBACK {
             return Ok(Plugin::Loopback);
+        }
+        if kind == BRIDGE {
+            return Ok(Plugin::Bridge);
         }
         let runs = |path: &PathBuf| {
             path.metadata().is_ok_and(|found| found.is_file() && found.mode() & 0o111 != 0)
@@ -137,6 +145,7 @@ impl Plugins {
         let program = match plugin {
             Plugin::External(program) => program,
             Plugin::Loopback => return Ok(loopback(command, place, conf)),
+            Plugin::Bridge => return bridged(command, place, conf.clone()).await,
         };
         let mut environment = vec![
             ("CNI_CONTAINERID", place.container.to_owned()),
@@ -166,7 +175,15 @@ impl Plugins {
         command: &'static str,
         conf: &Value,
     ) -> Result<(), String> {
-        let Plugin::External(program) = plugin else { return Ok(()) };
+        let program = match plugin {
+            Plugin::External(program) => program,
+            Plugin::Loopback => return Ok(()),
+            Plugin::Bridge => {
+                let nowhere =
+                    Place { container: "", interface: "", netns: None, log: Path::new("") };
+                return bridged(command, nowhere, conf.clone()).await.map(drop);
+            }
+        };
         let input = conf.to_string();
         let call = Call {
             program,
@@ -178,6 +195,30 @@ impl Plugins {
         };
         call.run().await.map(drop).map_err(|error| chain(&error))
     }
+}
+
+/// Off the runtime's threads: the kernel takes its time.
+async fn bridged(command: &str, place: Place<'_>, conf: Value) -> Result<Vec<u8>, String> {
+    let call = bridge::Call {
+        command: command.to_owned(),
+        container: place.container.to_owned(),
+        interface: place.interface.to_owned(),
+        netns: place.netns.map(Path::to_owned),
+    };
+    let failed = |text| format!("{BRIDGE} failed {command}: {text}");
+    // Held until it is through, also if nobody waits for it any more.
+    let log = match place.interface {
+        "" => None,
+        _ => Some(open_log(place.log).map_err(|error| failed(error.to_string()))?),
+    };
+    let served = tokio::task::spawn_blocking(move || {
+        let served = bridge::serve(&call, &conf);
+        drop(log);
+        served
+    });
+    let served = served.await;
+    let answer = served.map_err(|_| failed("it was cut short".to_owned()))?.map_err(failed)?;
+    Ok(answer.map(|answer| answer.to_string().into_bytes()).unwrap_or_default())
 }
 
 /// Everything is done when the namespace is made.
