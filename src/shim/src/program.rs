@@ -87,6 +87,8 @@ pub mod code {
     pub const MAP_IDS: u32 = 21;
     /// From here on files are made by user `a` and group `b`, with all capabilities.
     pub const FILES_AS: u32 = 22;
+    /// Detach what is mounted at path `a`; nothing there is fine.
+    pub const UNMOUNT: u32 = 23;
 
     /// Write string `b` of length `c` to the file in slot `a`.
     pub const WRITE: u32 = 32;

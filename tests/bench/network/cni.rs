@@ -13,7 +13,7 @@ use isolators::api::{ContainerContext, Isolator};
 use isolators::network::cni::Settings;
 use isolators::registry;
 use mesos::{ContainerInfo, NetworkInfo, container_info};
-use serde_json::{Value, json};
+use serde_json::json;
 
 use crate::ground::{self, cpu_ms, figure, id, request};
 use crate::support::TempDir;
@@ -45,7 +45,6 @@ fn networks(dir: &TempDir) -> Settings {
     for (name, text) in
         [("a", bridge("bulkhead-bridge", 201)), ("b", bridge("bridge", 202)), ("c", loopback)]
     {
-        let text: Value = text;
         std::fs::write(conf.join(format!("{name}.conf")), text.to_string()).expect("write");
     }
     Settings {
@@ -107,7 +106,7 @@ impl Ground {
     /// Does `each` for that many numbers, so many at once; how many per second.
     async fn rate<F>(&self, count: usize, each: impl Fn(usize) -> F + Clone + Send + 'static) -> f64
     where
-        F: Future<Output = ()> + Send,
+        F: Future<Output = ()> + Send + 'static,
     {
         let next = Arc::new(AtomicUsize::new(0));
         let start = Instant::now();
@@ -184,6 +183,7 @@ async fn many(ground: &Arc<Ground>) {
 /// What the isolator does for one container, by our bridge and by CNI's.
 async fn side_by_side(ground: &Ground) {
     let config = isolators::config::Config {
+        cgroups_root: format!("bulkhead-bench-{}", std::process::id()),
         cni: Settings { root: ground.dir.path().join("side"), ..networks(&ground.dir) },
         ..isolators::config::Config::new(
             isolators::config::Launcher::Linux,

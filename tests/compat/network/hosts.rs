@@ -156,7 +156,6 @@ async fn hosts_talk_and_one_is_cut_off_for_a_while() {
         "--advertise_ip=10.66.0.1",
         "--agent_ping_timeout=1secs",
         "--max_agent_ping_timeouts=2",
-        "--agent_removal_rate_limit=100/1secs",
     ]);
     let cluster = Cluster::master_only("net-hosts", options);
     let master = cluster.master.replace("127.0.0.1", "10.66.0.1");

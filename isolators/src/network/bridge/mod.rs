@@ -221,7 +221,11 @@ fn inside(netns: &Path, call: &Call, conf: &Conf, given: &[Given]) -> Result<Lin
             let gateway = Some(gateway.unwrap_or(of_kind.range.gateway));
             let (destination, prefix) = (destination.ip, destination.prefix);
             let route = Route { destination, prefix, index: own.index, gateway, source: None };
-            route::add(&mut socket, &route)?;
+            match route::add(&mut socket, &route) {
+                // Another network was first, as with CNI's plugins.
+                Err(error) if error.source.kind() == std::io::ErrorKind::AlreadyExists => {}
+                added => added?,
+            }
         }
         Ok(own)
     })

@@ -21,6 +21,7 @@ use super::store::{Store, Stored};
 use super::{NAME, Shared, attachment, detach, files, key, statistics};
 use crate::api::{ContainerContext, Contribution, Isolation, IsolatorError, Probe};
 use crate::mounts::{namespace_of, new_namespace};
+use crate::plan::FileOperation;
 
 /// What a container sees of the host's files otherwise.
 const FILES: [(&str, &str); 3] =
@@ -321,14 +322,17 @@ fn json_of(info: &NetworkInfo) -> Value {
 #[async_trait]
 impl Isolation for Member {
     async fn prepare(&mut self) -> Result<Contribution, IsolatorError> {
-        if !named(&self.context).is_empty() {
-            return self.join().await;
-        }
         let parent = self.context.parent.as_ref().map(|parent| parent.pid);
-        Ok(match (parent, self.owner()) {
-            (Some(parent), Some(owner)) => self.on_parents(&owner, parent),
+        let mut part = match (named(&self.context).is_empty(), parent, self.owner()) {
+            (false, _, _) => self.join().await?,
+            (true, Some(parent), Some(owner)) => self.on_parents(&owner, parent),
             _ => self.on_host(),
-        })
+        };
+        // Others' namespaces are none of its business, and a copy of all these mounts in
+        // each container would cost memory by the square of their number.
+        let path = self.shared.store.root().to_owned();
+        part.file_operations.push(FileOperation::Unmount { path });
+        Ok(part)
     }
 
     async fn isolate(&mut self, pid: u32) -> Result<(), IsolatorError> {

@@ -58,6 +58,12 @@ impl Store {
         Store { root, mounted: Mutex::new(false) }
     }
 
+    /// Where everything is kept.
+    #[must_use]
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
     /// A container's directory.
     #[must_use]
     pub fn dir(&self, key: &str) -> PathBuf {
