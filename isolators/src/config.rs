@@ -14,6 +14,8 @@ use crate::gpu::settings::Settings as GpuSettings;
 use crate::ids::IdRange;
 use crate::image::Provisioner;
 use crate::linux::capabilities::Set;
+use crate::network::cni::Settings as CniSettings;
+use crate::network::ports::settings::Settings as PortSettings;
 use crate::secret::Secrets;
 
 /// How containers are started; `--launcher`.
@@ -78,6 +80,10 @@ pub struct Config {
     pub cdi: CdiSettings,
     /// Flags of `gpu/nvidia`.
     pub gpu: GpuSettings,
+    /// Flags of `network/cni`.
+    pub cni: CniSettings,
+    /// Flags of `network/ports`.
+    pub ports: PortSettings,
     /// Where secrets come from.
     pub secrets: Secrets,
     /// Who makes root file systems of images, if anybody.
@@ -117,6 +123,8 @@ impl Config {
             disk: disk::Config::default(),
             cdi: CdiSettings::default(),
             gpu: GpuSettings::default(),
+            cni: CniSettings::default(),
+            ports: PortSettings::default(),
             secrets: Secrets::default(),
             provisioner: None,
             docker_ignore_runtime: false,

@@ -25,6 +25,7 @@ pub mod linux;
 pub mod merge;
 mod mounts;
 pub mod namespaces;
+pub mod network;
 pub mod plan;
 pub mod posix;
 pub mod probe;

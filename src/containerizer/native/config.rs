@@ -78,8 +78,12 @@ pub struct Config {
     pub disk: isolators::disk::Config,
     /// Flags of `devices/cdi`.
     pub cdi: isolators::cdi::Settings,
+    /// Flags of `network/ports`.
+    pub ports: isolators::network::ports::settings::Settings,
     /// Flags of `gpu/nvidia`.
     pub gpu: isolators::gpu::Settings,
+    /// Flags of `network/cni`.
+    pub cni: isolators::network::cni::Settings,
     /// `--secrets_dir`: where secrets come from.
     pub secrets: isolators::secret::Secrets,
     /// Who makes root file systems of images, if anybody.
@@ -130,7 +134,9 @@ impl Default for Config {
             hooks: Vec::new(),
             disk: isolators::disk::Config::default(),
             cdi: isolators::cdi::Settings::default(),
+            ports: isolators::network::ports::settings::Settings::default(),
             gpu: isolators::gpu::Settings::default(),
+            cni: isolators::network::cni::Settings::default(),
             secrets: isolators::secret::Secrets::default(),
             provisioner: None,
             image_gc: None,
@@ -202,7 +208,16 @@ impl Config {
             seccomp_profile_name: self.seccomp_profile_name.clone(),
             disk: self.disk.clone(),
             cdi: self.cdi.clone(),
+            ports: isolators::network::ports::settings::Settings {
+                // libcontainer joins cgroups of one kind only.
+                unified: self.launcher == Engine::Linux,
+                ..self.ports.clone()
+            },
             gpu: self.gpu.clone(),
+            cni: isolators::network::cni::Settings {
+                helper: self.helper().ok(),
+                ..self.cni.clone()
+            },
             secrets: self.secrets.clone(),
             provisioner: self.provisioner.clone().map(|provisioner| provisioner as _),
             docker_ignore_runtime: self.docker_ignore_runtime,

@@ -25,6 +25,8 @@ pub mod machine;
 pub mod memfd;
 pub mod mounts;
 pub mod namespaces;
+pub mod netlink;
+pub mod netns;
 pub mod nvml;
 pub mod owners;
 pub mod perf;
