@@ -10,6 +10,7 @@ use mesos::internal::{
     AcknowledgeOperationStatusMessage, ApplyOperationMessage, CheckpointResourcesMessage,
     ResourceVersionUuid, UpdateOperationStatusMessage,
 };
+use mesos::model::is_terminal_operation;
 use mesos::offer::Operation;
 use mesos::offer::operation::Type as Kind;
 use mesos::resources::conversions;
@@ -25,18 +26,6 @@ use super::{Core, validate};
 use crate::master::Resources;
 use crate::master::ids::{AgentId, FrameworkId};
 
-fn is_terminal(state: OperationState) -> bool {
-    use OperationState as S;
-    matches!(
-        state,
-        S::OperationFinished
-            | S::OperationFailed
-            | S::OperationError
-            | S::OperationDropped
-            | S::OperationGoneByOperator
-    )
-}
-
 impl Agent {
     /// What launches and operations must echo.
     pub(super) fn versions(&self) -> Vec<ResourceVersionUuid> {
@@ -45,11 +34,6 @@ impl Agent {
             .into_iter()
             .collect()
     }
-}
-
-/// What an agent must remember over its restart.
-fn needs_checkpoint(total: &Resources) -> Resources {
-    total.filter(|item| item.is_dynamically_reserved() || item.is_persistent_volume())
 }
 
 impl Core {
@@ -157,7 +141,7 @@ impl Core {
         }
         work.remaining = remaining;
         self.allocator.update_allocation(&work.framework, &work.agent, &from, &to);
-        let checkpointed = needs_checkpoint(&total);
+        let checkpointed = total.to_checkpoint();
         if let Some(agent) = self.agent_mut(&work.agent) {
             agent.total = total;
             agent.checkpointed = checkpointed.clone();
@@ -226,7 +210,7 @@ impl Core {
         }
         let known = self.change_operation(&agent, &uuid, |operation| {
             let latest = message.latest_status.as_ref().unwrap_or(&message.status);
-            let ends = !is_terminal(operation.latest_status.state()) && is_terminal(latest.state());
+            let ends = !is_terminal_operation(operation.latest_status.state()) && is_terminal_operation(latest.state());
             operation.latest_status = latest.clone();
             operation.statuses.push(message.status.clone());
             let end = ends.then(|| (operation.info.r#type(), latest.state()));
@@ -264,7 +248,7 @@ impl Core {
             };
             self.send_agent(agent, &message);
         }
-        if is_terminal(status.state()) {
+        if is_terminal_operation(status.state()) {
             self.forget_operation(agent, uuid);
         }
     }
@@ -303,7 +287,7 @@ impl Core {
                 o.info.id.as_ref() == Some(&call.operation_id)
                     && o.framework_id.as_ref() == Some(&mine)
             })?;
-            let terminal = is_terminal(operation.latest_status.state());
+            let terminal = is_terminal_operation(operation.latest_status.state());
             Some((id, operation.uuid.clone(), terminal))
         });
         let Some((agent, uuid, terminal)) = found else {
