@@ -32,4 +32,5 @@ pub use recovered::{
     Recovered, RecoveredExecutor, RecoveredFramework, RecoveredOperation, RecoveredRun,
     RecoveredTask,
 };
+pub use resources::VolumeError;
 pub use store::{Store, Unflushed, Written};

@@ -30,7 +30,7 @@ type Result<T> = std::result::Result<T, StorageError>;
 /// Why a volume's data is still there.
 #[derive(Debug, Error)]
 #[allow(missing_docs)]
-pub(super) enum VolumeError {
+pub enum VolumeError {
     #[error("failed to move it to '{place}'")]
     Move { place: PathBuf, source: io::Error },
     #[error("failed to read it")]

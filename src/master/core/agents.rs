@@ -172,7 +172,7 @@ impl Core {
         self.trigger(Scope::Agents([id].into()));
     }
 
-    /// UpdateSlaveMessage: oversubscribed resources and the resource version.
+    /// UpdateSlaveMessage: oversubscribed resources, the resource version, operations.
     pub(super) fn update_agent(&mut self, message: &UpdateSlaveMessage) {
         self.count("messages_update_slave");
         let id = AgentId::from(&message.slave_id);
@@ -180,6 +180,9 @@ impl Core {
             tracing::warn!(agent = %id, "ignoring update of an unknown agent");
             return;
         };
+        if let Some(reported) = &message.operations {
+            self.compare_operations(&id, &reported.operations);
+        }
         let mut total = agent.total.clone();
         let by_agent = !agent.can(Capability::ResourceProvider);
         let oversubscribed = message.update_oversubscribed_resources.unwrap_or(by_agent);

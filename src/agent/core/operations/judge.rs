@@ -160,7 +160,7 @@ mod tests {
         let all = Resources::from_valid(std::slice::from_ref(&v));
         let rows = [
             (reserve(&allocated), &start, vec![], reserved.to_checkpoint().to_string()),
-            (unreserve(&disk), &reserved, vec![], String::new()),
+            (unreserve(&disk), &reserved, vec![], "{}".into()),
             (create(&v), &reserved, vec![], all.to_string()),
             (destroy(&v), &created, vec![], reserved.to_checkpoint().to_string()),
             (destroy(&v), &created, vec![v.clone()], "OPERATION_FAILED: persistent volume 'v' is in use".into()),
