@@ -102,6 +102,12 @@ async fn task_groups_see_volumes_of_their_executor_and_of_their_own() {
         let mut task = command(name, line, 32.0);
         let holder = if of_task { &mut task } else { &mut executor };
         holder["resources"].as_array_mut().expect("a list").push(v.clone());
+        if !of_task {
+            // As in Mesos, a volume of the executor is asked for.
+            task["container"] = json!({ "type": "MESOS", "volumes": [{ "mode": "RW",
+                "container_path": "data", "source": { "type": "SANDBOX_PATH",
+                "sandbox_path": { "type": "PARENT", "path": "data" } } }] });
+        }
         task["agent_id"] = offer["agent_id"].clone();
         let group = json!({ "type": "LAUNCH_GROUP", "launch_group": {
             "executor": executor, "task_group": { "tasks": [task] } } });

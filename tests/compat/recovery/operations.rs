@@ -122,3 +122,35 @@ async fn deaths_while_reservations_and_volumes_change() {
     assert!(slaves.contains("\"reserved_resources\":{}"), "{slaves}");
     cluster.wait_clean();
 }
+
+#[tokio::test]
+async fn an_operation_not_acknowledged_is_told_again_after_the_agents_death() {
+    require!(root, cgroup);
+    let mut cluster = Cluster::start("optold", Options::default());
+    let mut framework = subscribe(&cluster.master, "optold").await;
+    framework.acknowledge = false;
+    let offer = offer_with(&mut framework, None).await;
+    framework.operate(&offer, vec![operation("RESERVE", "r", &reserved())]).await;
+    let told = |f: &Framework| f.operations.get("r").map_or(0, Vec::len);
+    framework.until("the end", 60, |f| told(f) == 1).await;
+    let inspect = |cluster: &Cluster| {
+        let work = bulkhead::checkpoint::WorkDir::new(cluster.dir.path().join("agent"));
+        let found = bulkhead::checkpoint::inspect::inspect(&work).expect("readable");
+        assert!(found.problems.is_empty());
+        found.text().into_iter().filter(|line| line.contains("operation")).collect::<Vec<_>>()
+    };
+    let lines = inspect(&cluster);
+    assert!(lines.len() == 1 && lines[0].contains("\"r\" RESERVE of framework"), "{lines:?}");
+    assert!(lines[0].ends_with("OPERATION_FINISHED, not acknowledged"), "{lines:?}");
+    cluster.kill_agent();
+    framework.acknowledge = true;
+    cluster.start_agent();
+    framework.until("it once more", 60, |f| told(f) >= 2).await;
+    let all = &framework.operations["r"];
+    assert!(all.iter().all(|status| status["uuid"] == all[0]["uuid"]), "{all:?}");
+    let by = Instant::now() + PATIENCE;
+    while !inspect(&cluster).is_empty() {
+        assert!(Instant::now() < by, "it is not forgotten: {:?}", inspect(&cluster));
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
