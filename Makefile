@@ -39,12 +39,13 @@ deny: ## licences, advisories, bans and sources of all dependencies (installs ca
 	@command -v cargo-deny >/dev/null || $(CARGO) install --locked --debug cargo-deny
 	$(CARGO) deny check bans licenses sources
 
-bench: ## SCENARIO=launch|memory|tasks|statistics|isolators|gc|updates|recovery|master: table and JSON lines
+bench: ## SCENARIO=launch|memory|tasks|statistics|isolators|gc|updates|recovery|master|docker: table and JSON lines
 	@tests/scripts/bench.sh "$(SCENARIO)"
 
-soak: ## TASKS=5000 short containers while the agent is killed at random
+soak: ## TASKS=5000 short containers while the agent is killed at random, CRASHES=1000 of Docker
 	@tests/scripts/deps.sh build test
 	BULKHEAD_SOAK="$(or $(TASKS),5000)" $(CARGO) test -p bulkhead --test recovery -- --nocapture soak::
+	BULKHEAD_CRASHES="$(or $(CRASHES),1000)" $(CARGO) test -p bulkhead --test docker -- --nocapture crash_loop
 
 fuzz: ## fuzz targets for a bounded time each (SECONDS_EACH=30)
 	@tests/scripts/fuzz.sh "$(or $(SECONDS_EACH),30)"

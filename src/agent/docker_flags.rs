@@ -1,11 +1,15 @@
 //! The flags of the docker containerizer. Called by `app`.
 
 use std::path::Path;
+use std::time::Duration;
 
 use super::flags::{StartError, invalid};
 use crate::checkpoint::WorkDir;
-use crate::containerizer::docker::{Config, Policy};
+use crate::containerizer::docker::{Config, ImagePolicy, Policy};
 use crate::daemon::flags::Flags;
+
+/// The least of a container's output that an engine may be told to keep.
+const LEAST_LOG: u64 = 64 << 10;
 
 /// What the docker containerizer is told.
 ///
@@ -16,15 +20,10 @@ pub(super) fn config(
     work_dir: &Path,
     runtime_dir: &Path,
 ) -> Result<Config, StartError> {
-    if let Some(image) = flags.text("docker_mesos_image").filter(|image| !image.is_empty()) {
-        let expected = "no value: tasks in docker need no executor process, so there is none to \
-                        run in an image";
-        return Err(invalid("docker_mesos_image", image, expected));
-    }
     let text = |name: &str| flags.text(name).unwrap_or_default().to_owned();
     let default = Config::default();
     let socket = text("docker_socket");
-    let keep = flags.number("docker_keep_exited").map(|n| usize::try_from(n).unwrap_or(usize::MAX));
+    let count = |name: &str| flags.number(name).map(|n| usize::try_from(n).unwrap_or(usize::MAX));
     Ok(Config {
         socket: socket.strip_prefix("unix://").unwrap_or(&socket).into(),
         runtime_dir: runtime_dir.to_owned(),
@@ -39,17 +38,50 @@ pub(super) fn config(
         default_dns: flags.json("default_container_dns").cloned(),
         policy: Policy {
             delay: flags.duration("docker_remove_delay").unwrap_or(default.policy.delay),
-            keep: keep.unwrap_or(default.policy.keep),
+            keep: count("docker_keep_exited").unwrap_or(default.policy.keep),
+            keep_per_task: count("docker_keep_exited_per_task")
+                .unwrap_or(default.policy.keep_per_task),
         },
+        image_policy: image_policy(flags)?,
+        image_records: WorkDir::new(work_dir).docker_images(),
+        logs: super::log_flags::settings(flags)?,
+        engine_log: engine_log(flags)?,
         persistent: |work_dir, resource| WorkDir::new(work_dir).volume(resource),
         ..default
     })
 }
 
+/// `--docker_log_max_size`.
+fn engine_log(flags: &Flags) -> Result<Option<u64>, StartError> {
+    const NAME: &str = "docker_log_max_size";
+    let Some(bytes) = flags.bytes(NAME) else { return Ok(None) };
+    if bytes < LEAST_LOG {
+        return Err(invalid(NAME, &format!("{bytes}B"), "at least 64KB"));
+    }
+    Ok(Some(bytes))
+}
+
+/// `--image_gc_config`: Mesos' `ImageGcConfig`.
+fn image_policy(flags: &Flags) -> Result<Option<ImagePolicy>, StartError> {
+    const NAME: &str = "image_gc_config";
+    let Some(config) = flags.json(NAME) else { return Ok(None) };
+    let bad = |expected: &str| invalid(NAME, &config.to_string(), expected);
+    let headroom =
+        config["image_disk_headroom"].as_f64().filter(|share| (0.0..=1.0).contains(share));
+    let headroom = headroom.ok_or_else(|| bad("an 'image_disk_headroom' from 0 to 1"))?;
+    let nanos = config["image_disk_watch_interval"]["nanoseconds"].as_u64().filter(|n| *n > 0);
+    let nanos = nanos.ok_or_else(|| bad("'image_disk_watch_interval' with 'nanoseconds'"))?;
+    let excluded = config["excluded_images"].as_array().into_iter().flatten();
+    let name = |image: &serde_json::Value| image["docker"]["name"].as_str().map(str::to_owned);
+    Ok(Some(ImagePolicy {
+        headroom,
+        interval: Duration::from_nanos(nanos),
+        excluded: excluded.filter_map(name).collect(),
+    }))
+}
+
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
     use crate::daemon::flags::agent::FLAGS;
 
@@ -64,7 +96,10 @@ mod tests {
     fn defaults_are_those_of_mesos() {
         let config = built(&[]).expect("fine");
         assert_eq!(config.socket, Path::new("/var/run/docker.sock"));
-        assert_eq!(config.policy, Policy { delay: Duration::from_secs(6 * 3600), keep: 50 });
+        assert_eq!(config.policy, Policy::default());
+        assert_eq!(config.policy.delay, Duration::from_secs(6 * 3600));
+        assert_eq!((config.image_policy, config.engine_log), (None, None));
+        assert_eq!(config.image_records, Path::new("/w/meta/docker_images"));
         assert_eq!((config.owner.as_str(), config.kill_orphans), ("/w", true));
         assert!(config.stop_timeout.is_zero());
     }
@@ -75,6 +110,13 @@ mod tests {
             "--docker_socket=unix:///run/other.sock",
             "--docker_remove_delay=1mins",
             "--docker_keep_exited=3",
+            "--docker_keep_exited_per_task=2",
+            "--docker_log_max_size=1MB",
+            "--docker_mesos_image=mesos",
+            "--container_log_max_size=2MB",
+            "--image_gc_config={\"image_disk_headroom\": 0.2, \"image_disk_watch_interval\": \
+                {\"nanoseconds\": 3000000000}, \"excluded_images\": [{\"type\": \"DOCKER\", \
+                \"docker\": {\"name\": \"nginx\"}}]}",
             "--no-docker_kill_orphans",
             "--docker_stop_timeout=5secs",
             "--docker_config={\"auths\": {}}",
@@ -82,11 +124,23 @@ mod tests {
         ])
         .expect("fine");
         assert_eq!(config.socket, Path::new("/run/other.sock"));
-        assert_eq!(config.policy, Policy { delay: Duration::from_secs(60), keep: 3 });
+        let delay = Duration::from_secs(60);
+        assert_eq!(config.policy, Policy { delay, keep: 3, keep_per_task: 2 });
+        let policy = config.image_policy.expect("it was given");
+        assert_eq!((policy.headroom, policy.interval), (0.2, Duration::from_secs(3)));
+        assert_eq!(policy.excluded, ["nginx"]);
+        assert_eq!(config.engine_log, Some(1 << 20));
+        assert_eq!(config.logs.map(|logs| logs.streams[0].max_size), Some(2 << 20));
         assert!(!config.kill_orphans);
         assert_eq!(config.stop_timeout, Duration::from_secs(5));
         assert!(config.credentials.is_some() && config.default_dns.is_some());
-        let error = built(&["--docker_mesos_image=mesos"]).expect_err("refused").to_string();
-        assert!(error.contains("need no executor process"), "{error}");
+        for (flag, words) in [
+            ("--docker_log_max_size=1KB", "at least 64KB"),
+            ("--image_gc_config={\"image_disk_headroom\": 2}", "from 0 to 1"),
+            ("--image_gc_config={\"image_disk_headroom\": 0.1}", "'nanoseconds'"),
+        ] {
+            let error = built(&[flag]).expect_err("refused").to_string();
+            assert!(error.contains(words), "{error}");
+        }
     }
 }

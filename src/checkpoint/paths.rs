@@ -5,6 +5,7 @@
 //! |-- meta                                     what survives the agent ("META")
 //! |   |-- boot_id
 //! |   |-- garbage.log                          what waits for its deletion (ours)
+//! |   |-- docker_images                        which ones we pulled (ours)
 //! |   |-- reserve/<number>                     room for a full disk (ours)
 //! |   |-- resources/{resources.info, resources.target,
 //! |   |              resources_and_operations.state, resources_and_operations.target}
@@ -181,6 +182,11 @@ impl WorkDir {
     /// Files that become checkpoints when the disk is full.
     pub fn reserve(&self) -> PathBuf {
         self.meta().join("reserve")
+    }
+
+    /// Which images of the docker engine this agent pulled.
+    pub fn docker_images(&self) -> PathBuf {
+        self.meta().join("docker_images")
     }
 
     /// Where resources and operations are checkpointed.

@@ -14,6 +14,7 @@ use isolators::traced::Calls;
 use mesos::container_info::Type;
 use mesos::{ContainerId, ContainerStatus, Resource};
 
+use super::images::NamedStore;
 use super::{
     Containerizer, ContainerizerError, KnownContainer, LaunchRequest, Launched, Sample,
     Termination, Trouble,
@@ -176,6 +177,10 @@ impl Containerizer for Composing {
         self.all.iter().flat_map(|(_, containerizer)| containerizer.gpus()).collect()
     }
 
+    fn images(&self) -> Vec<NamedStore> {
+        self.all.iter().flat_map(|(_, containerizer)| containerizer.images()).collect()
+    }
+
     fn troubles(&self) -> Vec<(ContainerId, Arc<Trouble>)> {
         self.all.iter().flat_map(|(_, containerizer)| containerizer.troubles()).collect()
     }
@@ -227,7 +232,7 @@ mod tests {
                 return Err(ContainerizerError::Launch { id, step: "start", message });
             }
             self.known.lock().unwrap().push(request.id);
-            Ok(Launched { pid: None })
+            Ok(Launched::default())
         }
 
         async fn wait(&self, _: &ContainerId) -> Option<Termination> {

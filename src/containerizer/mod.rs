@@ -4,10 +4,20 @@
 //! cleans it up. Implementations: `native` (isolators and launch engines) and
 //! `docker`; `composing` tries several in order. Every container is owned
 //! by one task inside its containerizer; this trait is the door to it.
+//!
+//! What both share: `request`, what is asked; `runtime`, what is kept of a container
+//! while the machine is up; `table`, doors to the containers' tasks; `sampler`,
+//! statistics; `streams`, files for output.
 
 pub mod composing;
 pub mod docker;
+pub mod images;
 pub mod native;
+mod request;
+mod runtime;
+mod sampler;
+mod streams;
+mod table;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -78,10 +88,21 @@ pub enum Output {
 }
 
 /// A launched container.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct Launched {
     /// Init's pid in the host's pid namespace; `None` if it has ended already.
     pub pid: Option<u32>,
+    /// What the framework is told with the first TASK_RUNNING.
+    pub details: Option<Details>,
+}
+
+/// Members of a status that say more of a container.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Details {
+    /// `TaskStatus.data`.
+    pub data: Vec<u8>,
+    /// `TaskStatus.labels`.
+    pub labels: Vec<mesos::Label>,
 }
 
 /// How a container ended.
@@ -264,6 +285,11 @@ pub trait Containerizer: Send + Sync {
 
     /// The GPUs that are handed out; asks the driver and may block.
     fn gpus(&self) -> Vec<Gpu> {
+        Vec::new()
+    }
+
+    /// The images it has at hand, if it has any to do with images.
+    fn images(&self) -> Vec<images::NamedStore> {
         Vec::new()
     }
 

@@ -15,10 +15,11 @@
 //!
 //! * [`settings`], [`options`], [`rotation`]: what is asked for, and when files change
 //!   names. Pure.
-//! * [`order`]: what the agent tells the logger.
+//! * [`files`]: the files of one stream. [`order`]: what the agent tells the logger.
 //! * [`helper`]: the logger process. [`client`]: the agent's side.
 
 pub mod client;
+pub mod files;
 pub mod helper;
 pub mod options;
 pub mod order;

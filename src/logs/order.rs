@@ -44,6 +44,14 @@ pub struct Files {
     pub logrotate: PathBuf,
 }
 
+impl Files {
+    /// One file without a limit.
+    #[must_use]
+    pub fn unlimited() -> Files {
+        Files { max_size: u64::MAX, keep: 0, options: None, logrotate: PathBuf::new() }
+    }
+}
+
 /// Where the journal listens, and what each line carries.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Journal {

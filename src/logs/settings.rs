@@ -182,6 +182,12 @@ impl Settings {
     /// The streams' files in an order's words.
     #[must_use]
     pub fn files(&self) -> Option<[Files; 2]> {
+        self.files.then(|| self.limits())
+    }
+
+    /// The limits of files, also where none were asked for.
+    #[must_use]
+    pub fn limits(&self) -> [Files; 2] {
         let files = |stream: &Stream| {
             let (keep, options) = match &stream.rotation {
                 Rotation::Own(keep) => (*keep, None),
@@ -190,7 +196,7 @@ impl Settings {
             let logrotate = self.logrotate.clone();
             Files { max_size: stream.max_size, keep, options, logrotate }
         };
-        self.files.then(|| [files(&self.streams[0]), files(&self.streams[1])])
+        [files(&self.streams[0]), files(&self.streams[1])]
     }
 }
 

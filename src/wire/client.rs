@@ -95,6 +95,9 @@ impl Reply {
     }
 }
 
+/// A connection that speaks HTTP no more.
+pub type Duplex = TokioIo<hyper::upgrade::Upgraded>;
+
 /// What to send. The length and `Host` are added.
 #[derive(Debug, Clone)]
 pub struct Call<'a> {
@@ -267,6 +270,31 @@ impl Client {
         Ok(Reply { status: head.status, headers: head.headers, body })
     }
 
+    /// Sends a call on a connection of its own that the other side is to turn into a
+    /// plain stream of bytes, both ways. The stream, or the answer if it does not.
+    ///
+    /// # Errors
+    /// [`ClientError`]; a status like 404 is an answer, not an error.
+    pub async fn upgrade(&self, call: Call<'_>) -> Result<Result<Duplex, Reply>, ClientError> {
+        let path = call.path.to_owned();
+        self.limited(&path, async {
+            let mut sender = self.dial().await?;
+            let call = call.header("connection", "Upgrade").header("upgrade", "tcp");
+            let request: hyper::Request<Full<Bytes>> = call.build(&self.host)?;
+            let response = sender.send_request(request).await;
+            let response = response.map_err(|e| self.exchange(&path, &e))?;
+            if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+                let upgraded = hyper::upgrade::on(response).await;
+                let upgraded = upgraded.map_err(|e| self.exchange(&path, &e))?;
+                return Ok(Ok(TokioIo::new(upgraded)));
+            }
+            let (head, body) = response.into_parts();
+            let body = body.collect().await.map_err(|e| self.exchange(&path, &e))?.to_bytes();
+            Ok(Err(Reply { status: head.status, headers: head.headers, body }))
+        })
+        .await
+    }
+
     async fn limited<T>(
         &self,
         path: &str,
@@ -296,7 +324,7 @@ impl Client {
             let stream = UnixStream::connect(path).await.map_err(|e| failed(e.to_string()))?;
             let made = handshake(TokioIo::new(stream)).await;
             let (sender, connection) = made.map_err(|e| failed(e.to_string()))?;
-            tokio::spawn(connection);
+            tokio::spawn(connection.with_upgrades());
             return Ok(sender);
         }
         let stream = TcpStream::connect(&self.host).await.map_err(|e| failed(e.to_string()))?;

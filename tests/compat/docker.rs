@@ -8,11 +8,18 @@ mod dockerd;
 mod framework;
 #[path = "../support/mod.rs"]
 mod support;
+#[path = "recovery/v0.rs"]
+#[allow(dead_code, reason = "every test program uses its own part")]
+mod v0;
 
 mod docker {
     //! One file per theme.
     pub mod engine;
+    pub mod executors;
+    pub mod images;
+    pub mod logs;
     pub mod network;
+    pub mod podman;
     pub mod removal;
     pub mod scene;
     pub mod tasks;

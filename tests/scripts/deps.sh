@@ -23,7 +23,11 @@ for purpose in "$@"; do
       need runc runc
       need crun crun
       PATH=$PATH:/usr/sbin:/sbin need dockerd docker.io
+      need docker-registry docker-registry
+      need podman podman
       need nsenter util-linux
+      PATH=$PATH:/usr/sbin:/sbin need fsfreeze util-linux
+      PATH=$PATH:/usr/sbin:/sbin need mkfs.ext4 e2fsprogs
       PATH=$PATH:/usr/sbin:/sbin need logrotate logrotate
       need journalctl systemd
       ;;
@@ -52,9 +56,11 @@ fi
 echo "installing ${missing[*]}"
 # Tests start engines of their own: the package's must not run beside them.
 engine=()
-if [[ " ${missing[*]} " == *" docker.io "* && -d /run/systemd/system ]]; then
-  engine=(docker.service docker.socket containerd.service)
-  systemctl mask --quiet --runtime "${engine[@]}" || true
+if [ -d /run/systemd/system ]; then
+  [[ " ${missing[*]} " != *" docker.io "* ]] || engine+=(docker.service docker.socket containerd.service)
+  [[ " ${missing[*]} " != *" docker-registry "* ]] || engine+=(docker-registry.service)
+  [[ " ${missing[*]} " != *" podman "* ]] || engine+=(podman.service podman.socket)
+  [ "${#engine[@]}" -eq 0 ] || systemctl mask --quiet --runtime "${engine[@]}" || true
 fi
 log=$(mktemp)
 trap 'rm -f "$log"' EXIT

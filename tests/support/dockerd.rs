@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use bulkhead::wire::client::{Call, Client};
+use bulkhead::wire::client::{Call, Client, Reply};
 use kernel::cgroup::{Cgroup, Hierarchies};
 use serde_json::Value;
 
@@ -49,7 +49,7 @@ impl Dockerd {
         let cgroup = format!("bulkhead-dockerd-{name}-{}", std::process::id());
         let mut engine = Dockerd { dir, cgroup, network, child: None };
         engine.run();
-        engine.make_image();
+        engine.import(IMAGE, "latest", "LABEL bulkhead=test");
         engine
     }
 
@@ -104,33 +104,25 @@ impl Dockerd {
         }
     }
 
-    fn make_image(&self) {
-        let root = self.dir.path().join("image");
-        let bin = root.join("bin");
-        std::fs::create_dir_all(&bin).expect("make the image's directory");
-        let busybox = std::env::split_paths(&std::env::var_os("PATH").unwrap_or_default())
-            .map(|dir| dir.join("busybox"))
-            .find(|path| path.is_file())
-            .expect("busybox");
-        std::fs::copy(busybox, bin.join("busybox")).expect("copy busybox");
-        for name in ["sh", "sleep", "cat", "echo", "env", "hostname", "httpd", "seq", "dd", "wget"]
-        {
-            std::os::unix::fs::symlink("busybox", bin.join(name)).expect("link a program");
-        }
-        let archive = self.dir.path().join("image.tar");
-        let status = Command::new("tar")
-            .arg("-cf")
-            .arg(&archive)
-            .arg("-C")
-            .arg(&root)
-            .arg(".")
-            .status()
-            .expect("run tar");
-        assert!(status.success());
-        let body = std::fs::read(&archive).expect("read the archive");
-        let path = format!("/images/create?fromSrc=-&repo={IMAGE}&tag=latest");
-        let (status, answer) = self.send("POST", &path, "application/x-tar", body);
+    /// Makes an image of busybox that the line of a Dockerfile sets apart from others.
+    ///
+    /// # Panics
+    /// When the engine does not take it.
+    pub fn import(&self, name: &str, tag: &str, line: &str) {
+        let line = line.replace(' ', "%20").replace('=', "%3D");
+        let path = format!("/images/create?fromSrc=-&repo={name}&tag={tag}&changes={line}");
+        let body = archive(self.dir.path());
+        let (status, answer) = ask(&self.socket(), "POST", &path, "application/x-tar", body);
         assert_eq!(status, 200, "{answer}");
+    }
+
+    /// Pushes an image to its registry; what the engine reports.
+    #[must_use]
+    pub fn push(&self, name: &str, tag: &str) -> String {
+        let (socket, path) = (self.socket(), format!("/images/{name}/push?tag={tag}"));
+        // Nobody, as nothing.
+        let call = Call::post(&path, "application/json", "").header("x-registry-auth", "e30=");
+        reply(&socket, call).map(|reply| reply.text()).unwrap_or_default()
     }
 
     /// The socket.
@@ -152,26 +144,13 @@ impl Dockerd {
     #[must_use]
     pub fn api(&self, method: &str, path: &str, body: Option<&Value>) -> (u16, Value) {
         let body = body.map(Value::to_string).unwrap_or_default();
-        self.send(method, path, "application/json", body.into_bytes())
+        ask(&self.socket(), method, path, "application/json", body.into_bytes())
     }
 
-    fn send(&self, method: &str, path: &str, kind: &str, body: Vec<u8>) -> (u16, Value) {
-        let (socket, path, kind) = (self.socket(), path.to_owned(), kind.to_owned());
-        let method: http::Method = method.parse().expect("a method");
-        // A thread of its own: callers may be inside a runtime.
-        let asked = std::thread::spawn(move || {
-            let runtime =
-                tokio::runtime::Builder::new_current_thread().enable_all().build().ok()?;
-            runtime.block_on(async {
-                let client = Client::unix(socket).timeout(Duration::from_secs(60));
-                let call = Call::post(&path, &kind, body).method(method);
-                let reply = client.call(call).await.ok()?;
-                let answer = serde_json::from_slice(&reply.body);
-                let answer = answer.unwrap_or_else(|_| Value::String(reply.text()));
-                Some((reply.status.as_u16(), answer))
-            })
-        });
-        asked.join().ok().flatten().unwrap_or_default()
+    /// Where it keeps everything.
+    #[must_use]
+    pub fn data(&self) -> PathBuf {
+        self.dir.path().join("data")
     }
 
     /// Names and states of all its containers.
@@ -242,6 +221,58 @@ impl Dockerd {
     }
 }
 
+/// The files of the image, as an archive; made once in a directory.
+///
+/// # Panics
+/// When it cannot be made.
+#[must_use]
+pub fn archive(dir: &Path) -> Vec<u8> {
+    let path = dir.join("image.tar");
+    if !path.exists() {
+        let root = dir.join("image");
+        let bin = root.join("bin");
+        std::fs::create_dir_all(&bin).expect("make the image's directory");
+        let busybox = std::env::split_paths(&std::env::var_os("PATH").unwrap_or_default())
+            .map(|dir| dir.join("busybox"))
+            .find(|path| path.is_file())
+            .expect("busybox");
+        std::fs::copy(busybox, bin.join("busybox")).expect("copy busybox");
+        for name in ["sh", "sleep", "cat", "echo", "env", "hostname", "httpd", "seq", "dd", "wget"]
+        {
+            std::os::unix::fs::symlink("busybox", bin.join(name)).expect("link a program");
+        }
+        std::fs::create_dir(root.join("tmp")).expect("make a directory");
+        let mut tar = Command::new("tar");
+        tar.arg("-cf").arg(&path).arg("-C").arg(&root).arg(".");
+        assert!(tar.status().expect("run tar").success());
+    }
+    std::fs::read(&path).expect("read the archive")
+}
+
+/// One call of an engine's API: status (0 without an answer) and answer.
+#[must_use]
+pub fn ask(socket: &Path, method: &str, path: &str, kind: &str, body: Vec<u8>) -> (u16, Value) {
+    let method: http::Method = method.parse().expect("a method");
+    let Some(reply) = reply(socket, Call::post(path, kind, body).method(method)) else {
+        return (0, Value::Null);
+    };
+    let answer = serde_json::from_slice(&reply.body);
+    (reply.status.as_u16(), answer.unwrap_or_else(|_| Value::String(reply.text())))
+}
+
+fn reply(socket: &Path, call: Call<'_>) -> Option<Reply> {
+    // A thread of its own: callers may be inside a runtime.
+    std::thread::scope(|scope| {
+        let asked = scope.spawn(|| {
+            let runtime =
+                tokio::runtime::Builder::new_current_thread().enable_all().build().ok()?;
+            let client = Client::unix(socket).timeout(Duration::from_secs(60));
+            runtime.block_on(client.call(call)).ok()
+        });
+        asked.join().ok().flatten()
+    })
+}
+
 impl Drop for Dockerd {
     fn drop(&mut self) {
         if std::thread::panicking() {
@@ -250,7 +281,10 @@ impl Drop for Dockerd {
         self.signal("-CONT");
         if self.child.is_some() && self.api("GET", "/_ping", None).0 == 200 {
             for (name, _) in self.containers() {
-                let _ = self.api("DELETE", &format!("/containers/{name}?force=1&v=1"), None);
+                let path = format!("/containers/{name}?force=1&v=1");
+                if self.api("DELETE", &path, None).0 == 0 {
+                    break;
+                }
             }
         }
         if let Some(mut child) = self.child.take() {

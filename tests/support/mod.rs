@@ -49,6 +49,7 @@ pub fn have(what: &str) -> bool {
         "real_speed" => std::env::var_os("BULKHEAD_VM").is_none(),
         "vm_v1" => std::env::var("BULKHEAD_VM").as_deref() == Ok("v1"),
         "compiler" => have("cc"),
+        "mkfs_ext4" => have("program_mkfs.ext4"),
         "overlay" => {
             std::fs::read_to_string("/proc/filesystems").is_ok_and(|s| s.contains("overlay"))
         }
@@ -56,7 +57,9 @@ pub fn have(what: &str) -> bool {
         // The engine, not only the command.
         "docker" => have("dockerd") || Path::new("/usr/sbin/dockerd").is_file(),
         program => {
-            let program = program.strip_prefix("program_").unwrap_or(program);
+            // `program_docker_registry`: where the name is no identifier.
+            let plain = program.strip_prefix("program_").map(|name| name.replace('_', "-"));
+            let program = plain.as_deref().unwrap_or(program);
             std::env::var_os("PATH")
                 .is_some_and(|path| std::env::split_paths(&path).any(|d| d.join(program).is_file()))
         }

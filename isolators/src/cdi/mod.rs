@@ -103,7 +103,8 @@ struct Devices {
 }
 
 /// Names of devices by kind: items of all set resources whose name is a kind.
-fn wanted(requests: &[Resource]) -> BTreeMap<&str, Vec<String>> {
+#[must_use]
+pub fn wanted(requests: &[Resource]) -> BTreeMap<&str, Vec<String>> {
     let mut all: BTreeMap<&str, Vec<String>> = BTreeMap::new();
     for resource in requests.iter().filter(|resource| resource.name.contains('/')) {
         let Some(set) = &resource.set else { continue };

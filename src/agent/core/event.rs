@@ -18,7 +18,7 @@ use thiserror::Error;
 use super::state::StreamId;
 use crate::checkpoint::{Garbage, Record, RunKey};
 use crate::checks;
-use crate::containerizer::Termination;
+use crate::containerizer::{Details, Termination};
 use crate::gc::Disk;
 
 /// Numbers a checkpoint; the storage task works them off in order.
@@ -156,6 +156,8 @@ pub struct LaunchedContainer {
     pub pid: Option<u32>,
     /// What isolators say of it.
     pub status: Option<ContainerStatus>,
+    /// What the first TASK_RUNNING says besides.
+    pub details: Option<Details>,
 }
 
 /// Messages that the agent understands; the decoder is `agent::inbox`.

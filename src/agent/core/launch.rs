@@ -193,6 +193,7 @@ impl Core {
         let Some(e) = self.run_in(container) else { return };
         e.pid = launched.pid;
         e.container_status = launched.status;
+        e.details = launched.details;
         let (run, checkpoint, state) = (e.run.clone(), e.checkpoint, e.state);
         let id = e.container_id.clone();
         let played = e.played.as_ref().map(|played| played.task.task_id.value.clone());

@@ -45,7 +45,11 @@ impl Core {
                 _ => 2,
             };
             if rank(known.state()) < rank(state) {
-                self.report_played(framework, executor, NewStatus::of(task, state));
+                let e = self.executor_mut(framework, executor);
+                let details = e.filter(|_| state == TaskState::TaskRunning);
+                let details = details.and_then(|e| e.details.take());
+                let status = NewStatus { details, ..NewStatus::of(task, state) };
+                self.report_played(framework, executor, status);
             }
         }
         let now = self.now;

@@ -16,7 +16,7 @@ use mesos::{
 
 use crate::checkpoint::RunKey;
 use crate::checks::Checks;
-use crate::containerizer::Termination;
+use crate::containerizer::{Details, Termination};
 
 /// Completed tasks kept per executor (Mesos' constant).
 pub const MAX_COMPLETED_TASKS: usize = 200;
@@ -180,6 +180,8 @@ pub struct Executor {
     pub pid: Option<u32>,
     /// What the containerizer said of the container after the launch.
     pub container_status: Option<ContainerStatus>,
+    /// What the first TASK_RUNNING of a task that the agent runs says besides.
+    pub details: Option<Details>,
     /// Tasks that wait for the executor to register or the container to be resized.
     pub queued: BTreeMap<String, TaskInfo>,
     /// The groups among `queued`, each by its tasks' ids: delivered as a whole.
@@ -211,6 +213,7 @@ impl Executor {
             played,
             pid: None,
             container_status: None,
+            details: None,
             queued: BTreeMap::new(),
             groups: Vec::new(),
             launched: BTreeMap::new(),

@@ -8,8 +8,8 @@ use mesos::internal::{
     status_update_record,
 };
 use mesos::{
-    CheckStatusInfo, ContainerStatus, ExecutorId, FrameworkId, NetworkInfo, Resource, TaskId,
-    TaskResourceLimitation, TaskState, TaskStatus, network_info, task_status,
+    CheckStatusInfo, ContainerStatus, ExecutorId, FrameworkId, Labels, NetworkInfo, Resource,
+    TaskId, TaskResourceLimitation, TaskState, TaskStatus, network_info, task_status,
 };
 
 use super::checks::check_status;
@@ -18,6 +18,7 @@ use super::state::{ExecutorSink, ExecutorState, FrameworkState, is_terminal};
 use super::{AgentState, Core, Then};
 use crate::agent::updates::{Acknowledged, Action, Key, Received};
 use crate::checkpoint::Record;
+use crate::containerizer::Details;
 
 /// Who made a status update.
 #[derive(Debug, Clone, PartialEq)]
@@ -43,6 +44,8 @@ pub(super) struct NewStatus {
     pub healthy: Option<bool>,
     /// What the task's check says.
     pub check: Option<CheckStatusInfo>,
+    /// What the containerizer says of the container.
+    pub details: Option<Details>,
 }
 
 impl NewStatus {
@@ -56,6 +59,7 @@ impl NewStatus {
             limited: Vec::new(),
             healthy: None,
             check: None,
+            details: None,
         }
     }
 }
@@ -68,6 +72,10 @@ impl Core {
         let executor_id = status.executor.map(|value| ExecutorId { value });
         let limited = (!status.limited.is_empty())
             .then_some(TaskResourceLimitation { resources: status.limited });
+        let (data, labels) = match status.details {
+            Some(Details { data, labels }) => (Some(data), labels),
+            None => (None, Vec::new()),
+        };
         StatusUpdate {
             framework_id: FrameworkId { value: framework.to_owned() },
             executor_id: executor_id.clone(),
@@ -87,6 +95,8 @@ impl Core {
                 limitation: limited,
                 healthy: status.healthy,
                 check_status: status.check,
+                data,
+                labels: (!labels.is_empty()).then_some(Labels { labels }),
                 ..TaskStatus::default()
             },
         }

@@ -179,7 +179,7 @@ async fn start(
     match containerizer.launch(request).await {
         Ok(launched) => {
             let status = containerizer.status(&id).await;
-            Ok(LaunchedContainer { pid: launched.pid, status })
+            Ok(LaunchedContainer { pid: launched.pid, status, details: launched.details })
         }
         Err(ContainerizerError::Launch { step, message, .. }) => Err(format!("{step}: {message}")),
         Err(error) => Err(error.to_string()),

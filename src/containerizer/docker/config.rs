@@ -8,6 +8,8 @@ use mesos::Resource;
 use serde_json::Value;
 
 use super::gc::Policy;
+use super::prune::ImagePolicy;
+use crate::logs::settings::Settings;
 
 /// Flags of the docker containerizer.
 #[derive(Debug, Clone)]
@@ -34,8 +36,18 @@ pub struct Config {
     pub secrets: Secrets,
     /// `--default_container_dns`.
     pub default_dns: Option<Value>,
-    /// `--docker_remove_delay`, `--docker_keep_exited`.
+    /// `--docker_remove_delay`, `--docker_keep_exited`, `--docker_keep_exited_per_task`.
     pub policy: Policy,
+    /// Below this part of free space, from 0 to 1, the engine's disk counts as full.
+    pub headroom: f64,
+    /// `--image_gc_config`; `None`: images are removed on request only.
+    pub image_policy: Option<ImagePolicy>,
+    /// Where is written down which images we pulled.
+    pub image_records: PathBuf,
+    /// `--container_logger`: limits of the files in sandboxes.
+    pub logs: Option<Settings>,
+    /// `--docker_log_max_size`: bytes of output that the engine keeps of a container.
+    pub engine_log: Option<u64>,
     /// Host path of a persistent volume, given [`Config::owner`].
     pub persistent: fn(&Path, &Resource) -> Option<PathBuf>,
     /// How long a sample of the statistics is served before the next is taken.
@@ -57,6 +69,11 @@ impl Default for Config {
             default_dns: None,
             secrets: Secrets::default(),
             policy: Policy::default(),
+            headroom: 0.1,
+            image_policy: None,
+            image_records: PathBuf::new(),
+            logs: None,
+            engine_log: None,
             persistent: |_, _| None,
             statistics_age: Duration::from_secs(1),
         }

@@ -13,41 +13,16 @@
 
 use std::sync::Arc;
 
-use mesos::{ContainerStatus, NetworkInfo, network_info};
 use tokio::sync::{mpsc, oneshot, watch};
 use tracing::{info, warn};
 
-use super::Shared;
-use super::exit::{Exit, Process};
-use super::mapping::docker_info;
-use crate::containerizer::native::request;
-use crate::containerizer::native::runtime::ContainerDir;
-use crate::containerizer::{LaunchRequest, Termination};
-
-/// Mesos' states of a Docker container.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Phase {
-    Fetching,
-    Pulling,
-    Starting,
-    Running,
-    /// The engine has not said yet what became of it.
-    Seeking,
-    Destroying,
-}
-
-impl Phase {
-    pub(super) fn name(self) -> &'static str {
-        match self {
-            Phase::Fetching => "FETCHING",
-            Phase::Pulling => "PULLING",
-            Phase::Starting => "STARTING",
-            Phase::Running => "RUNNING",
-            Phase::Seeking => "SEEKING",
-            Phase::Destroying => "DESTROYING",
-        }
-    }
-}
+use super::door::{Door, Phase, View};
+use super::exit::{Cause, Process};
+use super::mapping;
+use super::shared::Shared;
+use crate::containerizer::runtime::ContainerDir;
+use crate::containerizer::table::{Failure, MAILBOX};
+use crate::containerizer::{ContainerizerError, LaunchRequest, Launched, Termination, request};
 
 /// Whether the engine may have been told to start the container: what is written
 /// before that is there.
@@ -60,83 +35,13 @@ pub(super) fn marks(dir: &ContainerDir) -> std::path::PathBuf {
     dir.path.join("output")
 }
 
-/// What everybody may see of a container.
-#[derive(Debug, Clone)]
-pub(super) struct View {
-    pub(super) phase: Phase,
-    pub(super) pid: Option<u32>,
-    /// The signal that asks it to stop.
-    pub(super) stop_signal: Option<String>,
-    /// Its addresses, if they are not the agent's.
-    pub(super) addresses: Vec<String>,
-    /// Set once, last.
-    pub(super) end: Option<Termination>,
-}
-
-impl View {
-    pub(super) fn new(phase: Phase, pid: Option<u32>) -> View {
-        View { phase, pid, stop_signal: None, addresses: Vec::new(), end: None }
-    }
-}
-
-/// Others' way to a container.
-#[derive(Debug, Clone)]
-pub(super) struct Door {
-    pub(super) request: Arc<LaunchRequest>,
-    pub(super) destroy: mpsc::Sender<Option<Termination>>,
-    pub(super) view: watch::Receiver<View>,
-    /// Names it in the sampler.
-    pub(super) slot: u64,
-}
-
-impl Door {
-    /// What the framework sees of the running container.
-    pub(super) fn status(&self) -> ContainerStatus {
-        let view = self.view.borrow();
-        let address = |text: &String| network_info::IpAddress {
-            ip_address: Some(text.clone()),
-            protocol: text.contains(':').then_some(network_info::Protocol::IPv6 as i32),
-        };
-        let asked = docker_info(self.request.container.as_ref());
-        let asked = asked.and_then(|(info, _)| info.network_infos.first().cloned());
-        let network = (!view.addresses.is_empty()).then(|| NetworkInfo {
-            ip_addresses: view.addresses.iter().map(address).collect(),
-            ..asked.unwrap_or_default()
-        });
-        ContainerStatus {
-            container_id: Some(self.request.id.clone()),
-            executor_pid: view.pid,
-            network_infos: network.into_iter().collect(),
-            ..ContainerStatus::default()
-        }
-    }
-}
-
-/// A launch that did not work out.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Failure {
-    pub(super) step: &'static str,
-    pub(super) message: String,
-}
-
 /// How the task begins.
 #[derive(Debug)]
 pub(super) enum Start {
     /// A new container.
-    Launch(oneshot::Sender<Result<Option<u32>, Failure>>),
+    Launch(oneshot::Sender<Result<Launched, Failure>>),
     /// The agent knew it before its restart, with this pid.
     Seek(Option<u32>),
-}
-
-/// Why a container ends.
-#[derive(Debug)]
-pub(super) enum Cause {
-    /// By itself.
-    Exited(Exit),
-    /// It was told to.
-    Destroyed(Option<Termination>),
-    /// It never ran.
-    Failed(Failure),
 }
 
 /// The container.
@@ -158,6 +63,42 @@ pub(super) struct Container {
     pub(super) ended: watch::Sender<bool>,
     /// Reads the output until then.
     pub(super) reader: Option<tokio::task::JoinHandle<()>>,
+}
+
+/// Puts a container into the table and starts its task.
+///
+/// # Errors
+/// It is there already.
+pub(super) fn spawn(
+    shared: &Arc<Shared>,
+    request: LaunchRequest,
+    start: Start,
+) -> Result<(), ContainerizerError> {
+    let key = request::key(&request.id);
+    let (destroy, orders) = mpsc::channel(MAILBOX);
+    let view = match &start {
+        Start::Launch(_) => View::new(Phase::Fetching, None),
+        Start::Seek(pid) => View::new(Phase::Seeking, *pid),
+    };
+    let (view, seen) = watch::channel(view);
+    let request = Arc::new(request);
+    let slot = shared.table.slot();
+    shared.table.add(&key, Door { request: Arc::clone(&request), destroy, view: seen, slot })?;
+    let container = Container {
+        shared: Arc::clone(shared),
+        name: mapping::name_of(&key),
+        slot,
+        dir: shared.runtime.of(&request.id),
+        key,
+        request,
+        view,
+        asked_for: matches!(start, Start::Seek(_)),
+        process: None,
+        ended: watch::channel(false).0,
+        reader: None,
+    };
+    tokio::spawn(container.run(start, orders));
+    Ok(())
 }
 
 impl Container {
@@ -188,7 +129,7 @@ impl Container {
 
     async fn live(
         &mut self,
-        reply: oneshot::Sender<Result<Option<u32>, Failure>>,
+        reply: oneshot::Sender<Result<Launched, Failure>>,
         orders: &mut mpsc::Receiver<Option<Termination>>,
     ) {
         let launched = tokio::select! {
@@ -201,8 +142,8 @@ impl Container {
             }
         };
         match launched {
-            Ok(pid) => {
-                let _ = reply.send(Ok(pid));
+            Ok(launched) => {
+                let _ = reply.send(Ok(launched));
                 let cause = self.serve(orders).await;
                 self.bury(cause).await;
             }

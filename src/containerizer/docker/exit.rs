@@ -14,8 +14,8 @@ use tokio::io::unix::AsyncFd;
 use tokio::time::Instant;
 use tracing::{info, warn};
 
-use super::container::Cause;
 use super::engine::{Engine, Inspected};
+use crate::containerizer::table::Failure;
 use crate::containerizer::{LaunchRequest, Termination};
 
 /// Between two questions.
@@ -79,6 +79,17 @@ pub(super) enum Exit {
     Gone,
     /// Its process is dead, and the engine does not say how.
     Silent,
+}
+
+/// Why a container ends.
+#[derive(Debug)]
+pub(super) enum Cause {
+    /// By itself.
+    Exited(Exit),
+    /// It was told to.
+    Destroyed(Option<Termination>),
+    /// It never ran.
+    Failed(Failure),
 }
 
 /// Waits for the end.
@@ -210,7 +221,6 @@ mod tests {
 
     use isolators::quantity::scalar;
 
-    use super::super::container::Failure;
     use super::*;
     use crate::containerizer::Class;
 

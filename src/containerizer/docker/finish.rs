@@ -10,9 +10,10 @@ use std::time::Duration;
 
 use tracing::warn;
 
-use super::container::{Cause, Container, Phase};
+use super::container::Container;
+use super::door::Phase;
 use super::engine::Inspected;
-use super::exit::{self, Exit, SHORT_PATIENCE};
+use super::exit::{self, Cause, Exit, SHORT_PATIENCE};
 use crate::containerizer::Termination;
 
 /// The engine has this long to pass an order on before it is carried out without it.

@@ -1,7 +1,8 @@
 //! Guests: commands in a running container, by the engine's `exec`. Checks and
 //! debugging sessions are made of them.
 //!
-//! A guest is not taken over by the next agent. Its output goes to the descriptors
+//! A session has input, so its connection is turned into one both ways; that of a
+//! check only answers. A guest is not taken over by the next agent. Its output goes to the descriptors
 //! that were given, or to the file `checks` of the sandbox: only the container's own
 //! reader may write to `stdout` and `stderr` (see `output`).
 
@@ -11,28 +12,34 @@ use std::io::Write;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use bytes::{Bytes, BytesMut};
 use isolators::secret::Secrets;
 use mesos::{CommandInfo, ContainerId};
 use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, ReadHalf, WriteHalf};
+use tokio::net::unix::pipe::Receiver;
 use tokio::sync::watch;
 use tracing::debug;
 
-use super::container::Phase;
+use super::door::{Door, Phase};
 use super::engine::{Engine, EngineError};
 use super::frames::Decoder;
 use super::mapping::name_of;
-use super::{Door, Shared};
-use crate::containerizer::native::request::{self, key};
-use crate::containerizer::native::start::append;
+use crate::containerizer::request::{command_environment, key};
+use crate::containerizer::streams::append;
+use crate::containerizer::table::Failure;
 use crate::containerizer::{
     Class, ContainerizerError, LaunchRequest, Launched, Output, Termination,
 };
-use crate::wire::client::Streaming;
+use crate::wire::client::{Duplex, Streaming};
 
 /// The engine is asked this often whether a command has ended.
 const PAUSE: Duration = Duration::from_millis(200);
 /// After that many questions it counts as killed.
 const TRIES: u32 = 50;
+
+/// Most bytes that are read at once.
+const PIECE: usize = 64 << 10;
 
 /// One command.
 #[derive(Debug, Clone)]
@@ -43,13 +50,20 @@ struct Guest {
 }
 
 /// All of them, by key.
-#[derive(Debug, Default)]
-pub(super) struct Guests(Mutex<BTreeMap<String, Guest>>);
+pub(super) struct Guests {
+    engine: Arc<Engine>,
+    secrets: Secrets,
+    table: Mutex<BTreeMap<String, Guest>>,
+}
 
 impl Guests {
+    pub(super) fn new(engine: Arc<Engine>, secrets: Secrets) -> Guests {
+        Guests { engine, secrets, table: Mutex::default() }
+    }
+
     fn table(&self) -> MutexGuard<'_, BTreeMap<String, Guest>> {
         // Entries go in and out in one step: the map is whole after any panic.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn get(&self, id: &ContainerId) -> Option<Guest> {
@@ -92,61 +106,70 @@ impl Guests {
         kernel::proctree::signal(guest.pid.as_slice(), signal);
         guest.pid.is_some()
     }
-}
 
-impl Shared {
     /// Starts a command in the container that its id names as parent.
-    pub(super) async fn launch_guest(
-        self: &Arc<Self>,
+    pub(super) async fn launch(
+        &self,
         request: LaunchRequest,
         parent: Door,
     ) -> Result<Launched, ContainerizerError> {
-        let id = key(&request.id);
-        let failed = |step, message: String| {
-            Err(ContainerizerError::Launch { id: id.clone(), step, message })
-        };
+        let begun = self.started(&request, &parent).await;
+        begun
+            .map(|pid| Launched { pid, details: None })
+            .map_err(|failure| failure.of(&key(&request.id)))
+    }
+
+    async fn started(
+        &self,
+        request: &LaunchRequest,
+        parent: &Door,
+    ) -> Result<Option<u32>, Failure> {
+        let refused = |message: String| Failure { step: "check", message };
         let Class::Debug(output) = &request.class else {
             let text = "nested containers are not supported in docker containers";
-            return failed("check", text.into());
+            return Err(refused(text.into()));
         };
         if parent.view.borrow().phase != Phase::Running {
-            return failed("check", "its parent container does not run".into());
+            return Err(refused("its parent container does not run".into()));
         }
-        let body = match body(
-            &request.command,
-            matches!(output, Output::Pipes(_)),
-            &self.config.secrets,
-        ) {
-            Ok(body) => body,
-            Err(message) => return failed("check", message),
-        };
-        let sinks = match sinks(output, &parent.request) {
-            Ok(sinks) => sinks,
-            Err(error) => return failed("open", format!("failed to open its output: {error}")),
-        };
+        let session = matches!(output, Output::Pipes(_));
+        let body = body(&request.command, session, &self.secrets).map_err(refused)?;
+        let streams = Streams::open(output, &parent.request).map_err(|error| Failure {
+            step: "open",
+            message: format!("failed to open its streams: {error}"),
+        })?;
         let name = name_of(&parent.request.id.value);
-        match self.begin(&request.id, &name, &body, sinks).await {
-            Ok(pid) => Ok(Launched { pid }),
-            Err(error) => failed("start", kernel::chain(&error)),
-        }
+        let begun = self.begin(&request.id, &name, &body, streams).await;
+        begun.map_err(|error| Failure { step: "start", message: kernel::chain(&error) })
     }
 
     async fn begin(
-        self: &Arc<Self>,
+        &self,
         id: &ContainerId,
         name: &str,
         body: &Value,
-        sinks: [Arc<File>; 2],
+        streams: Streams,
     ) -> Result<Option<u32>, EngineError> {
         let command = self.engine.exec(name, body).await?;
-        let stream = self.engine.exec_start(&command).await?;
+        let Streams { input, sinks } = streams;
+        let (source, inward) = match input {
+            Some(input) => {
+                let (answers, questions) =
+                    tokio::io::split(self.engine.exec_attach(&command).await?);
+                (Source::Duplex(answers), Some(tokio::spawn(feed(input, questions))))
+            }
+            None => (Source::Answer(self.engine.exec_start(&command).await?), None),
+        };
         let executed = self.engine.exec_inspect(&command).await?;
         let (over, end) = watch::channel(None);
         let guest = Guest { id: id.clone(), pid: executed.pid, end };
-        self.guests.table().insert(key(id), guest);
+        self.table().insert(key(id), guest);
         let engine = Arc::clone(&self.engine);
         tokio::spawn(async move {
-            pump(stream, sinks).await;
+            pump(source, sinks).await;
+            if let Some(inward) = inward {
+                inward.abort();
+            }
             let status = status(&engine, &command).await;
             let end = Termination { status: Some(status), ..Termination::default() };
             let _ = over.send(Some(end));
@@ -168,11 +191,14 @@ fn body(command: &CommandInfo, session: bool, secrets: &Secrets) -> Result<Value
     if words.is_empty() {
         return Err("a command needs a 'value'".into());
     }
-    let environment: Vec<String> = request::command_environment(command, secrets)?
+    let environment: Vec<String> = command_environment(command, secrets)?
         .iter()
         .map(|(name, value)| format!("{name}={value}"))
         .collect();
     let mut body = json!({ "AttachStdout": true, "AttachStderr": true, "Cmd": words });
+    if session {
+        body["AttachStdin"] = true.into();
+    }
     if !environment.is_empty() {
         body["Env"] = environment.into();
     }
@@ -182,24 +208,61 @@ fn body(command: &CommandInfo, session: bool, secrets: &Secrets) -> Result<Value
     Ok(body)
 }
 
-fn sinks(output: &Output, parent: &LaunchRequest) -> std::io::Result<[Arc<File>; 2]> {
-    match output {
-        Output::ParentsStderr => {
-            let file = Arc::new(File::from(append(&parent.sandbox.join("checks"), None)?));
-            Ok([Arc::clone(&file), file])
-        }
-        Output::Pipes(pipes) => {
-            let copy = |index: usize| pipes[index].try_clone().map(|fd| Arc::new(File::from(fd)));
-            // The engine's way for input needs a connection of another kind.
-            Ok([copy(1)?, copy(2)?])
+/// Where a guest's input comes from and its output goes.
+struct Streams {
+    input: Option<Receiver>,
+    sinks: [Arc<File>; 2],
+}
+
+impl Streams {
+    fn open(output: &Output, parent: &LaunchRequest) -> std::io::Result<Streams> {
+        match output {
+            Output::ParentsStderr => {
+                let file = Arc::new(File::from(append(&parent.sandbox.join("checks"), None)?));
+                Ok(Streams { input: None, sinks: [Arc::clone(&file), file] })
+            }
+            Output::Pipes(pipes) => {
+                let copy = |index: usize| pipes[index].try_clone();
+                let sink = |index: usize| copy(index).map(|fd| Arc::new(File::from(fd)));
+                let input = Some(Receiver::from_owned_fd(copy(0)?)?);
+                Ok(Streams { input, sinks: [sink(1)?, sink(2)?] })
+            }
         }
     }
 }
 
+/// Where the frames of a command come from.
+enum Source {
+    Answer(Streaming),
+    Duplex(ReadHalf<Duplex>),
+}
+
+impl Source {
+    /// The next bytes; `None` when there are no more.
+    async fn next(&mut self) -> Option<Bytes> {
+        match self {
+            Source::Answer(stream) => stream.next().await.ok()?,
+            Source::Duplex(stream) => {
+                let mut piece = BytesMut::with_capacity(PIECE);
+                let count = stream.read_buf(&mut piece).await.ok()?;
+                (count > 0).then(|| piece.freeze())
+            }
+        }
+    }
+}
+
+/// Passes the input on until there is no more, and says so.
+async fn feed(mut input: Receiver, mut command: WriteHalf<Duplex>) {
+    if let Err(error) = tokio::io::copy(&mut input, &mut command).await {
+        debug!(%error, "a command's input is not passed on any more");
+    }
+    let _ = command.shutdown().await;
+}
+
 /// Passes the output on until there is no more, or nobody who reads it.
-async fn pump(mut stream: Streaming, sinks: [Arc<File>; 2]) {
+async fn pump(mut source: Source, sinks: [Arc<File>; 2]) {
     let mut decoder = Decoder::default();
-    while let Ok(Some(bytes)) = stream.next().await {
+    while let Some(bytes) = source.next().await {
         decoder.feed(&bytes);
         loop {
             match decoder.next() {

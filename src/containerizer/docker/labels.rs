@@ -16,6 +16,9 @@ use crate::containerizer::LaunchRequest;
 pub(super) const OWNER: &str = "bulkhead.owner";
 /// The framework's id.
 pub(super) const FRAMEWORK: &str = "bulkhead.framework";
+/// The name of the task, or of the executor where there is none: what stays the same
+/// when a scheduler tries again.
+pub(super) const NAME: &str = "bulkhead.name";
 const AGENT: &str = "bulkhead.agent";
 const EXECUTOR: &str = "bulkhead.executor";
 const TASK: &str = "bulkhead.task";
@@ -28,10 +31,21 @@ pub(super) fn of(request: &LaunchRequest, owner: &str) -> Map<String, Value> {
         (AGENT, request.environment.get("MESOS_SLAVE_ID").cloned()),
         (FRAMEWORK, request.framework_id.as_ref().map(|id| id.value.clone())),
         (EXECUTOR, executor),
+        (NAME, name(request)),
         (TASK, request.task.as_ref().map(|task| task.task_id.value.clone())),
     ];
     let pair = |(name, value): (&str, Option<String>)| Some((name.to_owned(), value?.into()));
     all.into_iter().filter_map(pair).collect()
+}
+
+fn name(request: &LaunchRequest) -> Option<String> {
+    let executor = request.executor.as_ref();
+    let named = |executor: &mesos::ExecutorInfo| match &executor.name {
+        Some(name) if !name.is_empty() => name.clone(),
+        _ => executor.executor_id.value.clone(),
+    };
+    let task = request.task.as_ref().map(|task| task.name.clone());
+    task.filter(|name| !name.is_empty()).or_else(|| executor.map(named))
 }
 
 /// The id of a container of ours; `None` if it is somebody else's.

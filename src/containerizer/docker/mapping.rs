@@ -11,10 +11,9 @@ use mesos::{ContainerInfo, Resource};
 use serde_json::{Value, json};
 
 use super::config::Config;
-use super::parameters::{apply, at_path, bind_port, insert, push};
+use super::parameters::{apply, at_path, bind_port, cdi, insert, push};
 use super::{labels, limits, volumes};
-use crate::containerizer::native::request;
-use crate::containerizer::{ContainerizerError, LaunchRequest};
+use crate::containerizer::{ContainerizerError, LaunchRequest, request};
 
 /// Before the container's id in the engine's names, as Mesos has it.
 pub(super) const PREFIX: &str = "mesos-";
@@ -84,6 +83,13 @@ pub(super) fn wanted(
     if docker.privileged() {
         insert(&mut body, "HostConfig", "Privileged", true.into());
     }
+    if let Some(bytes) = config.engine_log {
+        // Two files, so that what is read is not cut off in the middle.
+        let half = (bytes / 2).max(1).to_string();
+        let options = json!({ "max-size": half, "max-file": "2" });
+        let log = json!({ "Type": "json-file", "Config": options });
+        insert(&mut body, "HostConfig", "LogConfig", log);
+    }
     let network = network(info, docker)?;
     insert(&mut body, "HostConfig", "NetworkMode", network.clone().into());
     if let Some(hostname) = &info.hostname {
@@ -93,6 +99,9 @@ pub(super) fn wanted(
         body["Hostname"] = hostname.as_str().into();
     }
     ports(&mut body, docker, &network, &request.requests)?;
+    for (kind, names) in isolators::cdi::wanted(&request.requests) {
+        names.iter().for_each(|name| cdi(&mut body, &format!("{kind}={name}")));
+    }
     let directories = volumes::map(&mut body, request, config)?;
     for parameter in &docker.parameters {
         apply(&mut body, &parameter.key, &parameter.value)?;

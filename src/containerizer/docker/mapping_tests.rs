@@ -284,3 +284,37 @@ fn what_is_for_others_and_what_for_nobody() {
     let bare = request(DockerInfo::default(), |r| info(r).docker = None);
     assert!(check(&bare).is_ok() && body(&bare).is_err());
 }
+
+#[test]
+fn devices_that_are_resources_are_named() {
+    let set = |name: &str, items: &[&str]| Resource {
+        name: name.into(),
+        r#type: value::Type::Set as i32,
+        set: Some(value::Set { item: items.iter().map(|item| (*item).to_owned()).collect() }),
+        ..Resource::default()
+    };
+    let asked = request(parameters(&[("device", "other.com/x=1")]), |request| {
+        request.requests.push(set("acme.com/widget", &["w0", "w1"]));
+    });
+    let wanted = body(&asked).expect("it is fine");
+    let ids = ["acme.com/widget=w0", "acme.com/widget=w1", "other.com/x=1"];
+    let devices = json!([{ "Driver": "cdi", "DeviceIDs": ids }]);
+    assert_eq!(wanted["HostConfig"]["DeviceRequests"], devices);
+}
+
+#[test]
+fn what_the_engine_keeps_of_output_is_limited_unless_the_task_says_how() {
+    let config = Config { engine_log: Some(1 << 20), ..config() };
+    let log = |rows: &[(&str, &str)]| {
+        let wanted = wanted(&request(parameters(rows), |_| {}), &config, MACHINE);
+        wanted.expect("it is fine").body["HostConfig"]["LogConfig"].clone()
+    };
+    let ours = json!({ "Type": "json-file", "Config": { "max-size": "524288", "max-file": "2" } });
+    assert_eq!(log(&[]), ours);
+    let more = log(&[("log-opt", "max-size=7m")]);
+    assert_eq!(
+        (&more["Config"]["max-size"], &more["Config"]["max-file"]),
+        (&json!("7m"), &json!("2"))
+    );
+    assert_eq!(log(&[("log-driver", "local")]), json!({ "Type": "local" }));
+}

@@ -10,10 +10,13 @@
 //!   `image`: a request in the engine's words (pure).
 //! * `engine`: the API. `frames`: its streams (pure).
 //! * `container`, `start`, `exit`, `finish`: a container's life. `output`: its logs.
+//! * `door`: what others see of a container. `shared`: what all of them have.
 //! * `guests`: commands in a container. `gc` (pure), `sweep`: what is removed when.
+//! * `images`: the engine's images; `records`, `prune` (pure): which are ours to remove.
 
 mod config;
 mod container;
+mod door;
 mod engine;
 mod exit;
 mod finish;
@@ -21,72 +24,48 @@ mod frames;
 mod gc;
 mod guests;
 mod image;
+mod images;
 mod labels;
 mod limits;
 mod mapping;
 mod output;
 mod parameters;
+mod prune;
+mod records;
+mod shared;
 mod start;
 mod sweep;
 mod volumes;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
 use kernel::chain;
 use mesos::{ContainerId, ContainerStatus, Resource};
-use tokio::sync::{Notify, mpsc, oneshot, watch};
-use tracing::{info, warn};
+use tokio::sync::oneshot;
+use tracing::info;
 
 pub use self::config::Config;
-use self::container::{Container, Door, Phase, Start, View};
-use self::engine::{Engine, EngineError, Listed};
-use self::exit::Process;
+use self::container::Start;
+use self::door::Door;
+use self::engine::EngineError;
 pub use self::gc::Policy;
-use self::guests::Guests;
-use super::native::request::{self, Machine, key};
-use super::native::runtime::{ContainerDir, RuntimeDir};
-use super::native::sampler::Sampler;
+pub use self::prune::ImagePolicy;
+use self::shared::Shared;
+use super::images::NamedStore;
+use super::request::{self, key};
+use super::runtime::RuntimeDir;
+use super::table::{ended, launched};
 use super::{
     Containerizer, ContainerizerError, KnownContainer, LaunchRequest, Launched, Sample, Termination,
 };
 use crate::fetch::Fetcher;
 
-/// Orders to destroy that may wait for one container.
-const MAILBOX: usize = 16;
-
 /// The containerizer.
 pub struct Docker {
     shared: Arc<Shared>,
-}
-
-/// What is counted.
-#[derive(Debug, Default)]
-struct Counters {
-    kept: AtomicU64,
-    removed: AtomicU64,
-    remove_errors: AtomicU64,
-}
-
-struct Shared {
-    config: Config,
-    engine: Arc<Engine>,
-    fetcher: Arc<Fetcher>,
-    runtime: RuntimeDir,
-    sampler: Sampler,
-    machine: Machine,
-    table: Mutex<BTreeMap<String, Door>>,
-    guests: Guests,
-    slots: AtomicU64,
-    /// Engine's names of containers that are to go as soon as the engine answers.
-    condemned: Mutex<BTreeSet<String>>,
-    /// Engine's names of containers whose output is still being read.
-    held: Mutex<BTreeSet<String>>,
-    /// A container was forgotten: sweep soon.
-    nudge: Notify,
-    counters: Counters,
 }
 
 impl Docker {
@@ -98,26 +77,7 @@ impl Docker {
     pub fn new(config: Config, fetcher: Arc<Fetcher>) -> Result<Docker, ContainerizerError> {
         let runtime = RuntimeDir::new(&config.runtime_dir.join("docker"));
         runtime.create().map_err(|e| ContainerizerError::Start(chain(&e)))?;
-        #[allow(clippy::cast_precision_loss)] // a machine has few processors
-        let machine = Machine {
-            cpus: kernel::proctree::processors() as f64,
-            memory: kernel::proctree::total_memory(),
-        };
-        let shared = Shared {
-            engine: Arc::new(Engine::new(&config.socket)),
-            fetcher,
-            runtime,
-            sampler: Sampler::start(config.statistics_age),
-            machine,
-            table: Mutex::default(),
-            guests: Guests::default(),
-            slots: AtomicU64::new(0),
-            condemned: Mutex::default(),
-            held: Mutex::default(),
-            nudge: Notify::new(),
-            counters: Counters::default(),
-            config,
-        };
+        let shared = Shared::new(config, fetcher, runtime);
         Ok(Docker { shared: Arc::new(shared) })
     }
 
@@ -137,110 +97,7 @@ impl Docker {
     }
 
     fn door(&self, id: &ContainerId) -> Option<Door> {
-        self.shared.table().get(&key(id)).cloned()
-    }
-}
-
-fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // Entries go in and out in one step: what is inside is whole after any panic.
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-impl Shared {
-    fn table(&self) -> MutexGuard<'_, BTreeMap<String, Door>> {
-        locked(&self.table)
-    }
-
-    /// Drops a container that is over, with its files.
-    fn forget(&self, key: &str, dir: &ContainerDir) {
-        self.table().remove(key);
-        self.guests.forget_all(key);
-        if let Err(error) = dir.remove() {
-            warn!(container = key, error = %chain(&error), "runtime directory stays");
-        }
-        self.nudge.notify_one();
-    }
-
-    fn condemn(&self, name: &str) {
-        locked(&self.condemned).insert(name.to_owned());
-    }
-
-    fn condemned(&self) -> BTreeSet<String> {
-        locked(&self.condemned).clone()
-    }
-
-    /// What the engine has no more need not be condemned any longer.
-    fn absolve(&self, condemned: &BTreeSet<String>, listed: &[Listed]) {
-        let gone = condemned.iter().filter(|name| listed.iter().all(|l| l.name != **name));
-        let mut all = locked(&self.condemned);
-        gone.for_each(|name| _ = all.remove(name));
-    }
-
-    fn hold(&self, name: &str) {
-        locked(&self.held).insert(name.to_owned());
-    }
-
-    fn release(&self, name: &str) {
-        locked(&self.held).remove(name);
-        self.nudge.notify_one();
-    }
-
-    fn is_held(&self, name: &str) -> bool {
-        locked(&self.held).contains(name)
-    }
-
-    /// Puts a container into the table and starts its task.
-    fn spawn(
-        self: &Arc<Self>,
-        request: LaunchRequest,
-        start: Start,
-    ) -> Result<(), ContainerizerError> {
-        let key = key(&request.id);
-        let (destroy, orders) = mpsc::channel(MAILBOX);
-        let view = match &start {
-            Start::Launch(_) => View::new(Phase::Fetching, None),
-            Start::Seek(pid) => View::new(Phase::Seeking, *pid),
-        };
-        let (view, seen) = watch::channel(view);
-        let request = Arc::new(request);
-        let slot = self.slots.fetch_add(1, Ordering::Relaxed);
-        let door = Door { request: Arc::clone(&request), destroy, view: seen, slot };
-        {
-            let mut table = self.table();
-            if table.contains_key(&key) {
-                return Err(ContainerizerError::AlreadyLaunched(key));
-            }
-            table.insert(key.clone(), door);
-        }
-        let container = Container {
-            shared: Arc::clone(self),
-            name: mapping::name_of(&key),
-            slot,
-            dir: self.runtime.of(&request.id),
-            key,
-            request,
-            view,
-            asked_for: matches!(start, Start::Seek(_)),
-            process: None,
-            ended: watch::channel(false).0,
-            reader: None,
-        };
-        tokio::spawn(container.run(start, orders));
-        Ok(())
-    }
-
-    /// Sends a signal to init, through the engine or, if that is silent, directly.
-    async fn signal(&self, door: &Door, signal: &str, number: i32) -> bool {
-        let name = mapping::name_of(&door.request.id.value);
-        match self.engine.kill(&name, signal).await {
-            Ok(()) => true,
-            Err(error) if error.is_silence() => {
-                let pid = door.view.borrow().pid;
-                let process = pid.and_then(|pid| Process::open(pid, &name).ok());
-                process.is_some_and(|process| process.signal(number))
-            }
-            Err(_) => false,
-        }
+        self.shared.table.get(id)
     }
 }
 
@@ -266,36 +123,31 @@ impl Containerizer for Docker {
                 never_ran.push(request.id);
                 continue;
             }
-            shared.spawn(request, Start::Seek(pid))?;
+            container::spawn(shared, request, Start::Seek(pid))?;
         }
         tokio::spawn(sweep::run(Arc::clone(shared)));
+        let policy = shared.config.image_policy.clone();
+        tokio::spawn(images::run(Arc::clone(&shared.images), policy));
         Ok(never_ran)
     }
 
     async fn launch(&self, request: LaunchRequest) -> Result<Launched, ContainerizerError> {
         if let Some(parent) = request.id.parent.clone() {
             let door = self.door(&parent).ok_or_else(|| ContainerizerError::Unknown(key(&parent)));
-            return self.shared.launch_guest(request, door?).await;
+            return self.shared.guests.launch(request, door?).await;
         }
         mapping::check(&request)?;
         let id = key(&request.id);
         let (reply, answer) = oneshot::channel();
-        self.shared.spawn(request, Start::Launch(reply))?;
-        let launch = |step, message| ContainerizerError::Launch { id, step, message };
-        match answer.await {
-            Ok(Ok(pid)) => Ok(Launched { pid }),
-            Ok(Err(failure)) => Err(launch(failure.step, failure.message)),
-            Err(_) => Err(launch("launch", "the agent is shutting down".into())),
-        }
+        container::spawn(&self.shared, request, Start::Launch(reply))?;
+        launched(&id, answer).await
     }
 
     async fn wait(&self, id: &ContainerId) -> Option<Termination> {
         if id.parent.is_some() {
             return self.shared.guests.wait(id).await;
         }
-        let mut view = self.door(id)?.view;
-        let view = view.wait_for(|view| view.end.is_some()).await.ok()?;
-        view.end.clone()
+        ended(self.door(id)?.view, |view| view.end.as_ref()).await
     }
 
     async fn forget(&self, id: &ContainerId) {
@@ -367,9 +219,11 @@ impl Containerizer for Docker {
         let door = self.door(id)?;
         // Refused only by a container that is already over.
         let _ = door.destroy.send(termination).await;
-        let mut view = door.view;
-        let view = view.wait_for(|view| view.end.is_some()).await.ok()?;
-        view.end.clone()
+        ended(door.view, |view| view.end.as_ref()).await
+    }
+
+    fn images(&self) -> Vec<NamedStore> {
+        vec![("docker", Arc::clone(&self.shared.images) as _)]
     }
 
     fn debug(&self) -> serde_json::Value {
@@ -382,7 +236,8 @@ impl Containerizer for Docker {
             .collect();
         let phases: serde_json::Map<String, serde_json::Value> = self
             .shared
-            .table()
+            .table
+            .lock()
             .iter()
             .map(|(key, door)| (key.clone(), door.view.borrow().phase.name().into()))
             .collect();
@@ -393,7 +248,7 @@ impl Containerizer for Docker {
 
     fn containers(&self) -> Vec<(ContainerId, Option<u32>)> {
         let mut all: Vec<(ContainerId, Option<u32>)> = {
-            let table = self.shared.table();
+            let table = self.shared.table.lock();
             let open = |door: &&Door| door.view.borrow().end.is_none();
             let entry = |door: &Door| (door.request.id.clone(), door.view.borrow().pid);
             table.values().filter(open).map(entry).collect()

@@ -96,7 +96,7 @@ const OPTIONS: &[(&str, Kind)] = &[
     ("label", Pair("Labels")),
     ("label-file", Refused("the file is one of the docker command's machine; use 'label'")),
     ("link", List("HostConfig.Links")),
-    ("log-driver", Text("HostConfig.LogConfig.Type")),
+    ("log-driver", Special(log_driver)),
     ("log-opt", Pair("HostConfig.LogConfig.Config")),
     ("mac-address", Text("MacAddress")),
     ("memory", Size("HostConfig.Memory")),
@@ -261,8 +261,23 @@ fn cpus(body: &mut Value, value: &str) -> Result<(), String> {
     Ok(())
 }
 
-/// `/dev/host[:/dev/container[:rwm]]`
+/// Another driver than the agent's knows nothing of that one's options.
+#[allow(clippy::unnecessary_wraps)] // an entry of the table
+fn log_driver(body: &mut Value, value: &str) -> Result<(), String> {
+    let log = at_path(body, "HostConfig.LogConfig");
+    if log["Type"].as_str().is_some_and(|known| known != value) {
+        *log = json!({});
+    }
+    insert(body, "HostConfig.LogConfig", "Type", value.into());
+    Ok(())
+}
+
+/// `/dev/host[:/dev/container[:rwm]]`, or the name of a CDI device: `vendor/class=name`.
 fn device(body: &mut Value, value: &str) -> Result<(), String> {
+    if !value.starts_with('/') && value.contains('=') {
+        cdi(body, value);
+        return Ok(());
+    }
     let mut parts = value.split(':');
     let host = parts.next().filter(|path| path.starts_with('/'));
     let host = host.ok_or("expected /dev/HOST[:/dev/CONTAINER[:rwm]]")?;
@@ -280,6 +295,20 @@ fn device(body: &mut Value, value: &str) -> Result<(), String> {
                         "CgroupPermissions": rights });
     push(body, "HostConfig.Devices", entry);
     Ok(())
+}
+
+/// One more device that its vendor describes; engines since Docker 25 know them.
+pub(super) fn cdi(body: &mut Value, name: &str) {
+    let requests = at_path(body, "HostConfig.DeviceRequests");
+    let all = requests.as_array_mut().into_iter().flatten();
+    let known = all.into_iter().find(|request| request["Driver"] == "cdi");
+    match known.and_then(|request| request["DeviceIDs"].as_array_mut()) {
+        Some(ids) => ids.push(name.into()),
+        None => {
+            let request = json!({ "Driver": "cdi", "DeviceIDs": [name] });
+            push(body, "HostConfig.DeviceRequests", request);
+        }
+    }
 }
 
 #[allow(clippy::unnecessary_wraps)] // an entry of the table
@@ -472,6 +501,13 @@ mod tests {
                 host(json!({"Devices": [{"PathOnHost": "/dev/fuse",
                     "PathInContainer": "/dev/fuse", "CgroupPermissions": "rwm"}]})),
             ),
+            (
+                "device",
+                "acme.com/widget=w0",
+                host(json!({"DeviceRequests": [{"Driver": "cdi",
+                    "DeviceIDs": ["acme.com/widget=w0"]}]})),
+            ),
+            ("log-driver", "local", host(json!({"LogConfig": {"Type": "local"}}))),
             ("dns", "8.8.8.8", host(json!({"Dns": ["8.8.8.8"]}))),
             ("e", "A=b", json!({"Env": ["A=b"]})),
             ("entrypoint", "/x", json!({"Entrypoint": ["/x"]})),

@@ -7,13 +7,20 @@ use std::time::Duration;
 use kernel::cgroup::Hierarchies;
 use tracing::{info, warn};
 
-use super::container::{Cause, Container, Failure, Phase, marks};
-use super::engine::{EngineError, Inspected};
-use super::exit::{Exit, Process};
+use super::container::{Container, marks};
+use super::door::Phase;
+use super::engine::{EngineError, Inspected, image_name};
+use super::exit::{Cause, Exit, Process};
 use super::output::Output;
 use super::{image, mapping};
-use crate::containerizer::native::{ids_of, runtime, start::append};
+use crate::containerizer::request::ids_of;
+use crate::containerizer::runtime;
+use crate::containerizer::streams::log_settings;
+use crate::containerizer::table::Failure;
+use crate::containerizer::{Details, Launched};
 use crate::fetch::Wanted;
+use crate::logs::files;
+use crate::logs::order::{Files, STREAMS};
 
 /// Between two questions after a restart, at most.
 const SEEK_PAUSE: Duration = Duration::from_secs(5);
@@ -30,9 +37,8 @@ fn refused(step: &'static str) -> impl FnOnce(EngineError) -> Failure {
 }
 
 impl Container {
-    /// Launches; the first process' pid, if it still runs. After an error `finish`
-    /// must follow.
-    pub(super) async fn start(&mut self) -> Result<Option<u32>, Failure> {
+    /// Launches. After an error `finish` must follow.
+    pub(super) async fn start(&mut self) -> Result<Launched, Failure> {
         let checkpoint = |error| failure("checkpoint", kernel::chain(&error));
         self.dir.create().map_err(checkpoint)?;
         self.dir.write_config(&runtime::config_of(&self.request)).map_err(checkpoint)?;
@@ -45,26 +51,19 @@ impl Container {
         self.fetch().await?;
         make_directories(&self.request.sandbox, &wanted.directories, ids)?;
         self.enter(Phase::Pulling);
-        self.pull(&wanted).await?;
+        self.pull(&wanted, wanted.force_pull).await?;
         self.enter(Phase::Starting);
         self.asked_for = true;
-        let engine = Arc::clone(&self.shared.engine);
-        let mut made = engine.create(&self.name, &wanted.body).await;
-        if made.as_ref().is_err_and(EngineError::is_conflict) {
-            // What is left of a launch in which the last agent died.
-            engine.remove(&self.name).await.map_err(refused("create"))?;
-            made = engine.create(&self.name, &wanted.body).await;
-        }
-        let made = made.map_err(refused("create"))?;
-        for warning in made {
+        for warning in self.create(&wanted).await? {
             info!(container = %self.key, warning, "docker warns");
         }
         let output = self.output().map_err(|text| failure("open", text))?;
+        let engine = Arc::clone(&self.shared.engine);
         engine.start(&self.name).await.map_err(refused("start"))?;
         let inspected = engine.inspect(&self.name).await.map_err(refused("inspect"))?;
         self.read(output);
         self.observe(&inspected);
-        Ok(inspected.pid)
+        Ok(Launched { pid: inspected.pid, details: Some(details(&inspected)) })
     }
 
     async fn fetch(&self) -> Result<(), Failure> {
@@ -81,22 +80,33 @@ impl Container {
         })
     }
 
-    async fn pull(&self, wanted: &mapping::Wanted) -> Result<(), Failure> {
-        let engine = &self.shared.engine;
-        let (name, tag) = image::split(&wanted.image);
-        let full = super::engine::image_name(name, tag);
-        if !wanted.force_pull && engine.has_image(&full).await.map_err(refused("pull"))? {
-            return Ok(());
-        }
-        let credentials = self.shared.config.credentials.as_ref();
-        let auth = credentials.and_then(|config| image::credentials(config, &wanted.image));
-        info!(container = %self.key, image = full, "pulling");
-        engine.pull(name, tag, auth.as_deref()).await.map_err(|error| match error {
+    async fn pull(&self, wanted: &mapping::Wanted, force: bool) -> Result<(), Failure> {
+        let pulled = self.shared.images.ensure(&wanted.image, force, None).await;
+        pulled.map(drop).map_err(|error| match error {
             EngineError::Refused { message, .. } => {
+                let (name, tag) = image::split(&wanted.image);
+                let full = image_name(name, tag);
                 failure("pull", format!("failed to pull image '{full}': {message}"))
             }
             error => failure("pull", kernel::chain(&error)),
         })
+    }
+
+    /// Has the container made; the engine's warnings.
+    async fn create(&self, wanted: &mapping::Wanted) -> Result<Vec<String>, Failure> {
+        let engine = &self.shared.engine;
+        let mut made = engine.create(&self.name, &wanted.body).await;
+        if made.as_ref().is_err_and(EngineError::is_missing) {
+            // Somebody has removed the image since.
+            self.pull(wanted, false).await?;
+            made = engine.create(&self.name, &wanted.body).await;
+        }
+        if made.as_ref().is_err_and(EngineError::is_conflict) {
+            // What is left of a launch in which the last agent died.
+            engine.remove(&self.name).await.map_err(refused("create"))?;
+            made = engine.create(&self.name, &wanted.body).await;
+        }
+        made.map_err(refused("create"))
     }
 
     /// Looks for a container that a former agent started. `None`: it runs.
@@ -133,17 +143,22 @@ impl Container {
 
     /// The files of the sandbox, and how far they have been written.
     fn output(&self) -> Result<Output, String> {
+        let (sandbox, shared) = (&self.request.sandbox, &self.shared);
         let ids = ids_of(self.request.user.as_deref()).unwrap_or_default();
-        let open = |name: &str| {
-            let path = self.request.sandbox.join(name);
-            let file = append(&path, ids);
-            file.map(Into::into).map_err(|e| format!("failed to open '{}': {e}", path.display()))
+        let limits = match &shared.config.logs {
+            Some(defaults) => log_settings(defaults, &self.request)?.limits(),
+            None => [Files::unlimited(), Files::unlimited()],
         };
-        let files = [open("stdout")?, open("stderr")?];
+        let open = |limits, name: &'static str| {
+            files::Files::open(sandbox, ids, limits, name)
+                .map_err(|e| format!("failed to open '{}': {e}", sandbox.join(name).display()))
+        };
+        let [out, err] = limits;
+        let files = [open(out, STREAMS[0])?, open(err, STREAMS[1])?];
         let marks = marks(&self.dir);
-        let engine = Arc::clone(&self.shared.engine);
-        Output::open(engine, &self.name, files, marks.clone())
-            .map_err(|e| format!("failed to use '{}': {e}", marks.display()))
+        let output = Output::open(Arc::clone(&shared.engine), &self.name, files, marks.clone())
+            .map_err(|e| format!("failed to use '{}': {e}", marks.display()))?;
+        Ok(if shared.config.engine_log.is_some() { output.limited() } else { output })
     }
 
     /// From now on the output is read.
@@ -183,6 +198,19 @@ fn probes(pid: u32, config: &super::Config) -> Result<Vec<Box<dyn isolators::api
         processes: config.count_processes,
     };
     Ok(isolators::cgroups::foreign::probes(&hierarchies, &table, wanted))
+}
+
+/// What Mesos' docker executor puts into TASK_RUNNING: the output of `docker inspect`,
+/// and the address under the name of its place in it.
+fn details(inspected: &Inspected) -> Details {
+    let label = |address: &String| mesos::Label {
+        key: "Docker.NetworkSettings.IPAddress".into(),
+        value: Some(address.clone()),
+    };
+    Details {
+        data: serde_json::json!([inspected.raw]).to_string().into_bytes(),
+        labels: inspected.addresses.first().map(label).into_iter().collect(),
+    }
 }
 
 fn make_directories(

@@ -7,7 +7,6 @@
 //! a task of its own; nothing waits for it.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -16,14 +15,14 @@ use tracing::{debug, info, warn};
 
 use super::engine::{EngineError, Listed};
 use super::gc::{Ended, expired};
-use super::{Shared, labels};
+use super::images::Disk;
+use super::shared::Shared;
+use super::{exit, labels};
 
 /// Between two passes, unless a container was forgotten.
 const INTERVAL: Duration = Duration::from_secs(30);
 /// Containers that end together are swept together.
 const GATHER: Duration = Duration::from_secs(1);
-/// Below this part of free space the engine's disk counts as full.
-const HEADROOM: f64 = 0.1;
 
 /// What is remembered from pass to pass.
 #[derive(Default)]
@@ -51,20 +50,22 @@ pub(super) async fn run(shared: Arc<Shared>) {
 
 async fn pass(shared: &Arc<Shared>, memory: &mut Memory) -> Result<(), EngineError> {
     // Known before or after the list was made: what it says of those may be old.
-    let before: BTreeSet<String> = shared.table().keys().cloned().collect();
+    let before: BTreeSet<String> = shared.table.lock().keys().cloned().collect();
     let owner = &shared.config.owner;
     let listed = shared.engine.list(labels::OWNER, owner).await?;
+    let running = listed.iter().filter(|entry| is_running(entry));
+    shared.images.touch(running.map(|entry| entry.image.as_str()));
     let condemned = shared.condemned();
     let nobodys: Vec<&Listed> = listed
         .iter()
         .filter(|entry| {
             let id = labels::id_of(&entry.name, &entry.labels, owner);
-            id.is_some_and(|id| !before.contains(id) && !shared.table().contains_key(id))
+            id.is_some_and(|id| !before.contains(id) && !shared.table.lock().contains_key(id))
         })
         .collect();
     memory.ended.retain(|id, _| nobodys.iter().any(|entry| entry.id == *id));
     for entry in nobodys {
-        let runs = ["running", "paused", "restarting"].contains(&entry.status.as_str());
+        let runs = is_running(entry);
         let unborn = entry.status == "created";
         if condemned.contains(&entry.name) || unborn {
             remove(shared, &entry.name, "it never ran").await;
@@ -84,7 +85,11 @@ async fn pass(shared: &Arc<Shared>, memory: &mut Memory) -> Result<(), EngineErr
     shared.absolve(&condemned, &listed);
     let ended: Vec<Ended> = memory.ended.values().cloned().collect();
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64();
-    let full = !ended.is_empty() && is_full(shared).await?;
+    let full = !ended.is_empty()
+        && match Disk::of(&shared.engine, shared.config.headroom).await? {
+            Some(disk) => disk.is_full().await,
+            None => false,
+        };
     let gone = expired(now, &ended, shared.config.policy, full);
     for name in &gone {
         remove(shared, name, "it ended").await;
@@ -92,6 +97,10 @@ async fn pass(shared: &Arc<Shared>, memory: &mut Memory) -> Result<(), EngineErr
     let kept = ended.len().saturating_sub(gone.len()) as u64;
     shared.counters.kept.store(kept, Ordering::Relaxed);
     Ok(())
+}
+
+fn is_running(entry: &Listed) -> bool {
+    ["running", "paused", "restarting"].contains(&entry.status.as_str())
 }
 
 async fn look(shared: &Shared, entry: &Listed) -> Result<Option<Ended>, EngineError> {
@@ -105,8 +114,9 @@ async fn look(shared: &Shared, entry: &Listed) -> Result<Option<Ended>, EngineEr
     Ok(Some(Ended {
         name: entry.name.clone(),
         framework: entry.labels.get(labels::FRAMEWORK).cloned().unwrap_or_default(),
+        task: entry.labels.get(labels::NAME).cloned().unwrap_or_default(),
         finished,
-        failed: super::exit::is_failure(&inspected),
+        failed: exit::is_failure(&inspected),
     }))
 }
 
@@ -121,15 +131,4 @@ async fn remove(shared: &Shared, name: &str, why: &str) {
             shared.counters.remove_errors.fetch_add(1, Ordering::Relaxed);
         }
     }
-}
-
-/// Whether the disk that the engine keeps containers on is nearly full.
-async fn is_full(shared: &Shared) -> Result<bool, EngineError> {
-    let info = shared.engine.info().await?;
-    let Some(root) = info["DockerRootDir"].as_str().map(str::to_owned) else { return Ok(false) };
-    let space = tokio::task::spawn_blocking(move || kernel::machine::space(Path::new(&root))).await;
-    // An engine elsewhere, or a disk that cannot be asked: not full.
-    let Ok(Ok(space)) = space else { return Ok(false) };
-    #[allow(clippy::cast_precision_loss)] // a share of it
-    Ok(space.total > 0 && (space.available as f64) < HEADROOM * space.total as f64)
 }

@@ -24,8 +24,9 @@ use tracing::{info, warn};
 
 use super::Shared;
 use super::logs::Kept;
-use super::request;
-use super::runtime::ContainerDir;
+use crate::containerizer::request;
+use crate::containerizer::runtime::ContainerDir;
+use crate::containerizer::table::Failure;
 use crate::containerizer::{LaunchRequest, Termination, Trouble};
 use crate::launch::{End, Running};
 
@@ -83,13 +84,6 @@ pub(super) struct Door {
     pub(super) sandbox: std::path::PathBuf,
     /// It shares the agent's pid namespace.
     pub(super) host_pid_namespace: bool,
-}
-
-/// A launch that did not work out.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Failure {
-    pub(super) step: &'static str,
-    pub(super) message: String,
 }
 
 /// How the task begins.

@@ -301,8 +301,8 @@ fn say(said: &mut Termination, limitation: Limitation) {
 
 #[cfg(test)]
 mod tests {
-    use super::super::container::Failure;
     use super::*;
+    use crate::containerizer::table::Failure;
 
     fn limitation() -> Limitation {
         Limitation {

@@ -11,9 +11,11 @@ use mesos::Label;
 use tracing::warn;
 
 use super::chain;
-use super::container::{Container, Failure};
-use super::request::{self, key};
+use super::container::Container;
 use crate::containerizer::LaunchRequest;
+use crate::containerizer::request::{self, key};
+use crate::containerizer::streams::log_settings;
+use crate::containerizer::table::Failure;
 use crate::logs::order::{self, Journal, Order, STREAMS};
 use crate::logs::settings::Settings;
 
@@ -32,7 +34,7 @@ impl Container {
     /// Makes the pipes and writes the order. The ends for the task's standard output
     /// and error.
     pub(super) fn make_pipes(&mut self, defaults: &Settings) -> Result<[OwnedFd; 2], Failure> {
-        let settings = settings(defaults, &self.request)
+        let settings = log_settings(defaults, &self.request)
             .map_err(|text| failure(format!("Failed to load container logger settings: {text}")))?;
         let (dir, ids) = (self.dir.path.clone(), self.context.ids);
         let made = |stream: &str| -> io::Result<(OwnedFd, OwnedFd)> {
@@ -94,18 +96,6 @@ impl Container {
     }
 }
 
-/// What this container's command makes of the agent's settings.
-fn settings(defaults: &Settings, request: &LaunchRequest) -> Result<Settings, String> {
-    let environment = request.command.environment.as_ref();
-    let variables = environment.map(|e| e.variables.as_slice()).unwrap_or_default();
-    let pairs = variables.iter().map(|v| (v.name.as_str(), v.value.as_deref().unwrap_or("")));
-    let settings = defaults.for_command(pairs)?;
-    match settings.needs_logrotate() && !crate::logs::is_program(&settings.logrotate) {
-        true => Err(crate::logs::no_logrotate(&settings.logrotate)),
-        false => Ok(settings),
-    }
-}
-
 /// Who speaks, for the journal: ids as DC/OS names them, then labels.
 fn fields(request: &LaunchRequest, settings: &Settings) -> Vec<(String, String)> {
     let mut fields = Vec::new();
@@ -158,7 +148,7 @@ mod tests {
 
     #[test]
     fn the_journal_learns_who_speaks() {
-        let mut asked = super::super::request::tests::request("c", mesos::CommandInfo::default());
+        let mut asked = request::tests::request("c", mesos::CommandInfo::default());
         asked.sandbox = "/w/slaves/S0/frameworks/F/executors/e/runs/c".into();
         asked.framework_id = Some(FrameworkId { value: "F".into() });
         let label = |key: &str, value: &str| Label { key: key.into(), value: Some(value.into()) };

@@ -7,10 +7,9 @@
 //!
 //! * `config`: flags. `request`: what is asked, in the isolators' words (pure).
 //! * `container`, `start`, `finish`: a container's life. `debug`: guests in another.
-//! * `recover`: after a restart of the agent. `runtime`: what is kept on tmpfs.
-//! * `sweep`: leftovers.
+//! * `recover`: after a restart of the agent. `sweep`: leftovers.
 //! * `logs`: a container's side of the logger.
-//! * `plugins`: hooks and reports of plugins. `sampler`: statistics.
+//! * `plugins`: hooks and reports of plugins.
 
 mod config;
 mod container;
@@ -19,15 +18,13 @@ mod finish;
 mod logs;
 mod plugins;
 mod recover;
-pub(super) mod request;
-pub(super) mod runtime;
-pub(super) mod sampler;
-pub(super) mod start;
+mod request;
+mod start;
 mod sweep;
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, MutexGuard};
 
 use async_trait::async_trait;
 use isolators::api::{ContainerContext, Isolator, Parent};
@@ -39,11 +36,13 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tracing::warn;
 
 pub use self::config::Config;
-use self::container::{Command, Container, Door, Failure, Handle, Phase, Start, View};
+use self::container::{Command, Container, Door, Handle, Phase, Start, View};
 use self::plugins::Plugins;
-use self::request::{Machine, Refusal, key};
-use self::runtime::{ContainerDir, RuntimeDir};
-use self::sampler::Sampler;
+use self::request::Refusal;
+use super::request::{Machine, ids_of, key};
+use super::runtime::{ContainerDir, RuntimeDir};
+use super::sampler::Sampler;
+use super::table::{MAILBOX, Table, ended, launched};
 use super::{
     Containerizer, ContainerizerError, KnownContainer, LaunchRequest, Launched, Sample,
     Termination, Trouble,
@@ -51,9 +50,6 @@ use super::{
 use crate::fetch::Fetcher;
 use crate::launch::Launcher;
 use crate::logs::client::Logger;
-
-/// Commands that may wait for one container.
-const MAILBOX: usize = 16;
 
 /// The containerizer.
 pub struct Native {
@@ -70,8 +66,7 @@ struct Shared {
     runtime: RuntimeDir,
     sampler: Sampler,
     machine: Machine,
-    table: Mutex<BTreeMap<String, Door>>,
-    slots: AtomicU64,
+    table: Table<Door>,
     destroy_errors: AtomicU64,
     sweeper: sweep::Sweeper,
 }
@@ -91,11 +86,6 @@ impl Native {
         let launcher = Launcher::new(config.launcher).map_err(|e| start(chain(&e)))?;
         let runtime = RuntimeDir::new(&config.runtime_dir);
         runtime.create().map_err(|e| start(chain(&e)))?;
-        #[allow(clippy::cast_precision_loss)] // a machine has few processors
-        let machine = Machine {
-            cpus: kernel::proctree::processors() as f64,
-            memory: kernel::proctree::total_memory(),
-        };
         let names = &isolators.isolation.names;
         let plugins = Plugins::start(&config.plugins, names, &config.hooks)?;
         let logger = Logger::new(config.helper()?, &config.runtime_dir);
@@ -110,9 +100,8 @@ impl Native {
             launcher,
             runtime,
             sampler: Sampler::start(config.statistics_age),
-            machine,
-            table: Mutex::new(BTreeMap::new()),
-            slots: AtomicU64::new(0),
+            machine: Machine::this(),
+            table: Table::default(),
             destroy_errors: AtomicU64::new(0),
             sweeper: sweep::Sweeper::default(),
             config,
@@ -151,14 +140,13 @@ impl Native {
     }
 
     fn door(&self, id: &ContainerId) -> Option<Door> {
-        self.shared.table().get(&key(id)).cloned()
+        self.shared.table.get(id)
     }
 }
 
 impl Shared {
     fn table(&self) -> MutexGuard<'_, BTreeMap<String, Door>> {
-        // The map is whole after any panic: entries go in and out in one step.
-        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+        self.table.lock()
     }
 
     /// The containers nested directly in `id`.
@@ -170,8 +158,7 @@ impl Shared {
     /// Drops a container that is over, and those nested in it, with their files.
     fn forget(&self, key: &str, dir: &ContainerDir) {
         kernel::failpoint!("forget.before");
-        let prefix = format!("{key}.");
-        self.table().retain(|known, _| known != key && !known.starts_with(&prefix));
+        self.table.remove(key);
         if let Err(error) = dir.remove() {
             warn!(container = key, error = %chain(&error), "runtime directory stays");
         }
@@ -219,17 +206,11 @@ impl Shared {
             sandbox: request.sandbox.clone(),
             host_pid_namespace,
         };
-        {
-            let mut table = self.table();
-            if table.contains_key(&key) {
-                return Err(ContainerizerError::AlreadyLaunched(key));
-            }
-            table.insert(key.clone(), door);
-        }
+        self.table.add(&key, door)?;
         let container = Container {
             shared: Arc::clone(self),
             key,
-            slot: self.slots.fetch_add(1, Ordering::Relaxed),
+            slot: self.table.slot(),
             dir: self.runtime.of(&request.id),
             request,
             context,
@@ -250,16 +231,6 @@ struct Birth {
     context: Arc<ContainerContext>,
     handles: Vec<Handle>,
     host_pid_namespace: bool,
-}
-
-/// The user's ids; `None` without a user.
-pub(super) fn ids_of(user: Option<&str>) -> Result<Option<(u32, u32)>, String> {
-    let Some(name) = user else { return Ok(None) };
-    match kernel::users::by_name(name) {
-        Ok(Some(user)) => Ok(Some((user.uid, user.gid))),
-        Ok(None) => Err(format!("user '{name}' does not exist")),
-        Err(error) => Err(chain(&error)),
-    }
 }
 
 impl Native {
@@ -332,30 +303,16 @@ impl Containerizer for Native {
     async fn launch(&self, mut request: LaunchRequest) -> Result<Launched, ContainerizerError> {
         let id = key(&request.id);
         let decorated = self.shared.plugins.decorate(&mut request).await;
-        decorated.map_err(|Failure { step, message }| {
-            let id = id.clone();
-            ContainerizerError::Launch { id, step, message }
-        })?;
+        decorated.map_err(|failure| failure.of(&id))?;
         let birth = self.birth(request)?;
         let (reply, answer) = oneshot::channel();
         self.shared.spawn(birth, Start::Launch(reply), None)?;
-        match answer.await {
-            Ok(Ok(pid)) => Ok(Launched { pid: Some(pid) }),
-            Ok(Err(failure)) => {
-                Err(ContainerizerError::Launch { id, step: failure.step, message: failure.message })
-            }
-            Err(_) => Err(ContainerizerError::Launch {
-                id,
-                step: "launch",
-                message: "the agent is shutting down".into(),
-            }),
-        }
+        let pid = launched(&id, answer).await?;
+        Ok(Launched { pid: Some(pid), details: None })
     }
 
     async fn wait(&self, id: &ContainerId) -> Option<Termination> {
-        let mut view = self.door(id)?.view;
-        let view = view.wait_for(|view| view.end.is_some()).await.ok()?;
-        view.end.clone()
+        ended(self.door(id)?.view, |view| view.end.as_ref()).await
     }
 
     async fn forget(&self, id: &ContainerId) {
@@ -405,9 +362,7 @@ impl Containerizer for Native {
         let door = self.door(id)?;
         // Refused only by a container that is already over.
         let _ = door.commands.send(Command::Destroy(termination)).await;
-        let mut view = door.view;
-        let view = view.wait_for(|view| view.end.is_some()).await.ok()?;
-        view.end.clone()
+        ended(door.view, |view| view.end.as_ref()).await
     }
 
     fn debug(&self) -> serde_json::Value {

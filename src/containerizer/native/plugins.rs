@@ -14,9 +14,8 @@ use isolators::traced::Pending;
 use mesos::{Label, Labels};
 use tracing::{info, warn};
 
-use super::container::Failure;
-use super::request;
-use crate::containerizer::{ContainerizerError, LaunchRequest};
+use crate::containerizer::table::Failure;
+use crate::containerizer::{ContainerizerError, LaunchRequest, request};
 
 /// The plugins of an agent.
 pub(super) struct Plugins {
@@ -163,8 +162,8 @@ fn add_labels(asked: &mut LaunchRequest, additions: Additions) {
 
 #[cfg(test)]
 mod tests {
-    use super::super::request::tests::request;
     use super::*;
+    use crate::containerizer::request::tests::request;
 
     #[test]
     fn labels_go_where_isolators_look() {

@@ -15,9 +15,11 @@ use tokio::sync::watch;
 use tracing::{info, warn};
 
 use super::container::{Cause, Door, Handle, Start, View};
-use super::request::key;
-use super::{Birth, Shared, chain, debug, ids_of, request, runtime};
-use crate::containerizer::{ContainerizerError, KnownContainer, LaunchRequest, Termination};
+use super::{Birth, Shared, chain, debug, request};
+use crate::containerizer::request::{ids_of, key};
+use crate::containerizer::{
+    ContainerizerError, KnownContainer, LaunchRequest, Termination, runtime,
+};
 use crate::launch::{self, End, Recovered, Running};
 
 /// A container found, and what becomes of it.

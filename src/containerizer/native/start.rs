@@ -1,9 +1,8 @@
 //! Launching: everything that can fail is prepared, then the engine runs the plan.
 
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -11,9 +10,12 @@ use isolators::merge::{Base, Merged, merge};
 use isolators::plan::{LaunchPlan, Stdio};
 use kernel::failpoint;
 
-use super::container::{Container, Failure, Phase};
-use super::{chain, debug, request, runtime};
-use crate::containerizer::{Class, Output};
+use super::container::{Container, Phase};
+use super::{chain, debug, request};
+use crate::containerizer::request::command_environment;
+use crate::containerizer::streams::append;
+use crate::containerizer::table::Failure;
+use crate::containerizer::{Class, Output, runtime};
 use crate::fetch::Wanted;
 use crate::logs::order;
 
@@ -95,7 +97,7 @@ impl Container {
         Ok(Base {
             arguments,
             environment,
-            command_environment: request::command_environment(
+            command_environment: command_environment(
                 &request.command,
                 &self.shared.config.secrets,
             )?,
@@ -208,23 +210,6 @@ fn guests_stdio(
             Ok(Stdio { stdin: copy(stdin)?, stdout: copy(stdout)?, stderr: copy(stderr)? })
         }
     }
-}
-
-pub(in crate::containerizer) fn append(
-    path: &Path,
-    ids: Option<(u32, u32)>,
-) -> io::Result<OwnedFd> {
-    // A link planted there by an earlier task must not lead anywhere.
-    let file = OpenOptions::new()
-        .append(true)
-        .create(true)
-        .mode(0o644)
-        .custom_flags(libc::O_NOFOLLOW)
-        .open(path)?;
-    if let Some((uid, gid)) = ids {
-        std::os::unix::fs::fchown(&file, Some(uid), Some(gid))?;
-    }
-    Ok(file.into())
 }
 
 #[cfg(test)]

@@ -28,7 +28,9 @@ use kernel::pidfd::Pidfd;
 use mesos::ContainerId;
 use tracing::{info, warn};
 
-use super::{Shared, chain, key, runtime};
+use super::{Shared, chain};
+use crate::containerizer::request::key;
+use crate::containerizer::runtime;
 
 /// What the link `/proc/<pid>/exe` of a shim says: it was started from memory.
 const SHIM: &str = "/memfd:bulkhead-shim (deleted)";

@@ -11,8 +11,8 @@
 //! from the agent. Ends when no agent is connected and no stream is left. One thread;
 //! a stream is a task. All that it knows is in pipes, files and orders.
 
-mod files;
 mod journal;
+mod sink;
 mod stream;
 
 use std::collections::BTreeMap;

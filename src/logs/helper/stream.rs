@@ -11,8 +11,8 @@ use tokio::io::Interest;
 use tokio::net::unix::pipe::Receiver;
 
 use super::Tools;
-use super::files::Files;
 use super::journal::{self, Journal};
+use super::sink::Sink;
 use crate::logs::order::{self, Order};
 
 /// Most bytes that are looked at before they are taken: a pipe's size.
@@ -21,7 +21,7 @@ const WINDOW: u64 = 64 << 10;
 /// A stream under way.
 pub(super) struct Stream {
     pipe: Receiver,
-    files: Option<Files>,
+    files: Option<Sink>,
     journal: Option<Journal>,
     tools: Arc<Tools>,
 }
@@ -41,7 +41,7 @@ impl Stream {
         let name = order::STREAMS[index];
         let pipe = pipe::reader(&order::pipe(directory, name))?;
         let files = order.files.as_ref().and_then(|files| {
-            let opened = Files::open(order, files[index].clone(), name);
+            let opened = Sink::open(order, files[index].clone(), name);
             let told = |error| eprintln!("{}: failed to open {name}: {error}", order.container);
             opened.map_err(told).ok()
         });

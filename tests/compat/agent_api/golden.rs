@@ -160,6 +160,7 @@ impl Recorded {
             state: ExecutorState::Running,
             sink: None,
             played: None,
+            details: None,
             generated: false,
             pid: None,
             container_status: None,

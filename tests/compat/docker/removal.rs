@@ -1,75 +1,165 @@
 //! What is kept of ended containers, what is removed, and what is left alone.
 
-use serde_json::json;
+use std::path::Path;
 
-use super::scene::{cluster, container, docker_task, eventually};
+use serde_json::{Value, json};
+
+use super::scene::{cluster, container, docker_task, eventually, file};
 use crate::cluster::get;
 use crate::dockerd::{Dockerd, IMAGE, Network};
-use crate::framework::Framework;
+use crate::framework::{Framework, offered};
 use crate::require;
 
-const KEEP: usize = 5;
-/// Tasks that crash, before and after the engine and the agent were killed.
-const CRASHES: usize = 12;
+const KEEP: usize = 8;
+const KEEP_PER_TASK: usize = 5;
+/// Tasks that run at once.
+const BATCH: usize = 15;
 
-async fn crash(framework: &mut Framework, round: usize) {
-    let names: Vec<String> = (0..CRASHES).map(|i| format!("crash-{round}-{i}")).collect();
-    let line = "echo last words; exit 9";
-    framework.launch(names.iter().map(|name| docker_task(name, line)).collect()).await;
-    framework.until("the crashes", 120, |f| names.iter().all(|name| f.end(name).is_some())).await;
+/// Abnormal ends in all; `make soak` has 1,000.
+fn crashes() -> usize {
+    let given = std::env::var("BULKHEAD_CRASHES").ok();
+    given.and_then(|text| text.parse().ok()).unwrap_or(150)
+}
+
+/// One task name, as of a scheduler that tries again, and a new id each time.
+fn crashing(id: &str) -> Value {
+    let mut task = docker_task(id, "seq 1 200; echo last words of $MESOS_CONTAINER_NAME; exit 9");
+    task["name"] = "crashes".into();
+    task
+}
+
+/// Lets that many tasks crash, in batches; the ids of the last batch.
+async fn crash(framework: &mut Framework, round: &str, count: usize) -> Vec<String> {
+    let ids: Vec<String> = (0..count).map(|i| format!("{round}-{i}")).collect();
+    for ids in ids.chunks(BATCH) {
+        launch(framework, ids).await;
+        framework.until("the crashes", 120, |f| ids.iter().all(|id| f.end(id).is_some())).await;
+        for id in ids {
+            let end = framework.end(id).expect("it ended");
+            assert_eq!(end["message"], "Command exited with status 9", "{id}: {end}");
+        }
+    }
+    ids.chunks(BATCH).last().map(<[String]>::to_vec).unwrap_or_default()
+}
+
+/// Launches them on one offer that has room for all.
+async fn launch(framework: &mut Framework, ids: &[String]) {
+    loop {
+        let offer = framework.offer().await;
+        if offered(&offer, "cpus") < 2.0 {
+            framework.decline(&offer).await;
+            continue;
+        }
+        let reply = framework.accept(&offer, ids.iter().map(|id| crashing(id)).collect()).await;
+        assert_eq!(reply.status.as_u16(), 202, "{}", reply.text());
+        return;
+    }
+}
+
+/// Bytes below a directory.
+fn bytes(path: &Path) -> u64 {
+    let entries = std::fs::read_dir(path).into_iter().flatten().flatten();
+    let size = |entry: std::fs::DirEntry| match entry.file_type() {
+        Ok(kind) if kind.is_dir() => bytes(&entry.path()),
+        _ => entry.metadata().map_or(0, |metadata| metadata.len()),
+    };
+    entries.map(size).sum()
 }
 
 #[tokio::test]
 async fn a_crash_loop_leaves_the_last_few_and_others_are_left_alone() {
     require!(root, cgroup, busybox, docker);
     let mut engine = Dockerd::start("crash", Network::Host);
+    let count = crashes();
     // Somebody else's: by hand, and by Mesos' own agent.
     let body = json!({ "Image": IMAGE, "Cmd": ["true"], "HostConfig": { "NetworkMode": "none" } });
-    for name in ["by-hand", "mesos-11111111-2222-3333-4444-555555555555"] {
+    let foreign = ["by-hand", "mesos-11111111-2222-3333-4444-555555555555"];
+    for name in foreign {
         let (status, answer) =
             engine.api("POST", &format!("/containers/create?name={name}"), Some(&body));
         assert_eq!(status, 201, "{answer}");
     }
-    let mut cluster = cluster("docker-crash", &engine, &[&format!("--docker_keep_exited={KEEP}")]);
-    let mut framework = Framework::subscribe(&cluster.master, "docker-crash").await;
-    crash(&mut framework, 0).await;
-    eventually("the first to be removed", || engine.containers().len() == KEEP + 2).await;
-
-    // The engine dies and comes back; a task that ran may end of it, others follow.
-    framework.start(docker_task("runs", "sleep 1000")).await;
+    // An engine that is restarted writes some of what is empty in another way.
     engine.kill();
     engine.run();
-    crash(&mut framework, 1).await;
-    eventually("the count to hold", || engine.containers().len() <= KEEP + 3).await;
+    let theirs = |engine: &Dockerd| -> Vec<Value> {
+        let paths = foreign.map(|name| format!("/containers/{name}/json"));
+        let image = format!("/images/{IMAGE}/json");
+        paths.iter().chain([&image]).map(|path| engine.api("GET", path, None).1).collect()
+    };
+    let before = theirs(&engine);
+    let flags = [
+        &format!("--docker_keep_exited={KEEP}"),
+        &format!("--docker_keep_exited_per_task={KEEP_PER_TASK}"),
+    ];
+    let mut cluster = cluster("docker-crash", &engine, &flags.map(String::as_str));
+    let mut framework = Framework::subscribe(&cluster.master, "docker-crash").await;
+    // The end of another task is not displaced.
+    framework.run(docker_task("other", "echo other; exit 1"), 60).await;
+    let other = container(&cluster, "other");
+    crash(&mut framework, "first", count / 3).await;
+    let settled = foreign.len() + 1 + KEEP_PER_TASK;
+    eventually("the first to be removed", || engine.containers().len() == settled).await;
+    let room = bytes(&engine.data());
 
-    // The agent dies, and what runs meanwhile becomes an orphan of nobody.
+    // The engine dies among them and comes back: what ends of it ends, others follow.
+    let dying: Vec<String> = (0..BATCH).map(|i| format!("dying-{i}")).collect();
+    launch(&mut framework, &dying).await;
+    framework.until("the first of them", 60, |f| f.end(&dying[0]).is_some()).await;
+    engine.kill();
+    engine.run();
+    framework.until("the rest", 120, |f| dying.iter().all(|id| f.end(id).is_some())).await;
+    crash(&mut framework, "second", count / 3).await;
+    eventually("the count to hold", || engine.containers().len() == settled).await;
+
+    // The agent dies among them, and what runs meanwhile becomes an orphan of nobody.
+    let dying: Vec<String> = (0..BATCH).map(|i| format!("orphaned-{i}")).collect();
+    launch(&mut framework, &dying).await;
+    framework.until("the first of them", 60, |f| f.end(&dying[0]).is_some()).await;
+    cluster.kill_agent();
     let orphan = json!({ "Image": IMAGE, "Cmd": ["sleep", "1000"],
         "Labels": { "bulkhead.owner": cluster.dir.path().join("agent").canonicalize().expect("a path") },
         "HostConfig": { "NetworkMode": "none" } });
-    cluster.kill_agent();
     let (status, answer) =
         engine.api("POST", "/containers/create?name=mesos-orphan", Some(&orphan));
     assert_eq!(status, 201, "{answer}");
     let (status, answer) = engine.api("POST", "/containers/mesos-orphan/start", None);
     assert_eq!(status, 204, "{answer}");
     cluster.start_agent();
-    eventually("the orphan to go", || {
-        engine.containers().iter().all(|(name, _)| name != "mesos-orphan")
-    })
-    .await;
-    crash(&mut framework, 2).await;
-    // In whatever order they ended.
-    let last: Vec<String> =
-        (0..CRASHES).map(|i| container(&cluster, &format!("crash-2-{i}"))).collect();
-    let kept = || engine.containers().iter().filter(|(name, _)| last.contains(name)).count();
-    eventually("the count to hold", || engine.containers().len() == KEEP + 2).await;
-    assert_eq!(kept(), KEEP, "the last ones are kept: {:?}", engine.containers());
-    let all = engine.containers();
-    for name in ["by-hand", "mesos-11111111-2222-3333-4444-555555555555"] {
-        assert!(all.contains(&(name.to_owned(), "created".to_owned())), "{all:?}");
+    framework.until("the rest", 120, |f| dying.iter().all(|id| f.end(id).is_some())).await;
+    let last = crash(&mut framework, "third", count - count / 3 * 2).await;
+    eventually("the count to hold", || engine.containers().len() == settled).await;
+
+    // Bounded, and of those that are kept and of those that are not there is a record.
+    let now = bytes(&engine.data());
+    assert!(now < room + (16 << 20), "{room} bytes grew to {now}");
+    let kept: Vec<String> = engine.containers().into_iter().map(|(name, _)| name).collect();
+    assert!(kept.contains(&other), "{kept:?}");
+    let mut of_last = 0;
+    for id in &last {
+        let name = container(&cluster, id);
+        let said = file(&cluster, id, "stdout");
+        assert!(said.ends_with(&format!("200\nlast words of {name}\n")), "{id}: {said}");
+        let evidence: Value =
+            serde_json::from_str(&file(&cluster, id, "docker-inspect.json")).expect("JSON");
+        assert_eq!(evidence["State"]["ExitCode"], 9);
+        of_last += usize::from(kept.contains(&name));
     }
+    // In whatever order they ended.
+    assert_eq!(of_last, KEEP_PER_TASK, "the last ones are kept: {kept:?}");
+    assert_eq!(theirs(&engine), before, "what is others' is as it was");
     let metrics = get(&cluster.agent, "/metrics/snapshot").expect("metrics");
     assert!(metrics.contains("\"containerizer/docker/removed_containers\""), "{metrics}");
+
+    // When nothing is to be kept, nothing of ours is left anywhere.
+    cluster.kill_agent();
+    cluster.agent_flags(&["--docker_keep_exited=0"]);
+    cluster.start_agent();
+    eventually("ours to go", || engine.containers().len() == foreign.len()).await;
+    let runtime = cluster.dir.path().join("run/docker/containers");
+    let left = || std::fs::read_dir(&runtime).into_iter().flatten().flatten().count();
+    eventually("the runtime directories to go", || left() == 0).await;
+    assert_eq!(theirs(&engine), before, "what is others' is as it was");
 }
 
 #[tokio::test]

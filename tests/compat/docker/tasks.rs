@@ -69,7 +69,12 @@ async fn command_tasks_need_no_executor_and_lose_no_output() {
     unknown["command"] = json!({ "shell": false, "value": "no-such-program" });
     let mut terminal = docker_task("terminal", "true");
     terminal["container"]["docker"]["parameters"] = json!([{ "key": "tty", "value": "true" }]);
+    let mut widget = docker_task("widget", "true");
+    widget["container"]["docker"]["parameters"] =
+        json!([{ "key": "device", "value": "acme.com/widget=w0" }]);
     for (task, words) in [
+        // This engine is too old to know it, and says so.
+        (widget, "cdi"),
         (missing, "failed to pull image 'localhost:1/no/such:image'"),
         (unknown, "executable file not found"),
         (terminal, "docker parameter 'tty=true'"),
@@ -132,6 +137,44 @@ async fn both_containerizers_work_side_by_side() {
     let name = container(&cluster, "stubborn");
     assert_eq!(String::from_utf8_lossy(&inside.stdout).trim(), name, "{inside:?}");
     assert_eq!(inside.status.code(), Some(5), "{inside:?}");
+    // Input goes in, and its end too.
+    let mut upper = std::process::Command::new(binary("bulkhead"))
+        .args(["exec", "--master", &cluster.master, "stubborn", "--", "sh", "-c"])
+        .arg("while read line; do echo got $line; done; echo end")
+        .stdin(std::process::Stdio::piped())
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .expect("run bulkhead");
+    let text: String = (0..2000).map(|n| format!("{n}\n")).collect();
+    let mut input = upper.stdin.take().expect("its input");
+    let writing =
+        std::thread::spawn(move || std::io::Write::write_all(&mut input, text.as_bytes()));
+    let answer = upper.wait_with_output().expect("it ends");
+    writing.join().expect("no panic").expect("it reads");
+    let wanted: String = (0..2000).map(|n| format!("got {n}\n")).collect();
+    assert_eq!(String::from_utf8_lossy(&answer.stdout), wanted + "end\n");
+
+    // The figures are the engine's.
+    let engines = || {
+        let path = format!("/containers/{}/stats?stream=0", container(&cluster, "polite"));
+        engine.api("GET", &path, None).1
+    };
+    let cpu = |stats: &Value| {
+        stats["cpu_stats"]["cpu_usage"]["total_usage"].as_f64().unwrap_or_default() / 1e9
+    };
+    let before = engines();
+    // Longer than a sample is served.
+    tokio::time::sleep(Duration::from_millis(1100)).await;
+    let ours = of(&statistics(), "polite").expect("it runs");
+    let after = engines();
+    let number = |name: &str| ours[name].as_f64().unwrap_or_default();
+    let seconds = number("cpus_user_time_secs") + number("cpus_system_time_secs");
+    // The kernel counts user and system in ticks.
+    assert!(seconds >= cpu(&before) - 0.1, "{seconds} {before}");
+    assert!(seconds <= cpu(&after) + 0.1, "{seconds} {after}");
+    let memory = after["memory_stats"]["usage"].as_f64().unwrap_or_default();
+    assert!((number("mem_total_bytes") - memory).abs() < f64::from(4 << 20), "{ours} {after}");
+    assert_eq!(number("mem_limit_bytes"), after["memory_stats"]["limit"].as_f64().unwrap_or(-1.0));
 
     for task in ["polite", "stubborn", "native"] {
         let ready = || task == "native" || file(&cluster, task, "stdout").contains("ready");

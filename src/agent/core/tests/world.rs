@@ -451,7 +451,8 @@ impl World {
                     let pid = 100 + self.containers.len() as u32;
                     self.containers.insert(id.clone(), Container::Running(pid));
                     self.started.insert(id.clone());
-                    let result = Ok(LaunchedContainer { pid: Some(pid), status: None });
+                    let result =
+                        Ok(LaunchedContainer { pid: Some(pid), status: None, details: None });
                     Some(Event::Launched { container: id.clone(), result })
                 }
                 Pending::Watch(id) => match self.containers.get(id) {

@@ -35,21 +35,21 @@ enum Message {
 
 /// The door to the sampler's task; it ends when all doors are closed.
 #[derive(Debug, Clone)]
-pub(in crate::containerizer) struct Sampler {
+pub(super) struct Sampler {
     // At most a few messages per container are on the way: bounded by those.
     messages: mpsc::UnboundedSender<Message>,
 }
 
 impl Sampler {
     /// Starts the task. `age`: how long a sample is served.
-    pub(in crate::containerizer) fn start(age: Duration) -> Sampler {
+    pub(super) fn start(age: Duration) -> Sampler {
         let (messages, inbox) = mpsc::unbounded_channel();
         tokio::spawn(run(inbox, age));
         Sampler { messages }
     }
 
     /// A container runs; `slot` names it from now on.
-    pub(in crate::containerizer) fn add(
+    pub(super) fn add(
         &self,
         slot: u64,
         id: ContainerId,
@@ -60,17 +60,17 @@ impl Sampler {
     }
 
     /// Its requests or limits have changed.
-    pub(in crate::containerizer) fn allot(&self, slot: u64, allotted: ResourceStatistics) {
+    pub(super) fn allot(&self, slot: u64, allotted: ResourceStatistics) {
         let _ = self.messages.send(Message::Allot { slot, allotted });
     }
 
     /// It ends: its files are about to go.
-    pub(in crate::containerizer) fn remove(&self, slot: u64) {
+    pub(super) fn remove(&self, slot: u64) {
         let _ = self.messages.send(Message::Remove { slot });
     }
 
     /// The newest sample, taken now if there is none that is young enough.
-    pub(in crate::containerizer) async fn sample(&self) -> Sample {
+    pub(super) async fn sample(&self) -> Sample {
         let (reply, answer) = oneshot::channel();
         let _ = self.messages.send(Message::Sample { reply });
         answer.await.unwrap_or_default()

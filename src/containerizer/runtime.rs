@@ -31,7 +31,7 @@ use crate::containerizer::{Class, LaunchRequest, Output, Termination};
 /// A file of the runtime directory could not be used.
 #[derive(Debug, Error)]
 #[error("failed to {verb} '{}'", path.display())]
-pub(in crate::containerizer) struct RuntimeError {
+pub(super) struct RuntimeError {
     verb: &'static str,
     path: PathBuf,
     source: io::Error,
@@ -44,21 +44,21 @@ fn failed(verb: &'static str, path: &Path) -> impl FnOnce(io::Error) -> RuntimeE
 
 /// `<runtime_dir>/containers`.
 #[derive(Debug, Clone)]
-pub(in crate::containerizer) struct RuntimeDir {
+pub(super) struct RuntimeDir {
     root: PathBuf,
 }
 
 impl RuntimeDir {
-    pub(in crate::containerizer) fn new(runtime_dir: &Path) -> RuntimeDir {
+    pub(super) fn new(runtime_dir: &Path) -> RuntimeDir {
         RuntimeDir { root: runtime_dir.join("containers") }
     }
 
-    pub(in crate::containerizer) fn create(&self) -> Result<(), RuntimeError> {
+    pub(super) fn create(&self) -> Result<(), RuntimeError> {
         fs::create_dir_all(&self.root).map_err(failed("create", &self.root))
     }
 
     /// The directory of a container.
-    pub(in crate::containerizer) fn of(&self, id: &ContainerId) -> ContainerDir {
+    pub(super) fn of(&self, id: &ContainerId) -> ContainerDir {
         let path = match &id.parent {
             Some(parent) => self.of(parent).path.join("containers").join(&id.value),
             None => self.root.join(&id.value),
@@ -72,7 +72,7 @@ impl RuntimeDir {
     }
 
     /// Every container that has a directory, parents before children.
-    pub(in crate::containerizer) fn scan(&self) -> Vec<ContainerId> {
+    pub(super) fn scan(&self) -> Vec<ContainerId> {
         let mut found = Vec::new();
         scan(&self.root, None, &mut found);
         found
@@ -108,25 +108,27 @@ fn gone(path: PathBuf) -> Result<(), RuntimeError> {
         Err(error) => Err(error),
     };
     match removed {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(failed("remove", &path)(error)),
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(failed("remove", &path)(error))
+        }
         _ => Ok(()),
     }
 }
 
 /// The directory of one container.
 #[derive(Debug, Clone)]
-pub(in crate::containerizer) struct ContainerDir {
-    pub(in crate::containerizer) path: PathBuf,
+pub(super) struct ContainerDir {
+    pub(super) path: PathBuf,
 }
 
 impl ContainerDir {
-    pub(in crate::containerizer) fn create(&self) -> Result<(), RuntimeError> {
+    pub(super) fn create(&self) -> Result<(), RuntimeError> {
         fs::create_dir_all(&self.path).map_err(failed("create", &self.path))
     }
 
     /// Removes it and all in it; one that is gone is fine. What tells that it is a
     /// container's goes last: the agent may die in between.
-    pub(in crate::containerizer) fn remove(&self) -> Result<(), RuntimeError> {
+    pub(super) fn remove(&self) -> Result<(), RuntimeError> {
         let marks = |name: &OsStr| MARKS.iter().any(|mark| name == *mark);
         for entry in fs::read_dir(&self.path).into_iter().flatten().flatten() {
             if !marks(&entry.file_name()) {
@@ -138,29 +140,23 @@ impl ContainerDir {
     }
 
     /// The shim's record.
-    pub(in crate::containerizer) fn record(&self) -> PathBuf {
+    pub(super) fn record(&self) -> PathBuf {
         self.path.join("record")
     }
 
-    pub(in crate::containerizer) fn write_config(
-        &self,
-        config: &ContainerConfig,
-    ) -> Result<(), RuntimeError> {
+    pub(super) fn write_config(&self, config: &ContainerConfig) -> Result<(), RuntimeError> {
         self.write("config", &framed(config))
     }
 
-    pub(in crate::containerizer) fn read_config(&self) -> Result<ContainerConfig, RuntimeError> {
+    pub(super) fn read_config(&self) -> Result<ContainerConfig, RuntimeError> {
         self.read("config")
     }
 
-    pub(in crate::containerizer) fn write_pid(&self, pid: u32) -> Result<(), RuntimeError> {
+    pub(super) fn write_pid(&self, pid: u32) -> Result<(), RuntimeError> {
         self.write("pid", pid.to_string().as_bytes())
     }
 
-    pub(in crate::containerizer) fn write_end(
-        &self,
-        termination: &Termination,
-    ) -> Result<(), RuntimeError> {
+    pub(super) fn write_end(&self, termination: &Termination) -> Result<(), RuntimeError> {
         let status = termination.status.map(|status| status.to_string()).unwrap_or_default();
         self.write("status", status.as_bytes())?;
         kernel::failpoint!("destroy.status");
@@ -179,7 +175,7 @@ impl ContainerDir {
     }
 
     /// How it ended; `None` if it has not, or if the file does not say.
-    pub(in crate::containerizer) fn read_end(&self) -> Option<Termination> {
+    pub(super) fn read_end(&self) -> Option<Termination> {
         self.read::<ContainerTermination>("termination").ok().map(from_proto)
     }
 
@@ -235,7 +231,7 @@ fn from_proto(message: ContainerTermination) -> Termination {
 
 /// What is asked, for the checkpoint: without the values of secrets, which no file
 /// may hold.
-pub(in crate::containerizer) fn config_of(request: &LaunchRequest) -> ContainerConfig {
+pub(super) fn config_of(request: &LaunchRequest) -> ContainerConfig {
     ContainerConfig {
         executor_info: request.executor.without_secrets(),
         task_info: request.task.without_secrets(),
@@ -259,10 +255,7 @@ pub(in crate::containerizer) fn config_of(request: &LaunchRequest) -> ContainerC
 
 /// The request that a checkpoint tells of; the agent's environment is not in it,
 /// nor is it needed any more.
-pub(in crate::containerizer) fn request_of(
-    id: ContainerId,
-    config: ContainerConfig,
-) -> LaunchRequest {
+pub(super) fn request_of(id: ContainerId, config: ContainerConfig) -> LaunchRequest {
     let class = match config.container_class() {
         ContainerClass::Default => Class::Default,
         ContainerClass::Debug => Class::Debug(Output::ParentsStderr),
@@ -288,8 +281,8 @@ mod tests {
     use mesos::TaskState;
     use mesos::task_status::Reason;
 
-    use super::super::request::tests::request;
     use super::*;
+    use crate::containerizer::request::tests::request;
 
     #[test]
     fn what_is_written_is_read_back() {

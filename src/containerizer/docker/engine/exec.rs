@@ -1,0 +1,72 @@
+//! Questions about commands in containers.
+
+use serde_json::Value;
+
+use super::{Engine, EngineError, QUICK, read, refused, silent, unreadable};
+use crate::wire::client::{Call, Client, Duplex, Streaming};
+
+/// A process in a running container.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(in crate::containerizer::docker) struct Executed {
+    pub(in crate::containerizer::docker) running: bool,
+    pub(in crate::containerizer::docker) exit_code: i32,
+    pub(in crate::containerizer::docker) pid: Option<u32>,
+}
+
+impl Engine {
+    /// Prepares a process in a running container; its id.
+    pub(in crate::containerizer::docker) async fn exec(
+        &self,
+        name: &str,
+        body: &Value,
+    ) -> Result<String, EngineError> {
+        const OPERATION: &str = "prepare a command in container";
+        let path = format!("/containers/{name}/exec");
+        let call = Call::post(&path, "application/json", body.to_string());
+        let reply = self.call(OPERATION, name, QUICK, call).await?;
+        let answer: Value = read(OPERATION, name, &reply.body)?;
+        let id = answer["Id"].as_str().map(str::to_owned);
+        id.ok_or_else(|| unreadable(OPERATION, name, "there is no id".into()))
+    }
+
+    /// Starts it; its output in frames.
+    pub(in crate::containerizer::docker) async fn exec_start(
+        &self,
+        id: &str,
+    ) -> Result<Streaming, EngineError> {
+        let path = format!("/exec/{id}/start");
+        let body = r#"{"Detach":false,"Tty":false}"#;
+        let call = Call::post(&path, "application/json", body);
+        self.stream("start command", id, QUICK, call).await
+    }
+
+    /// The same with a way in: the connection carries input there, frames back.
+    pub(in crate::containerizer::docker) async fn exec_attach(
+        &self,
+        id: &str,
+    ) -> Result<Duplex, EngineError> {
+        const OPERATION: &str = "start command";
+        let path = format!("/exec/{id}/start");
+        let body = r#"{"Detach":false,"Tty":false}"#;
+        let call = Call::post(&path, "application/json", body);
+        let asked = self.ask(OPERATION, id);
+        let upgraded = Client::unix(&self.socket).timeout(QUICK).upgrade(call).await;
+        drop(asked);
+        self.heard(upgraded.as_ref().err());
+        let upgraded = upgraded.map_err(|source| silent(OPERATION, id, source))?;
+        upgraded.map_err(|reply| refused(OPERATION, id, reply.status.as_u16(), &reply.body))
+    }
+
+    pub(in crate::containerizer::docker) async fn exec_inspect(
+        &self,
+        id: &str,
+    ) -> Result<Executed, EngineError> {
+        let path = format!("/exec/{id}/json");
+        let answer = self.json("inspect command", id, Call::get(&path)).await?;
+        Ok(Executed {
+            running: answer["Running"].as_bool().unwrap_or(false),
+            exit_code: answer["ExitCode"].as_i64().and_then(|c| c.try_into().ok()).unwrap_or(-1),
+            pid: answer["Pid"].as_u64().and_then(|p| p.try_into().ok()).filter(|pid| *pid > 0),
+        })
+    }
+}

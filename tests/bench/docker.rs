@@ -1,0 +1,98 @@
+//! `make bench SCENARIO=docker`: what the agent adds to a container of Docker.
+//!
+//! From the ACCEPT of a task until the engine says that its container runs, and bare
+//! create and start of the same body by the same engine; one of each in turn, so that
+//! both see the same machine. The medians' difference is ours.
+
+#[path = "../support/cluster.rs"]
+mod cluster;
+#[path = "../support/dockerd.rs"]
+mod dockerd;
+#[path = "../support/framework.rs"]
+mod framework;
+#[path = "../support/mod.rs"]
+mod support;
+
+use std::time::{Duration, Instant};
+
+use cluster::{Cluster, Options};
+use dockerd::{Dockerd, IMAGE, Network};
+use framework::{Framework, command};
+use serde_json::{Value, json};
+
+const ROUNDS: usize = 25;
+const COMMAND: &str = "exec sleep 100000";
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() {
+    require!(root, cgroup, busybox, docker);
+    let engine = Dockerd::start("bench", Network::Host);
+    let flags = engine.flags();
+    let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
+    let cluster = Cluster::start("bench-docker", Options::default().agent(&flags));
+    let mut framework = Framework::subscribe(&cluster.master, "bench").await;
+    let (mut ours, mut bare) = (Vec::new(), Vec::new());
+    // The first of each warms up.
+    for round in 0..=ROUNDS {
+        let (launched, body) = launch(&mut framework, &engine, round).await;
+        let started = start(&engine, &body, round);
+        if round > 0 {
+            ours.push(launched);
+            bare.push(started);
+        }
+    }
+    let (ours, bare) = (median(ours), median(bare));
+    let overhead = ours - bare;
+    println!("{ROUNDS} containers of Docker, medians");
+    println!("  a task, ACCEPT to running   {ours:>8.1} ms");
+    println!("  bare create and start       {bare:>8.1} ms");
+    println!("  ours                        {overhead:>8.1} ms");
+    figure("docker.launch_ms", ours);
+    figure("docker.bare_ms", bare);
+    figure("docker.overhead_ms", overhead);
+}
+
+/// Launches a task, and ends it again; how long until it ran, and its container.
+async fn launch(framework: &mut Framework, engine: &Dockerd, round: usize) -> (Duration, Value) {
+    let name = format!("task-{round}");
+    let mut task = command(&name, COMMAND, 32.0);
+    task["container"] = json!({ "type": "DOCKER", "docker": { "image": IMAGE } });
+    let offer = framework.offer().await;
+    let before = Instant::now();
+    let reply = framework.accept(&offer, vec![task]).await;
+    assert!(reply.status.is_success(), "{}", reply.text());
+    framework.until("the task", 60, |f| f.state(&name) == Some("TASK_RUNNING")).await;
+    let took = before.elapsed();
+    let running = engine.containers().into_iter().find(|(_, state)| state == "running");
+    let (container, _) = running.expect("it runs");
+    let (_, body) = engine.api("GET", &format!("/containers/{container}/json"), None);
+    framework.call("KILL", json!({ "task_id": { "value": name } })).await;
+    framework.until("its end", 60, |f| f.end(&name).is_some()).await;
+    (took, body)
+}
+
+/// Makes and starts a container like that one, and removes it.
+fn start(engine: &Dockerd, like: &Value, round: usize) -> Duration {
+    let mut body = like["Config"].clone();
+    body["HostConfig"] = like["HostConfig"].clone();
+    let name = format!("bare-{round}");
+    let before = Instant::now();
+    let (status, answer) =
+        engine.api("POST", &format!("/containers/create?name={name}"), Some(&body));
+    assert_eq!(status, 201, "{answer}");
+    let (status, answer) = engine.api("POST", &format!("/containers/{name}/start"), None);
+    assert_eq!(status, 204, "{answer}");
+    let took = before.elapsed();
+    let (status, answer) = engine.api("DELETE", &format!("/containers/{name}?force=1"), None);
+    assert_eq!(status, 204, "{answer}");
+    took
+}
+
+fn median(mut all: Vec<Duration>) -> f64 {
+    all.sort();
+    all[all.len() / 2].as_secs_f64() * 1000.0
+}
+
+fn figure(name: &str, value: f64) {
+    println!("{{\"name\": \"{name}\", \"value\": {value:.3}}}");
+}
