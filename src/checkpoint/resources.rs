@@ -56,7 +56,7 @@ pub(super) fn commit(work: &WorkDir, state: &ResourceState, sync: bool) -> Resul
     let old = dir.join(names::RESOURCES_TARGET);
     flush(&old, files::replace(&old, &listed(&state.resources), sync)?, sync)?;
     failpoint!("resources.target");
-    let removed = follow(work, &now.resources, &state.resources)?;
+    let removed = follow(work, &now.resources, &state.resources, sync)?;
     failpoint!("resources.volumes");
     settle(work, sync)?;
     Ok(removed)
@@ -81,7 +81,7 @@ pub(super) fn recover(work: &WorkDir, repair: bool) -> Result<ResourceState> {
     if repair {
         tracing::info!("finishing a change of reservations and volumes");
         // What is in the trash is found there.
-        follow(work, &now.resources, &target.resources)?;
+        follow(work, &now.resources, &target.resources, true)?;
         settle(work, true)?;
     }
     Ok(target)
@@ -134,7 +134,7 @@ fn settle(work: &WorkDir, sync: bool) -> Result<()> {
 }
 
 /// Makes the directories of volumes that are new, removes those that are gone.
-fn follow(work: &WorkDir, now: &[Resource], then: &[Resource]) -> Result<Vec<PathBuf>> {
+fn follow(work: &WorkDir, now: &[Resource], then: &[Resource], sync: bool) -> Result<Vec<PathBuf>> {
     let places = |resources: &[Resource]| -> BTreeMap<PathBuf, Resource> {
         resources.iter().filter_map(|r| Some((work.volume(r)?, r.clone()))).collect()
     };
@@ -144,14 +144,29 @@ fn follow(work: &WorkDir, now: &[Resource], then: &[Resource]) -> Result<Vec<Pat
     for path in then.keys().filter(|path| !now.contains_key(*path)) {
         tracing::info!(path = %path.display(), "creating a persistent volume");
         files::create_dir(path)?;
+        flush_above(path, sync)?;
     }
     let mut removed = Vec::new();
     for (path, volume) in now.iter().filter(|(path, _)| !then.contains_key(*path)) {
         tracing::info!(path = %path.display(), "deleting a persistent volume");
         let gone = delete(work, path, is_mount(volume));
         removed.extend(gone.map_err(|source| StorageError::Volume { path: path.clone(), source })?);
+        flush_above(path, sync)?;
     }
     Ok(removed)
+}
+
+/// Flushes the directories that name a volume: its role's, `roles`, `volumes`, and the
+/// one that these are in. A disk of its own has fewer.
+fn flush_above(path: &Path, sync: bool) -> Result<()> {
+    for dir in path.ancestors().skip(1).take(4) {
+        match File::open(dir) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(source) => return Err(StorageError::Read { path: dir.to_owned(), source }),
+            Ok(file) => flush(dir, file, sync)?,
+        }
+    }
+    Ok(())
 }
 
 fn is_mount(volume: &Resource) -> bool {
@@ -203,7 +218,8 @@ mod tests {
 
     impl Fixture {
         fn new(name: &str) -> Fixture {
-            let root = std::env::temp_dir().join(format!("resources-{name}-{}", std::process::id()));
+            let root =
+                std::env::temp_dir().join(format!("resources-{name}-{}", std::process::id()));
             let _ = fs::remove_dir_all(&root);
             fs::create_dir_all(&root).unwrap();
             Fixture(WorkDir::new(root))

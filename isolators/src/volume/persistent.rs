@@ -135,10 +135,7 @@ pub(crate) mod tests {
         let seen: Vec<_> = all.iter().map(|v| (v.path.to_str(), v.source.to_str())).collect();
         assert_eq!(
             seen,
-            [
-                (Some("data"), Some("/w/volumes/a")),
-                (Some("deep/er"), Some("/w/volumes/b"))
-            ]
+            [(Some("data"), Some("/w/volumes/a")), (Some("deep/er"), Some("/w/volumes/b"))]
         );
         for (volume, part) in [
             (volume("c", "/abs", 8.0, None), "'/abs' is not a path below the sandbox"),

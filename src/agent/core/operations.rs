@@ -359,8 +359,18 @@ impl Core {
 
     /// Takes over what is reserved and created here, whatever becomes of the agent's
     /// id.
-    pub(super) fn recover_resources(&mut self, resources: &[mesos::Resource]) -> Result<(), String> {
+    pub(super) fn recover_resources(
+        &mut self,
+        resources: &[mesos::Resource],
+    ) -> Result<(), String> {
         self.take_over_resources(resources)
+    }
+
+    /// Forgets what an agent of another id had yet to tell: the master knows it gone.
+    pub(super) fn drop_operations(&mut self, operations: &[Operation]) {
+        if !operations.is_empty() {
+            self.persist(self.operations.state());
+        }
     }
 
     /// Takes over what the last agent had yet to tell.

@@ -68,13 +68,16 @@ impl Core {
             .map_err(|detail| RecoveryError::Resources { detail })?;
         self.rebooted = recovered.rebooted;
         let garbage = recovered.garbage;
+        let operations = recovered.resources.operations;
         let Some(old) = recovered.agent else {
+            self.drop_operations(&operations);
             self.recover_garbage(garbage);
             return Ok(());
         };
         if let Err(detail) = compatible(&old, &self.info, self.config.reconfiguration) {
             if recovered.rebooted {
                 tracing::warn!(detail, "agent info changed over a reboot: starting as a new agent");
+                self.drop_operations(&operations);
                 self.recover_garbage(garbage);
                 if let Some(id) = old.id {
                     self.discard_later(Garbage::Agent(id.value), "");
@@ -95,7 +98,7 @@ impl Core {
         for framework in recovered.frameworks {
             self.recover_framework(framework, recovered.rebooted);
         }
-        self.recover_operations(recovered.resources.operations, &recovered.operations);
+        self.recover_operations(operations, &recovered.operations);
         self.recover_garbage(garbage);
         Ok(())
     }

@@ -17,7 +17,9 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::agent::core::event::{Event, NotDiscarded, Seq};
 use crate::agent::handle::Mail;
-use crate::checkpoint::{Flusher, Garbage, Record, RunKey, StorageError, Store, Unflushed, Written};
+use crate::checkpoint::{
+    Flusher, Garbage, Record, RunKey, StorageError, Store, Unflushed, Written,
+};
 
 /// Between two tries to write on a full disk.
 const RETRY: Duration = Duration::from_millis(500);

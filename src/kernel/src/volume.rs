@@ -178,7 +178,10 @@ mod tests {
         std::os::unix::fs::symlink("/etc", root.join("link")).unwrap();
         std::fs::write(source.join("f"), "x").unwrap();
         let mut other = Other(
-            std::process::Command::new("unshare").args(["--mount", "sleep", "1000"]).spawn().unwrap(),
+            std::process::Command::new("unshare")
+                .args(["--mount", "sleep", "1000"])
+                .spawn()
+                .unwrap(),
         );
         let pid = other.0.id();
         let by = std::time::Instant::now() + std::time::Duration::from_secs(60);

@@ -216,7 +216,8 @@ impl Core {
         }
         let known = self.change_operation(&agent, &uuid, |operation| {
             let latest = message.latest_status.as_ref().unwrap_or(&message.status);
-            let ends = !is_terminal_operation(operation.latest_status.state()) && is_terminal_operation(latest.state());
+            let ends = !is_terminal_operation(operation.latest_status.state())
+                && is_terminal_operation(latest.state());
             operation.latest_status = latest.clone();
             operation.statuses.push(message.status.clone());
             let end = ends.then(|| (operation.info.r#type(), latest.state()));

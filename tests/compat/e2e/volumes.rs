@@ -33,16 +33,14 @@ async fn done(framework: &mut Framework, operations: &[&str]) {
 /// Reserves and creates volume `v`; the offer is used up.
 async fn create(framework: &mut Framework, v: &Value) {
     let offer = offer_with(framework, None).await;
-    let operations =
-        vec![operation("RESERVE", "r", &reserved()), operation("CREATE", "c", v)];
+    let operations = vec![operation("RESERVE", "r", &reserved()), operation("CREATE", "c", v)];
     framework.operate(&offer, operations).await;
     done(framework, &["r", "c"]).await;
 }
 
 async fn remove(framework: &mut Framework, cluster: &Cluster, v: &Value) {
     let offer = offer_with(framework, Some("v")).await;
-    let operations =
-        vec![operation("DESTROY", "d", v), operation("UNRESERVE", "u", &reserved())];
+    let operations = vec![operation("DESTROY", "d", v), operation("UNRESERVE", "u", &reserved())];
     framework.operate(&offer, operations).await;
     done(framework, &["d", "u"]).await;
     assert!(!directory(cluster, "v").exists());

@@ -129,7 +129,7 @@ fn resources_of(operation: &mut Operation) -> Vec<&mut Resource> {
 
 #[cfg(test)]
 mod tests {
-    use mesos::offer::operation::Type;
+    use mesos::offer::operation::{GrowVolume, Type};
 
     use super::super::tests::{create, destroy, reserve, reserved, unreserve, volume};
     use super::*;
@@ -156,6 +156,14 @@ mod tests {
             Some(mesos::resource::AllocationInfo { role: Some("web".into()) });
         let mut foreign = disk.clone();
         foreign.provider_id = Some(mesos::ResourceProviderId { value: "p".into() });
+        let more = super::super::tests::reserved("disk", 32.0);
+        let with_more = with(&[v.clone(), more.clone()]);
+        let grow = GrowVolume { volume: v.clone(), addition: more };
+        let grow = Operation {
+            r#type: Some(Type::GrowVolume as i32),
+            grow_volume: Some(grow),
+            ..Operation::default()
+        };
         let nothing = Operation { r#type: Some(Type::Reserve as i32), ..Operation::default() };
         let all = Resources::from_valid(std::slice::from_ref(&v));
         let rows = [
@@ -163,8 +171,19 @@ mod tests {
             (unreserve(&disk), &reserved, vec![], "{}".into()),
             (create(&v), &reserved, vec![], all.to_string()),
             (destroy(&v), &created, vec![], reserved.to_checkpoint().to_string()),
-            (destroy(&v), &created, vec![v.clone()], "OPERATION_FAILED: persistent volume 'v' is in use".into()),
-            (reserve(&foreign), &start, vec![], "OPERATION_DROPPED: Resource provider p is not subscribed".into()),
+            (grow, &with_more, vec![], Resources::from_valid(&[volume("v", 96.0)]).to_string()),
+            (
+                destroy(&v),
+                &created,
+                vec![v.clone()],
+                "OPERATION_FAILED: persistent volume 'v' is in use".into(),
+            ),
+            (
+                reserve(&foreign),
+                &start,
+                vec![],
+                "OPERATION_DROPPED: Resource provider p is not subscribed".into(),
+            ),
         ];
         for (operation, total, used, wanted) in rows {
             assert_eq!(check(&operation, total, &used), wanted);
@@ -172,7 +191,11 @@ mod tests {
         for (operation, total, part) in [
             (create(&v), &start, "OPERATION_FAILED: CREATE does not fit"),
             (destroy(&v), &reserved, "OPERATION_FAILED: DESTROY does not fit"),
-            (create(&volume("../x", 64.0)), &reserved, "OPERATION_ERROR: invalid persistence ID '../x'"),
+            (
+                create(&volume("../x", 64.0)),
+                &reserved,
+                "OPERATION_ERROR: invalid persistence ID '../x'",
+            ),
             (nothing, &start, "OPERATION_ERROR: RESERVE: "),
         ] {
             let told = check(&operation, total, &[]);

@@ -219,7 +219,10 @@ fn reservations_need_room_in_the_flag() {
     let mut next = crate::agent::core::Core::new(config, [7, 7], world.now);
     let recovered = recover(&WorkDir::new(&world.dir), Mode::STRICT).unwrap();
     let error = next.recover(recovered).unwrap_err().to_string();
-    assert!(error.contains("512") && error.contains("incompatible with agent resources"), "{error}");
+    assert!(
+        error.contains("512") && error.contains("incompatible with agent resources"),
+        "{error}"
+    );
 }
 
 #[test]
