@@ -283,6 +283,7 @@ pub fn create_with(
     }
     let mut cgroups = Some(Cgroups::new(Arc::clone(&config), controllers));
     let (mut layout, mut grants, mut gpus) = (None, None, None);
+    let book = volume::persistent::Book::default();
     for (name, _) in TABLE {
         // All cgroups/* are one isolator; with the linux launcher it always is.
         if name.starts_with("cgroups/")
@@ -298,8 +299,8 @@ pub fn create_with(
         }
         let config = Arc::clone(&config);
         let made: Result<Arc<dyn Isolator>, IsolatorError> = match name {
-            "filesystem/posix" => Ok(filesystem::posix(enabled.clone())),
-            "filesystem/linux" => filesystem::linux(config, enabled.clone()),
+            "filesystem/posix" => Ok(filesystem::posix(config, enabled.clone(), book.clone())),
+            "filesystem/linux" => filesystem::linux(config, enabled.clone(), book.clone()),
             "posix/cpu" => Ok(Arc::new(posix::PosixCpu)),
             "posix/mem" => Ok(Arc::new(posix::PosixMem)),
             "posix/rlimits" => Ok(posix::rlimits()),
@@ -315,7 +316,7 @@ pub fn create_with(
             "namespaces/time" => namespaces::time(&config, linux_fs),
             "namespaces/user" => namespaces::user(config, linux_fs),
             "namespaces/pid" => namespaces::pid(config, linux_fs),
-            "volume/sandbox_path" => Ok(volume::sandbox_path(config, binds)),
+            "volume/sandbox_path" => Ok(volume::sandbox_path(config, binds, book.clone())),
             "volume/host_path" => volume::host_path(config, linux_fs),
             "volume/image" => volume::image(config, linux_fs),
             "volume/secret" => volume::secret(config, linux_fs),

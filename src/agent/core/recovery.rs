@@ -48,6 +48,14 @@ pub enum RecoveryError {
         /// The link to be removed by the operator.
         remedy: String,
     },
+    /// `--resources` has no room for what was reserved and created here.
+    #[error(
+        "{detail}\nstart with --resources that hold them, or let the frameworks unreserve them first"
+    )]
+    Resources {
+        /// What does not fit.
+        detail: String,
+    },
 }
 
 impl Core {
@@ -56,15 +64,20 @@ impl Core {
     /// is sent yet.
     pub fn recover(&mut self, recovered: Recovered) -> Result<(), RecoveryError> {
         self.counters.recovery_errors = recovered.errors.len() as u64;
+        self.recover_resources(&recovered.resources.resources)
+            .map_err(|detail| RecoveryError::Resources { detail })?;
         self.rebooted = recovered.rebooted;
         let garbage = recovered.garbage;
+        let operations = recovered.resources.operations;
         let Some(old) = recovered.agent else {
+            self.drop_operations(&operations);
             self.recover_garbage(garbage);
             return Ok(());
         };
         if let Err(detail) = compatible(&old, &self.info, self.config.reconfiguration) {
             if recovered.rebooted {
                 tracing::warn!(detail, "agent info changed over a reboot: starting as a new agent");
+                self.drop_operations(&operations);
                 self.recover_garbage(garbage);
                 if let Some(id) = old.id {
                     self.discard_later(Garbage::Agent(id.value), "");
@@ -85,6 +98,7 @@ impl Core {
         for framework in recovered.frameworks {
             self.recover_framework(framework, recovered.rebooted);
         }
+        self.recover_operations(operations, &recovered.operations);
         self.recover_garbage(garbage);
         Ok(())
     }

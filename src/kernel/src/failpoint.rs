@@ -54,6 +54,18 @@ pub const ALL: &[&str] = &[
     "checkpoint.drain.after",
     "checkpoint.drained.before",
     "checkpoint.drained.after",
+    "checkpoint.resources.before",
+    "checkpoint.resources.after",
+    "checkpoint.operation_update.before",
+    "checkpoint.operation_update.after",
+    "checkpoint.operation_ack.before",
+    "checkpoint.operation_ack.after",
+    "checkpoint.forget_operation.before",
+    "checkpoint.forget_operation.after",
+    // Reservations and volumes, between two files (src/checkpoint/resources.rs).
+    "resources.target",
+    "resources.volumes",
+    "resources.half",
     // A file between its temporary name and its own; a log half way through a record.
     "checkpoint.replace.half",
     "checkpoint.append.half",
@@ -68,6 +80,7 @@ pub const ALL: &[&str] = &[
     "effect.forget",
     "send.update.before",
     "send.update.after",
+    "send.operation.before",
     "sandbox.made",
     "sandbox.linked",
     // A launch (src/containerizer/native/start.rs, isolators, src/launch).

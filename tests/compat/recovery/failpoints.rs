@@ -27,7 +27,7 @@ const NEW_FRAMEWORK: [&str; 4] = [
     "checkpoint.unscheduled.after",
 ];
 /// Points with tests of their own.
-const ELSEWHERE: [&str; 11] = [
+const ELSEWHERE: [&str; 23] = [
     "checkpoint.forget_agent.before",
     "checkpoint.forget_agent.after",
     "checkpoint.drain.before",
@@ -40,6 +40,18 @@ const ELSEWHERE: [&str; 11] = [
     "launch.provisioned",
     "provision.unmounted",
     "provision.removed",
+    "checkpoint.resources.before",
+    "checkpoint.resources.after",
+    "checkpoint.operation_update.before",
+    "checkpoint.operation_update.after",
+    "checkpoint.operation_ack.before",
+    "checkpoint.operation_ack.after",
+    "checkpoint.forget_operation.before",
+    "checkpoint.forget_operation.after",
+    "resources.target",
+    "resources.volumes",
+    "resources.half",
+    "send.operation.before",
 ];
 /// Of a task that was on its way to its executor.
 const RESTARTED: &str = "REASON_AGENT_RESTARTED";
