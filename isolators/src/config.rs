@@ -15,6 +15,7 @@ use crate::ids::IdRange;
 use crate::image::Provisioner;
 use crate::linux::capabilities::Set;
 use crate::network::cni::Settings as CniSettings;
+use crate::network::port_mapping::settings::Settings as MappingSettings;
 use crate::network::ports::settings::Settings as PortSettings;
 use crate::secret::Secrets;
 
@@ -82,6 +83,8 @@ pub struct Config {
     pub gpu: GpuSettings,
     /// Flags of `network/cni`.
     pub cni: CniSettings,
+    /// Flags of `network/port_mapping`.
+    pub port_mapping: MappingSettings,
     /// Flags of `network/ports`.
     pub ports: PortSettings,
     /// Where secrets come from.
@@ -124,6 +127,7 @@ impl Config {
             cdi: CdiSettings::default(),
             gpu: GpuSettings::default(),
             cni: CniSettings::default(),
+            port_mapping: MappingSettings::default(),
             ports: PortSettings::default(),
             secrets: Secrets::default(),
             provisioner: None,

@@ -60,7 +60,7 @@ pub const TABLE: [(&str, bool); 43] = [
     ("devices/cdi", true),
     ("gpu/nvidia", true),
     ("network/cni", true),
-    ("network/port_mapping", false),
+    ("network/port_mapping", true),
     ("network/ports", true),
 ];
 
@@ -83,6 +83,8 @@ pub enum ParseError {
     NotYet(&'static str),
     #[error("--isolation names '{0}' and '{1}': use exactly one filesystem isolator")]
     TwoFilesystems(&'static str, &'static str),
+    #[error("--isolation names '{0}' and '{1}': a container is on one kind of network")]
+    TwoNetworks(&'static str, &'static str),
     #[error("an empty name in --isolation '{0}'")]
     Empty(String),
 }
@@ -162,6 +164,10 @@ pub fn parse_with(flag: &str, plugins: &[&'static str]) -> Result<Isolation, Par
         }
     }
     let mut names: Vec<&'static str> = wanted.into_iter().map(|index| TABLE[index].0).collect();
+    const NETWORKS: [&str; 2] = ["network/cni", "network/port_mapping"];
+    if NETWORKS.iter().all(|network| names.contains(network)) {
+        return Err(ParseError::TwoNetworks(NETWORKS[0], NETWORKS[1]));
+    }
     if let Some(later) = TABLE.iter().find(|(name, has)| !has && names.contains(name)) {
         return Err(ParseError::NotYet(later.0));
     }
@@ -328,6 +334,7 @@ pub fn create_with(
             }),
             "devices/cdi" => cdi::devices(&config.cdi, grants.clone(), linux_fs),
             "network/cni" => network::cni::cni(&config, enabled.contains("namespaces/uts")),
+            "network/port_mapping" => network::port_mapping::port_mapping(&config),
             "network/ports" => {
                 network::ports::ports(&config, layout.clone(), enabled.contains("network/cni"))
             }
@@ -397,6 +404,11 @@ mod tests {
                 "filesystem/posix,filesystem/linux",
                 "--isolation names 'filesystem/posix' and 'filesystem/linux': use exactly one \
                  filesystem isolator",
+            ),
+            (
+                "network/port_mapping,network/cni",
+                "--isolation names 'network/cni' and 'network/port_mapping': a container is on one \
+                 kind of network",
             ),
             ("posix/cpu,,posix/mem", "an empty name in --isolation 'posix/cpu,,posix/mem'"),
         ];

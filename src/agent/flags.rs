@@ -343,6 +343,7 @@ pub fn containerizer(flags: &Flags, runtime_dir: PathBuf) -> Result<native::Conf
         seccomp_profile_name: flags.text("seccomp_profile_name").map(str::to_owned),
         disk: disk(flags),
         ports: super::port_flags::settings(flags)?,
+        port_mapping: super::port_flags::mapping(flags)?,
         cdi: super::devices::cdi(flags)?,
         gpu: super::devices::gpu(flags)?,
         cni: super::network_flags::cni(flags, &runtime_dir)?,

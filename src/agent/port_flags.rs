@@ -1,5 +1,6 @@
-//! The flags of `network/ports`. Called by `flags`.
+//! The flags of `network/ports` and `network/port_mapping`. Called by `flags`.
 
+use isolators::network::port_mapping::settings::Settings as Mapping;
 use isolators::network::ports::settings::{Bind, Settings, parse_ports};
 
 use super::cgroup_flags::parsed;
@@ -17,7 +18,7 @@ const ISOLATED: &str = "container_ports_isolated_range";
 pub(super) fn settings(flags: &Flags) -> Result<Settings, StartError> {
     let default = Settings::default();
     let role = flags.text("default_role").unwrap_or("*");
-    let offered = resources::ports(flags.text("resources"), role)?;
+    let offered = resources::ranges(flags.text("resources"), role, "ports")?;
     let isolated = parsed(flags, ISOLATED, parse_ports)?;
     let scope = match (flags.bool(ONLY_AGENT), isolated) {
         (true, Some(_)) => {
@@ -46,6 +47,34 @@ pub(super) fn settings(flags: &Flags) -> Result<Settings, StartError> {
         );
     }
     Ok(settings)
+}
+
+/// What `network/port_mapping` is told.
+///
+/// # Errors
+/// A number that is none of ports, or bad `--resources`.
+pub(super) fn mapping(flags: &Flags) -> Result<Mapping, StartError> {
+    let default = Mapping::default();
+    let role = flags.text("default_role").unwrap_or("*");
+    let ranges = |name| resources::ranges(flags.text("resources"), role, name);
+    let name = |flag| flags.text(flag).filter(|name| !name.is_empty()).map(str::to_owned);
+    const BLOCK: &str = "ephemeral_ports_per_container";
+    let per_container = flags.number(BLOCK).map(|n| {
+        let expected = "a power of 2 from 16 to 32768";
+        u32::try_from(n).map_err(|_| invalid(BLOCK, &n.to_string(), expected))
+    });
+    Ok(Mapping {
+        public: name("eth0_name"),
+        loopback: name("lo_name").unwrap_or(default.loopback),
+        ports: ranges("ports")?,
+        ephemeral: ranges("ephemeral_ports")?,
+        per_container: per_container.transpose()?.unwrap_or(default.per_container),
+        egress: flags.bytes("egress_rate_limit_per_container"),
+        ingress: flags.bytes("ingress_rate_limit_per_container"),
+        summary: flags.bool("network_enable_socket_statistics_summary"),
+        details: flags.bool("network_enable_socket_statistics_details"),
+        snmp: flags.bool("network_enable_snmp_statistics"),
+    })
 }
 
 #[cfg(test)]
@@ -88,6 +117,24 @@ mod tests {
         let more = more.expect("valid");
         assert_eq!((more.enforce, more.bind), (true, Bind::Ephemeral));
         assert_eq!(more.watch_interval, Duration::from_secs(5));
+    }
+
+    #[test]
+    fn port_mapping_is_told_its_ports_and_limits() {
+        let given = [
+            "--work_dir=/tmp/none",
+            "--master=127.0.0.1:5050",
+            "--resources=ports:[31000-31999];ephemeral_ports:[32768-34815]",
+            "--ephemeral_ports_per_container=512",
+            "--egress_rate_limit_per_container=1MB",
+            "--eth0_name=eth1",
+        ];
+        let flags = Flags::parse(FLAGS, given.map(str::to_owned), []).expect("known flags");
+        let told = mapping(&flags).expect("valid");
+        assert_eq!(told.ports, Ranges::new([(31000, 31999)]));
+        assert_eq!(told.ephemeral, Ranges::new([(32768, 34815)]));
+        assert_eq!((told.per_container, told.egress, told.ingress), (512, Some(1 << 20), None));
+        assert_eq!((told.public.as_deref(), told.loopback.as_str()), (Some("eth1"), "lo"));
     }
 
     #[test]

@@ -118,14 +118,18 @@ pub fn complete(
     Ok(all)
 }
 
-/// The ports among them.
+/// The ranges of that name among them, of all roles: `ports`, `ephemeral_ports`.
 ///
 /// # Errors
 /// [`ResourcesError`] naming the input.
-pub fn ports(flag: Option<&str>, default_role: &str) -> Result<Ranges, ResourcesError> {
+pub fn ranges(
+    flag: Option<&str>,
+    default_role: &str,
+    name: &str,
+) -> Result<Ranges, ResourcesError> {
     // What else the machine has makes no difference.
     let any = Machine { cpus: 1, mem: GB, disk: GB };
-    Ok(complete(flag, default_role, &any, &[])?.ports().unwrap_or_default())
+    Ok(complete(flag, default_role, &any, &[])?.ranges(name).unwrap_or_default())
 }
 
 /// Creates the directories of PATH disks and checks that MOUNT disks are mount

@@ -27,6 +27,8 @@ mod limits;
 mod logs;
 #[path = "isolation/plugins.rs"]
 mod plugins;
+#[path = "isolation/port_mapping.rs"]
+mod port_mapping;
 #[path = "isolation/ports.rs"]
 mod ports;
 #[path = "isolation/pressure.rs"]

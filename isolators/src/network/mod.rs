@@ -2,6 +2,7 @@
 //!
 //! * [`cni`]: containers on networks of their own, by plugins.
 //! * [`bridge`], [`port_mapper`], [`groups`]: CNI plugins of our own.
+//! * [`port_mapping`]: all have the host's address, each its own ports.
 //! * [`ports`]: what listens in a container must be a port that it asked for.
 
 pub mod bridge;
@@ -10,4 +11,5 @@ pub mod groups;
 mod nft;
 mod plugin;
 pub mod port_mapper;
+pub mod port_mapping;
 pub mod ports;

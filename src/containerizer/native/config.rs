@@ -78,6 +78,8 @@ pub struct Config {
     pub disk: isolators::disk::Config,
     /// Flags of `devices/cdi`.
     pub cdi: isolators::cdi::Settings,
+    /// Flags of `network/port_mapping`.
+    pub port_mapping: isolators::network::port_mapping::settings::Settings,
     /// Flags of `network/ports`.
     pub ports: isolators::network::ports::settings::Settings,
     /// Flags of `gpu/nvidia`.
@@ -134,6 +136,7 @@ impl Default for Config {
             hooks: Vec::new(),
             disk: isolators::disk::Config::default(),
             cdi: isolators::cdi::Settings::default(),
+            port_mapping: isolators::network::port_mapping::settings::Settings::default(),
             ports: isolators::network::ports::settings::Settings::default(),
             gpu: isolators::gpu::Settings::default(),
             cni: isolators::network::cni::Settings::default(),
@@ -208,6 +211,7 @@ impl Config {
             seccomp_profile_name: self.seccomp_profile_name.clone(),
             disk: self.disk.clone(),
             cdi: self.cdi.clone(),
+            port_mapping: self.port_mapping.clone(),
             ports: isolators::network::ports::settings::Settings {
                 // libcontainer joins cgroups of one kind only.
                 unified: self.launcher == Engine::Linux,

@@ -6,11 +6,14 @@
 //! (systemd's `DevicePolicy=`, a container runtime) on the same cgroup stay: ours is
 //! found by its name and only that one is ever replaced or detached. Called by the
 //! isolators `cgroups/devices` and `network/ports`. Instructions are made in
-//! [`device`] and [`bind`], which are pure.
+//! [`device`] and [`bind`], which are pure. Programs that steer packets ([`steer`])
+//! are filters of interfaces (`netlink::traffic`) and share a [`map`].
 
 pub mod bind;
 pub mod device;
 mod instruction;
+pub mod map;
+pub mod steer;
 
 use std::fs::File;
 use std::io;
@@ -54,6 +57,9 @@ const BIND: [Hook; 2] = [
     Hook { kind: 18, attach: 8, what: "port (IPv4)" },
     Hook { kind: 18, attach: 9, what: "port (IPv6)" },
 ];
+
+/// Filters of interfaces (`BPF_PROG_TYPE_SCHED_CLS`).
+const CLASSIFIER: Hook = Hook { kind: 3, attach: 0, what: "packet" };
 
 /// `union bpf_attr` of `BPF_PROG_LOAD`, up to what is used here.
 #[repr(C)]
@@ -144,12 +150,18 @@ fn owned(fd: RawFd) -> OwnedFd {
     unsafe { OwnedFd::from_raw_fd(fd) }
 }
 
-fn load(hook: Hook, name: &str, instructions: &[Instruction]) -> io::Result<OwnedFd> {
+/// A name as the kernel keeps it.
+fn padded(name: &str) -> [u8; 16] {
     let mut padded = [0; 16];
     // The last byte stays 0.
     for (to, from) in padded.iter_mut().take(15).zip(name.bytes()) {
         *to = from;
     }
+    padded
+}
+
+fn load(hook: Hook, name: &str, instructions: &[Instruction]) -> io::Result<OwnedFd> {
+    let padded = padded(name);
     let license = c"Apache-2.0";
     let mut attributes = Load {
         kind: hook.kind,
@@ -186,22 +198,45 @@ fn named(directory: &File, hook: Hook, name: &str) -> io::Result<Option<OwnedFd>
     Ok(ours)
 }
 
-/// The program and its name; `None` if it went away meanwhile.
-fn program(id: u32) -> io::Result<Option<(OwnedFd, String)>> {
+/// What is known of a program; `maps` gets the ids of its maps, at most as many as
+/// it has room for.
+fn info(id: u32, maps: &mut [u32]) -> io::Result<Option<(OwnedFd, Info)>> {
     let fd = match bpf(PROG_GET_FD_BY_ID, &mut ById { id, ..ById::default() }) {
         Ok(fd) => owned(fd),
         Err(error) if error.raw_os_error() == Some(libc::ENOENT) => return Ok(None),
         Err(error) => return Err(error),
     };
-    let mut info = Info::default();
+    let mut info = Info {
+        map_count: maps.len() as u32,
+        maps: if maps.is_empty() { 0 } else { maps.as_mut_ptr() as u64 },
+        ..Info::default()
+    };
     let mut ask = InfoByFd {
         fd: fd.as_raw_fd() as u32,
         length: size_of::<Info>() as u32,
         info: std::ptr::from_mut(&mut info) as u64,
     };
     bpf(OBJ_GET_INFO_BY_FD, &mut ask)?;
-    let end = info.name.iter().position(|b| *b == 0).unwrap_or(info.name.len());
-    Ok(Some((fd, String::from_utf8_lossy(&info.name[..end]).into_owned())))
+    Ok(Some((fd, info)))
+}
+
+/// The program and its name; `None` if it went away meanwhile.
+fn program(id: u32) -> io::Result<Option<(OwnedFd, String)>> {
+    Ok(info(id, &mut [])?.map(|(fd, info)| (fd, text(&info.name))))
+}
+
+fn text(name: &[u8; 16]) -> String {
+    let end = name.iter().position(|b| *b == 0).unwrap_or(name.len());
+    String::from_utf8_lossy(&name[..end]).into_owned()
+}
+
+/// Loads a program for packets.
+///
+/// # Errors
+/// The kernel refuses: it is older than 5.10, or has no `cls_bpf`.
+pub fn classifier(name: &str, instructions: &[Instruction]) -> Result<OwnedFd, Error> {
+    load(CLASSIFIER, name, instructions)
+        .map_err(|e| Error::new("load", format!("the {} program '{name}'", CLASSIFIER.what), e))
 }
 
 /// Names of the device programs on a cgroup, in the order of their attachment.

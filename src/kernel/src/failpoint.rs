@@ -104,6 +104,9 @@ pub const ALL: &[&str] = &[
     "launch.before_fork",
     "launch.after_fork",
     "launch.waiting",
+    // With network/port_mapping: the pair has its mark; packets flow.
+    "port_mapping.made",
+    "port_mapping.furnished",
     "launch.isolated",
     "launch.released",
     "launch.pid",

@@ -4,14 +4,20 @@
 mod cni;
 #[path = "../ground.rs"]
 mod ground;
+mod mapping;
 mod ports;
 #[path = "../../support/mod.rs"]
 mod support;
 
 fn main() {
-    require!(root, cgroup, cni_plugins);
+    require!(root, cgroup, cni_plugins, iperf3, unshare);
     let runtime = || tokio::runtime::Runtime::new().expect("a runtime");
+    if mapping::is_inside() {
+        return runtime().block_on(mapping::inside());
+    }
     runtime().block_on(ports::scan());
+    println!("network/port_mapping");
+    mapping::start();
     cni::enter_host();
     runtime().block_on(cni::run());
 }

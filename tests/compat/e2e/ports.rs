@@ -92,7 +92,7 @@ async fn foreign_ports_are_refused_and_the_task_hears_of_it() {
     require!(root, cgroup);
     let name = "foreign_ports_are_refused_and_the_task_hears_of_it";
     if Hierarchies::detect().expect("the mount table").unified().is_none() {
-        return support::skip(name, "cgroup2 (for programs that refuse ports)");
+        return support::skip(name, "a cgroup2 mount");
     }
     if !have_probe(name) {
         return;

@@ -27,13 +27,15 @@ const NEW_FRAMEWORK: [&str; 4] = [
     "checkpoint.unscheduled.after",
 ];
 /// Points with tests of their own.
-const ELSEWHERE: [&str; 23] = [
+const ELSEWHERE: [&str; 25] = [
     "checkpoint.forget_agent.before",
     "checkpoint.forget_agent.after",
     "checkpoint.drain.before",
     "checkpoint.drain.after",
     "checkpoint.drained.before",
     "checkpoint.drained.after",
+    "port_mapping.made",
+    "port_mapping.furnished",
     // Containers with images: tests/compat/image_tasks.
     "provision.recorded",
     "provision.made",

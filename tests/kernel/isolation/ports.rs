@@ -92,7 +92,7 @@ fn unified(place: &Place, id: &str) -> Option<PathBuf> {
 fn can_refuse(test: &str) -> bool {
     let has = Hierarchies::detect().expect("the mount table").unified().is_some();
     if !has {
-        support::skip(test, "cgroup2 (for programs that refuse ports)");
+        support::skip(test, "a cgroup2 mount");
     }
     has
 }

@@ -5,6 +5,7 @@
 //! target allows, so that it runs in any root file system. Tests read its output
 //! or, better, the kernel's view of it.
 
+mod network;
 mod report;
 
 use std::io::Write as _;
@@ -28,6 +29,12 @@ const USAGE: &str = "usage: probe VERB [ARG]
   listen PROTOCOL ADDRESS...
                      bind to each (tcp: and listen), print `listening PORT` or `errno N`
                      for each, then sleep for ever
+  echo PROTOCOL ADDRESS
+                     print `ready`, answer with what comes, for ever
+  connect PROTOCOL ADDRESS
+                     send a word, print `answer WORD from PORT` or `failed: ...`
+  transfer ADDRESS BYTES
+                     send as many to who echoes over TCP, print the seconds until all are back
   trace PID          try to trace a process, print `traced` or `errno N`
   ids                print pid, ppid, uid, gid, groups
   report [PATH...]   print all that a container is: see report.rs";
@@ -51,7 +58,10 @@ fn main() {
         (Some("zombies"), Some(n)) => zombies(n),
         (Some("write"), _) if args.len() == 3 => write(&args[1], number(2).unwrap_or(0)),
         (Some("fds"), _) => fds(),
-        (Some("listen"), _) if args.len() > 2 => listen(&args[1], &args[2..]),
+        (Some("listen"), _) if args.len() > 2 => network::listen(&args[1], &args[2..]),
+        (Some("echo"), _) if args.len() == 3 => network::echo(&args[1], &args[2]),
+        (Some("connect"), _) if args.len() == 3 => network::connect(&args[1], &args[2]),
+        (Some("transfer"), _) if args.len() == 3 => network::transfer(&args[1], number(2)),
         (Some("trace"), Some(pid)) => trace(pid),
         (Some("ids"), _) => ids(),
         (Some("report"), _) => report::report(&args[1..]),
@@ -141,31 +151,6 @@ fn cat(path: &str) {
         }
         Err(e) => fail(format_args!("{path}: {e}")),
     }
-}
-
-fn listen(protocol: &str, addresses: &[String]) -> ! {
-    let mut held: Vec<Box<dyn std::any::Any>> = Vec::new();
-    for address in addresses {
-        let opened = match protocol {
-            "tcp" => std::net::TcpListener::bind(address).and_then(|socket| {
-                let port = socket.local_addr()?.port();
-                held.push(Box::new(socket));
-                Ok(port)
-            }),
-            "udp" => std::net::UdpSocket::bind(address).and_then(|socket| {
-                let port = socket.local_addr()?.port();
-                held.push(Box::new(socket));
-                Ok(port)
-            }),
-            _ => fail(USAGE),
-        };
-        match opened {
-            Ok(port) => say(format_args!("listening {port}")),
-            Err(e) => say(format_args!("errno {}", e.raw_os_error().unwrap_or(0))),
-        }
-    }
-    std::hint::black_box(&held);
-    for_ever()
 }
 
 fn trace(pid: u64) {

@@ -23,6 +23,26 @@ pub(super) const JUMP_UNEQUAL: u8 = 0x55;
 pub(super) const JUMP_ABOVE: u8 = 0x25;
 pub(super) const JUMP_BELOW: u8 = 0xa5;
 pub(super) const EXIT: u8 = 0x95;
+pub(super) const ADD: u8 = 0x07;
+pub(super) const OR: u8 = 0x47;
+pub(super) const JUMP: u8 = 0x05;
+pub(super) const JUMP_NULL: u8 = 0x15;
+/// These two compare the lower 32 bits.
+pub(super) const JUMP_EQUAL: u8 = 0x16;
+pub(super) const JUMP_OTHER: u8 = 0x56;
+const JUMP_UNEQUAL_REGISTER: u8 = 0x5d;
+const CALL: u8 = 0x85;
+/// Loads a number of the packet into the result, from network order. The context
+/// must be in register 6; registers 1 to 5 are lost.
+pub(super) const LOAD_WORD_AT: u8 = 0x20;
+pub(super) const LOAD_HALF_AT: u8 = 0x28;
+pub(super) const LOAD_BYTE_AT: u8 = 0x30;
+pub(super) const STORE_WORD: u8 = 0x62;
+const STORE_HALF: u8 = 0x6a;
+const STORE_REGISTER: u8 = 0x63;
+const LOAD_LONG_CONSTANT: u8 = 0x18;
+/// The constant is the descriptor of a map.
+const MAP: u8 = 1;
 
 /// Register of the answer.
 pub(super) const RESULT: u8 = 0;
@@ -43,6 +63,54 @@ pub(super) const fn copy(to: u8, from: u8) -> Instruction {
 
 pub(super) const fn load(to: u8, offset: i16) -> Instruction {
     Instruction { code: LOAD_WORD, registers: CONTEXT << 4 | to, offset, immediate: 0 }
+}
+
+impl Instruction {
+    /// With this offset.
+    pub(super) const fn at(mut self, offset: i16) -> Instruction {
+        self.offset = offset;
+        self
+    }
+}
+
+pub(super) const fn call(function: i32) -> Instruction {
+    op(CALL, 0, function)
+}
+
+/// Loads 32 bits from where `from` points.
+pub(super) const fn load_from(to: u8, from: u8, offset: i16) -> Instruction {
+    Instruction { code: LOAD_WORD, registers: from << 4 | to, offset, immediate: 0 }
+}
+
+/// Stores the lower 32 bits of `from` where `to` points.
+pub(super) const fn store(to: u8, from: u8, offset: i16) -> Instruction {
+    Instruction { code: STORE_REGISTER, registers: from << 4 | to, offset, immediate: 0 }
+}
+
+/// Stores a constant of 16 bits where `to` points.
+pub(super) const fn store_half(to: u8, offset: i16, immediate: i32) -> Instruction {
+    Instruction { code: STORE_HALF, registers: to, offset, immediate }
+}
+
+/// Jumps unless two registers hold the same.
+pub(super) const fn unless_same(one: u8, other: u8) -> Instruction {
+    Instruction {
+        code: JUMP_UNEQUAL_REGISTER,
+        registers: other << 4 | one,
+        offset: 0,
+        immediate: 0,
+    }
+}
+
+/// Loads a map, by the descriptor that the loading process has of it.
+pub(super) const fn map(to: u8, fd: i32) -> [Instruction; 2] {
+    let first = Instruction {
+        code: LOAD_LONG_CONSTANT,
+        registers: MAP << 4 | to,
+        offset: 0,
+        immediate: fd,
+    };
+    [first, op(0, 0, 0)]
 }
 
 #[cfg(test)]

@@ -18,6 +18,11 @@ const CGROUP: u16 = 21;
 const REPLY: usize = 72;
 /// `struct inet_diag_req_v2`.
 const REQUEST: usize = 56;
+/// Attribute `INET_DIAG_INFO` and what asks for it; `tcpi_rtt` in it.
+const INFO: u16 = 2;
+const WITH_INFO: u8 = 2;
+const ROUND_TRIP: usize = 68;
+const TCP_TIME_WAIT: u32 = 6;
 const TCP_CLOSE: u32 = 7;
 const TCP_LISTEN: u32 = 10;
 
@@ -119,6 +124,30 @@ fn read(protocol: Protocol, reply: Message<'_>) -> Option<Listener> {
     (port != 0).then_some(listener)
 }
 
+/// Round-trip times of the TCP connections in the network of `socket`, those that
+/// have one, in microseconds.
+///
+/// # Errors
+/// The kernel refuses, or lacks `tcp_diag`.
+pub fn round_trips(socket: &mut Socket) -> Result<Vec<u32>, Error> {
+    let mut all = Vec::new();
+    for family in [libc::AF_INET, libc::AF_INET6] {
+        let mut fixed = [0; REQUEST];
+        (fixed[0], fixed[1], fixed[2]) = (family as u8, Protocol::Tcp.number(), WITH_INFO);
+        // Whatever sends and receives: not those that listen or only wait.
+        let states: u32 = 0xfff & !(1 << TCP_LISTEN | 1 << TCP_CLOSE | 1 << TCP_TIME_WAIT);
+        fixed[4..8].copy_from_slice(&states.to_ne_bytes());
+        let request = Request::new(SOCK_DIAG_BY_FAMILY, 0).fixed(&fixed);
+        let read = |reply: Message<'_>| {
+            let time = number(reply.attributes(REPLY).get(INFO)?, ROUND_TRIP)?;
+            (time != 0).then_some(time)
+        };
+        let found = socket.list(&request, read);
+        all.extend(found.map_err(|e| e.doing("list", "the connections of TCP"))?);
+    }
+    Ok(all)
+}
+
 /// The ports that the kernel gives to sockets that ask for none, in the network of
 /// the calling thread: `net.ipv4.ip_local_port_range`.
 ///
@@ -158,6 +187,7 @@ fn parse_ports(text: &str) -> Option<Vec<(u16, u16)>> {
 
 #[cfg(test)]
 mod tests {
+    use std::io::{Read as _, Write as _};
     use std::net::{TcpListener, TcpStream, UdpSocket};
     use std::os::fd::AsRawFd;
 
@@ -200,6 +230,10 @@ mod tests {
             let found = find(six.as_raw_fd()).expect("an IPv6 listener");
             assert_eq!(found.address, six.local_addr().unwrap().ip());
         }
+        (&client).write_all(b"x").unwrap();
+        let mut accepted = tcp.accept().unwrap().0;
+        accepted.read_exact(&mut [0]).unwrap();
+        assert!(!round_trips(&mut socket).unwrap().is_empty(), "a connection has a time");
         let mut cookies: Vec<u64> = all.iter().map(|listener| listener.cookie).collect();
         cookies.sort_unstable();
         cookies.dedup();

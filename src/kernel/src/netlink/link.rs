@@ -13,6 +13,11 @@ const NEW: u16 = 16;
 const DELETE: u16 = 17;
 const GET: u16 = 18;
 const SET: u16 = 19;
+const GET_STATISTICS: u16 = 94;
+/// `struct if_stats_msg`.
+const STATISTICS_FIXED: usize = 12;
+/// Of what is asked: the plain counters.
+const STATISTICS_LINK: u32 = 1;
 /// `struct ifinfomsg`.
 const FIXED: usize = 16;
 const UP: u32 = 1;
@@ -123,6 +128,21 @@ fn counters(bytes: &[u8]) -> Option<Counters> {
 pub fn list(socket: &mut Socket) -> Result<Vec<Link>, Error> {
     let request = Request::new(GET, 0).fixed(&[0; FIXED]);
     socket.list(&request, read).map_err(|e| e.doing("list", "the network interfaces"))
+}
+
+/// What went through all interfaces of the network, by index; cheaper than [`list`].
+///
+/// # Errors
+/// The kernel refuses.
+pub fn all_counters(socket: &mut Socket) -> Result<Vec<(u32, Counters)>, Error> {
+    let mut fixed = [0; STATISTICS_FIXED];
+    fixed[8..12].copy_from_slice(&STATISTICS_LINK.to_ne_bytes());
+    let request = Request::new(GET_STATISTICS, 0).fixed(&fixed);
+    let read = |message: Message<'_>| {
+        let figures = message.attributes(STATISTICS_FIXED).get(1)?;
+        Some((number(message.body, 4)?, counters(figures)?))
+    };
+    socket.list(&request, read).map_err(|e| e.doing("list", "the counters of interfaces"))
 }
 
 /// The interface of that name, if there is one.

@@ -8,14 +8,17 @@
 //!
 //! * [`message`]: requests and replies as bytes. Pure.
 //! * [`Socket`]: sends a request, reads its answer or the whole list.
-//! * [`link`]: interfaces; [`address`]: their addresses; [`route`]: routes.
+//! * [`link`]: interfaces; [`address`]: their addresses; [`route`]: routes;
+//!   [`neighbour`]: hardware addresses of others; [`traffic`]: queues and filters.
 //! * [`diag`]: sockets of others: who listens where.
 
 pub mod address;
 pub mod diag;
 pub mod link;
 pub mod message;
+pub mod neighbour;
 pub mod route;
 mod socket;
+pub mod traffic;
 
 pub use socket::{Family, Refusal, Socket};

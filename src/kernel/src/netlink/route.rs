@@ -17,6 +17,8 @@ const DESTINATION: u16 = 1;
 const INTERFACE: u16 = 4;
 const GATEWAY: u16 = 5;
 const SOURCE: u16 = 7;
+const METRICS: u16 = 8;
+const METRIC_MTU: u16 = 2;
 const TABLE_MAIN: u8 = 254;
 const PROTOCOL_BOOT: u8 = 3;
 const KIND_UNICAST: u8 = 1;
@@ -117,6 +119,17 @@ pub fn list(socket: &mut Socket) -> Result<Vec<Route>, Error> {
 /// The kernel refuses.
 pub fn add(socket: &mut Socket, route: &Route) -> Result<(), Error> {
     let request = route.request(NEW, flag::CREATE | flag::EXCLUSIVE);
+    socket.tell(request).map_err(|e| e.doing("add", route.text()))
+}
+
+/// The same for packets of at most `mtu` bytes.
+///
+/// # Errors
+/// The kernel refuses.
+pub fn add_with_mtu(socket: &mut Socket, route: &Route, mtu: u32) -> Result<(), Error> {
+    let request = route
+        .request(NEW, flag::CREATE | flag::EXCLUSIVE)
+        .nested(METRICS, |metrics| metrics.number(METRIC_MTU, mtu));
     socket.tell(request).map_err(|e| e.doing("add", route.text()))
 }
 

@@ -1,0 +1,291 @@
+//! `network/port_mapping`: all containers have the host's address, each its own ports.
+//!
+//! * [`settings`]: what the flags say, blocks of ephemeral ports (pure).
+//! * `host`: the kernel's part; what is done with a packet is in
+//!   `kernel::bpf::steer`.
+//! * `probe` reads the figures, `figures` (pure) says what they mean.
+//!
+//! A top-level container gets a network namespace with one interface, the other end
+//! of which is on the host. Packets are steered by port: its `ports`, and a block of
+//! ephemeral ones from which the kernel serves whoever asks for none. Owns the
+//! blocks; what is whose is in the kernel (marks of interfaces, the map of ports), so
+//! recovery keeps no files. Nested containers are in the network of their parent.
+
+mod figures;
+mod host;
+mod probe;
+pub mod settings;
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use async_trait::async_trait;
+use mesos::Resource;
+use mesos::resources::Ranges;
+use oci_spec::runtime::LinuxNamespaceType;
+use tracing::{info, warn};
+
+use self::host::{Host, Limits, Pair};
+use self::probe::{Reading, Traffic};
+use self::settings::{Blocks, Settings};
+use super::ports::core::ports;
+use crate::api::{
+    ContainerContext, Contribution, Isolation, Isolator, IsolatorError, Known, Probe, Recovered,
+};
+use crate::config::{Config, Launcher};
+use crate::mounts::{namespace_of, new_namespace};
+
+const NAME: &str = "network/port_mapping";
+
+/// The isolator.
+#[derive(Debug)]
+struct PortMapping {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    host: Host,
+    settings: Settings,
+    blocks: Mutex<Blocks>,
+    reading: Mutex<Reading>,
+}
+
+/// `network/port_mapping`.
+///
+/// # Errors
+/// The flags contradict each other or the machine; says what to do.
+pub fn port_mapping(config: &Config) -> Result<Arc<dyn Isolator>, IsolatorError> {
+    let plain = |object: String| IsolatorError::plain(NAME, "start", object);
+    if config.launcher != Launcher::Linux || !config.root {
+        return Err(plain("without root and --launcher=linux".into()));
+    }
+    let settings = &config.port_mapping;
+    let failed = |e| IsolatorError::new(NAME, "set up", "the network of this machine", e);
+    let own = kernel::netlink::diag::ephemeral_ports().map_err(failed)?;
+    settings.check(own).map_err(plain)?;
+    let host = Host::new(settings, &config.cgroups_root).map_err(failed)?;
+    let shared = Shared {
+        host,
+        blocks: Mutex::new(Blocks::new(&settings.ephemeral, settings.per_container)),
+        reading: Mutex::default(),
+        settings: settings.clone(),
+    };
+    Ok(Arc::new(PortMapping { shared: Arc::new(shared) }))
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // A block is taken or given back in one step, figures are replaced as a whole.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Does what blocks on another thread.
+async fn blocking<T: Send + 'static>(
+    verb: &'static str,
+    object: String,
+    work: impl FnOnce() -> Result<T, kernel::Error> + Send + 'static,
+) -> Result<T, IsolatorError> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(result) => result.map_err(|e| IsolatorError::new(NAME, verb, object, e)),
+        Err(error) => Err(IsolatorError::new(NAME, verb, object, error)),
+    }
+}
+
+fn range((first, last): (u16, u16)) -> (u64, u64) {
+    (u64::from(first), u64::from(last))
+}
+
+impl Shared {
+    fn limits(&self) -> Limits {
+        Limits { egress: self.settings.egress, ingress: self.settings.ingress }
+    }
+}
+
+impl PortMapping {
+    fn handle(&self, context: &Arc<ContainerContext>) -> Handle {
+        Handle {
+            shared: Arc::clone(&self.shared),
+            context: Arc::clone(context),
+            block: None,
+            pair: None,
+            pid: None,
+            ports: Ranges::default(),
+        }
+    }
+}
+
+#[async_trait]
+impl Isolator for PortMapping {
+    fn name(&self) -> &'static str {
+        NAME
+    }
+
+    fn supports_nesting(&self) -> bool {
+        true
+    }
+
+    fn attach(&self, context: &Arc<ContainerContext>) -> Box<dyn Isolation> {
+        Box::new(self.handle(context))
+    }
+
+    async fn recover(&self, known: &[Known]) -> Result<Recovered, IsolatorError> {
+        let shared = Arc::clone(&self.shared);
+        let look = move || {
+            let pairs = shared.host.pairs()?;
+            let ports = shared.host.assigned(&pairs)?;
+            Ok(pairs.into_iter().zip(ports).collect::<Vec<_>>())
+        };
+        let found = blocking("find", "the interfaces of containers".into(), look).await?;
+        let mut found: BTreeMap<String, (Pair, Ranges)> = found
+            .into_iter()
+            .map(|(pair, ports)| (pair.container.clone(), (pair, ports)))
+            .collect();
+        let mut handles: Vec<Box<dyn Isolation>> = Vec::new();
+        for container in known {
+            let mut handle = self.handle(&container.context);
+            let id = &container.context.id;
+            if id.parent.is_none()
+                && let Some((pair, ports)) = found.remove(&id.value)
+            {
+                if !lock(&self.shared.blocks).adopt(pair.block) {
+                    warn!(
+                        "the ephemeral ports {:?} of {} are outside --resources",
+                        pair.block, id.value
+                    );
+                }
+                handle.block = Some(pair.block);
+                (handle.pair, handle.ports, handle.pid) = (Some(pair), ports, container.pid);
+            }
+            handles.push(Box::new(handle));
+        }
+        let leftovers =
+            found.values().map(|(pair, _)| format!("interface {}", pair.name)).collect();
+        for (pair, ports) in found.into_values() {
+            info!(
+                "removing the interface {} of container {}, which is gone",
+                pair.name, pair.container
+            );
+            let (shared, object) = (Arc::clone(&self.shared), pair.name.clone());
+            let gone = blocking("remove", object, move || shared.host.detach(&pair, &ports)).await;
+            if let Err(error) = gone {
+                warn!(error = %error.chain(), "a leftover stays");
+            }
+        }
+        Ok(Recovered { handles, leftovers })
+    }
+}
+
+/// One container.
+#[derive(Debug)]
+struct Handle {
+    shared: Arc<Shared>,
+    context: Arc<ContainerContext>,
+    block: Option<(u16, u16)>,
+    pair: Option<Pair>,
+    pid: Option<u32>,
+    /// What the map says are its ports, block included.
+    ports: Ranges,
+}
+
+impl Handle {
+    /// The ports that it asks for, if the agent has them.
+    fn wanted(&self, requests: &[Resource]) -> Result<Ranges, IsolatorError> {
+        let wanted = ports(requests);
+        let foreign = wanted.difference(&self.shared.settings.ports);
+        match foreign.is_empty() {
+            true => Ok(wanted.union(&Ranges::new(self.block.map(range)))),
+            false => {
+                let object =
+                    format!("the ports {foreign}: they are not among those of --resources");
+                Err(IsolatorError::plain(NAME, "give", object))
+            }
+        }
+    }
+
+    async fn assign(&mut self, wanted: Ranges) -> Result<(), IsolatorError> {
+        let Some(pair) = self.pair.clone().filter(|_| wanted != self.ports) else { return Ok(()) };
+        let (shared, before) = (Arc::clone(&self.shared), self.ports.clone());
+        let ports = wanted.clone();
+        let work = move || shared.host.assign(&pair, &ports, &before);
+        blocking("give", format!("the ports {wanted}"), work).await?;
+        self.ports = wanted;
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl Isolation for Handle {
+    async fn prepare(&mut self) -> Result<Contribution, IsolatorError> {
+        if let Some(parent) = &self.context.parent {
+            let namespaces = vec![namespace_of(LinuxNamespaceType::Network, parent.pid, "net")];
+            return Ok(Contribution { namespaces, ..Contribution::default() });
+        }
+        self.wanted(&self.context.requests)?;
+        let block = lock(&self.shared.blocks).allocate();
+        self.block = Some(block.ok_or_else(|| {
+            let object = "ephemeral ports: all ephemeral_ports of --resources are in use";
+            IsolatorError::plain(NAME, "allocate", object)
+        })?);
+        Ok(Contribution {
+            namespaces: vec![new_namespace(LinuxNamespaceType::Network)],
+            needs_pid: true,
+            ..Contribution::default()
+        })
+    }
+
+    async fn isolate(&mut self, pid: u32) -> Result<(), IsolatorError> {
+        let Some(block) = self.block else { return Ok(()) };
+        self.pid = Some(pid);
+        let shared = Arc::clone(&self.shared);
+        let id = self.context.id.value.clone();
+        let object = format!("container '{id}' to the host's network");
+        let pair = blocking("attach", object, move || shared.host.attach(&id, pid, block)).await?;
+        self.pair = Some(pair.clone());
+        let wanted = self.wanted(&self.context.requests)?;
+        self.assign(wanted).await?;
+        let limits = self.shared.limits();
+        if limits.egress.or(limits.ingress).is_some() {
+            let shared = Arc::clone(&self.shared);
+            let object = format!("the network of container '{}'", self.context.id.value);
+            let work = move || shared.host.limit(&pair, pid, limits);
+            blocking("limit", object, work).await?;
+        }
+        Ok(())
+    }
+
+    async fn update(
+        &mut self,
+        requests: &[Resource],
+        _limits: &BTreeMap<String, f64>,
+    ) -> Result<(), IsolatorError> {
+        if self.pair.is_none() {
+            return Ok(());
+        }
+        let wanted = self.wanted(requests)?;
+        self.assign(wanted).await
+    }
+
+    fn probes(&mut self) -> Vec<Box<dyn Probe>> {
+        let Some((pair, pid)) = self.pair.as_ref().zip(self.pid) else { return Vec::new() };
+        vec![Box::new(Traffic::new(&self.shared, pair, pid))]
+    }
+
+    async fn cleanup(&mut self) -> Result<(), IsolatorError> {
+        if let Some(pair) = self.pair.clone() {
+            let (shared, ports) = (Arc::clone(&self.shared), self.ports.clone());
+            let object = format!("the interface {}", pair.name);
+            blocking("remove", object, move || shared.host.detach(&pair, &ports)).await?;
+            (self.pair, self.ports) = (None, Ranges::default());
+        } else if let Some(pid) = self.pid.filter(|_| self.block.is_some()) {
+            // Cut off while it was made.
+            let shared = Arc::clone(&self.shared);
+            let work = move || shared.host.remove(pid);
+            blocking("remove", format!("the interface of process {pid}"), work).await?;
+        }
+        if let Some(block) = self.block.take() {
+            lock(&self.shared.blocks).release(block);
+        }
+        self.pid = None;
+        Ok(())
+    }
+}
