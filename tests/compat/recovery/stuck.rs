@@ -203,9 +203,8 @@ async fn a_process_that_waits_for_a_disk_is_named_and_ends_when_the_disk_is_back
     let container = framework.start(command("waits", &line, 64.0)).await;
     disk.freeze();
     std::fs::write(cluster.sandbox("waits").join("go"), "").expect("written");
-    let asleep = |pid: &u32| {
-        kernel::proctree::ProcessStat::read(*pid).is_some_and(|stat| stat.state == 'D')
-    };
+    let asleep =
+        |pid: &u32| kernel::proctree::ProcessStat::read(*pid).is_some_and(|stat| stat.state == 'D');
     let by = Instant::now() + Duration::from_secs(60);
     while !processes(&cluster, &container).iter().any(asleep) {
         assert!(Instant::now() < by, "nobody waits for the disk\n{}", cluster.logs());
