@@ -14,4 +14,5 @@ pub mod gc;
 pub mod launch;
 pub mod logs;
 pub mod master;
+pub mod provisioner;
 pub mod wire;

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -17,7 +17,7 @@ use thiserror::Error;
 use super::cache::{Cache, Key, Landing, Order};
 use super::log;
 use super::message::{Job, Placement, Report, Task, User, VERSION};
-use super::process::{Descriptors, Program};
+use super::process::Program;
 use super::uri;
 
 /// The helper program of this package.
@@ -207,10 +207,10 @@ impl Fetcher {
             cached: cached.is_some(),
         });
         let job = self.job(scene, uri, task);
-        let descriptors =
-            Descriptors { log: &scene.log, sandbox: &scene.sandbox, cache: cached.as_ref() };
-        let mut helper =
-            self.program.start(&job, descriptors).await.map_err(|error| chain(&error))?;
+        let mut more = vec![scene.log.as_fd(), scene.sandbox.as_fd()];
+        more.extend(cached.as_ref().map(AsFd::as_fd));
+        let started = self.program.start(c"fetch", &job, &more).await;
+        let mut helper = started.map_err(|error| chain(&error))?;
         loop {
             match helper.next().await.map_err(|error| chain(&error))? {
                 Report::Done { .. } => return Ok(()),

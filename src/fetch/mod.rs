@@ -26,3 +26,5 @@ mod uri;
 
 pub use fetcher::{FetchError, Fetcher, Figures, Settings, Wanted};
 pub use helper::main;
+pub(crate) use process::Program;
+pub(crate) use unpack::Frames;

@@ -1,8 +1,9 @@
 //! One helper process from the agent's side: started, heard, and reaped whatever comes.
 
+use std::ffi::CStr;
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
@@ -11,11 +12,11 @@ use std::time::Duration;
 
 use kernel::pidfd::Pidfd;
 use kernel::spawn;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 use thiserror::Error;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::unix::pipe;
-
-use super::message::{Job, Report};
 
 /// Longest line of a helper in bytes: it runs as somebody else and is not trusted.
 const LONGEST_LINE: u64 = 64 << 10;
@@ -25,11 +26,16 @@ const LONGEST_PAUSE: Duration = Duration::from_millis(100);
 
 /// A helper that could not be started or did not say how it went.
 #[derive(Debug, Error)]
-pub(super) enum ProcessError {
+pub enum ProcessError {
+    /// It is not there, or the system refuses.
     #[error("failed to start the helper program '{}'", path.display())]
+    #[allow(missing_docs)]
     Start { path: PathBuf, source: io::Error },
+    /// What it says is not understood.
     #[error("failed to talk to the helper process")]
+    #[allow(missing_docs)]
     Talk { source: io::Error },
+    /// It ended before it said how it went.
     #[error("the helper process {0}")]
     Ended(String),
 }
@@ -37,30 +43,29 @@ pub(super) enum ProcessError {
 /// The helper program as it was when the agent started: an upgrade in between changes
 /// nothing.
 #[derive(Debug)]
-pub(super) struct Program {
+pub struct Program {
     path: PathBuf,
     image: io::Result<File>,
 }
 
-/// What a helper works with.
-pub(super) struct Descriptors<'a> {
-    pub log: &'a File,
-    pub sandbox: &'a OwnedFd,
-    pub cache: Option<&'a File>,
-}
-
 impl Program {
     /// The program at `path`; that there is none is an error of each start.
+    #[must_use]
     pub fn new(path: &Path) -> Program {
         let image = File::options().read(true).custom_flags(libc::O_PATH).open(path);
         Program { path: path.to_owned(), image }
     }
 
-    /// Starts a helper and tells it its job. Must be called on a tokio runtime.
+    /// Starts `bulkhead-helper COMMAND` and tells it its job. It gets `more` from
+    /// descriptor 2 on. Must be called on a tokio runtime.
+    ///
+    /// # Errors
+    /// [`ProcessError`]
     pub async fn start(
         &self,
-        job: &Job,
-        descriptors: Descriptors<'_>,
+        command: &CStr,
+        job: &impl Serialize,
+        more: &[BorrowedFd<'_>],
     ) -> Result<Helper, ProcessError> {
         let failed = |source| ProcessError::Start { path: self.path.clone(), source };
         let image = match &self.image {
@@ -69,14 +74,9 @@ impl Program {
         };
         let (job_end, leash) = io::pipe().map_err(failed)?;
         let (reports, report_end) = io::pipe().map_err(failed)?;
-        let mut fds: Vec<BorrowedFd<'_>> = vec![
-            job_end.as_fd(),
-            report_end.as_fd(),
-            descriptors.log.as_fd(),
-            descriptors.sandbox.as_fd(),
-        ];
-        fds.extend(descriptors.cache.map(AsFd::as_fd));
-        let arguments = [c"bulkhead-helper", c"fetch"];
+        let mut fds: Vec<BorrowedFd<'_>> = vec![job_end.as_fd(), report_end.as_fd()];
+        fds.extend_from_slice(more);
+        let arguments = [c"bulkhead-helper", command];
         let child = spawn::spawn_with(image, &arguments, 0, &fds).map_err(failed)?;
         drop((job_end, report_end));
         let talk = |source| ProcessError::Talk { source };
@@ -109,7 +109,7 @@ async fn reap(child: Pidfd) -> Option<ExitStatus> {
 
 /// A helper at work. Dropping it ends the process and all that it started.
 #[derive(Debug)]
-pub(super) struct Helper {
+pub struct Helper {
     reports: BufReader<pipe::Receiver>,
     /// Until it is reaped.
     child: Option<Pidfd>,
@@ -119,7 +119,10 @@ pub(super) struct Helper {
 
 impl Helper {
     /// The next report; the end of the process is an error that says how.
-    pub async fn next(&mut self) -> Result<Report, ProcessError> {
+    ///
+    /// # Errors
+    /// [`ProcessError`]
+    pub async fn next<R: DeserializeOwned>(&mut self) -> Result<R, ProcessError> {
         let talk = |source| ProcessError::Talk { source };
         let mut line = Vec::new();
         let mut limited = (&mut self.reports).take(LONGEST_LINE);

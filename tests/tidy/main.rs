@@ -22,7 +22,7 @@ const FLOORS: &[(&str, u32)] = &[
     ("daemon", 25),
     ("gc", 25),
     ("fetch", 22),
-    ("provisioner", 20),
+    ("provisioner", 23),
     ("checkpoint", 20),
     ("checks", 20),
     ("io", 20),

@@ -1,7 +1,7 @@
 //! One download into the cache, for all who wait for it.
 
 use std::fs::File;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
 use kernel::chain;
@@ -11,7 +11,7 @@ use tracing::{info, warn};
 use super::core::{Key, Reservation};
 use super::{Inner, Landing, Lease};
 use crate::fetch::message::{Job, Report, Task, Trouble, Validators};
-use crate::fetch::process::{Descriptors, Program};
+use crate::fetch::process::Program;
 use crate::fetch::uri;
 
 /// What a download is made with: those of the task that asked first.
@@ -70,9 +70,8 @@ async fn download(inner: &Arc<Inner>, key: &Key, mut order: Order) -> Landing {
         return Landing::Ready(Arc::clone(lease));
     }
     order.job.task = Task::Fill { known: validators };
-    let descriptors =
-        Descriptors { log: &order.log, sandbox: &order.sandbox, cache: Some(&part.file) };
-    let mut helper = match order.program.start(&order.job, descriptors).await {
+    let more = [order.log.as_fd(), order.sandbox.as_fd(), part.file.as_fd()];
+    let mut helper = match order.program.start(c"fetch", &order.job, &more).await {
         Ok(helper) => helper,
         Err(error) => return Landing::Failed(chain(&error)),
     };

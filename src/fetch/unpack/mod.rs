@@ -20,6 +20,7 @@ use kernel::beneath::{BeneathError, Root};
 use thiserror::Error;
 
 use self::stream::Filter;
+pub(crate) use self::stream::Frames;
 use self::writer::Writer;
 
 /// Names that Mesos unpacks as archives.

@@ -47,27 +47,28 @@ pub(super) fn open(file: File, filter: Filter) -> Result<Box<dyn Read>, UnpackEr
     })
 }
 
-/// All frames of a zstd file; the decoder stops after one.
-struct Frames {
-    decoder: Option<Decoder>,
-    rest: Option<BufReader<File>>,
+/// All frames of a zstd stream; the decoder stops after one.
+pub struct Frames<R: BufRead> {
+    decoder: Option<Decoder<R>>,
+    rest: Option<R>,
 }
 
-type Decoder = ruzstd::decoding::StreamingDecoder<BufReader<File>, ruzstd::decoding::FrameDecoder>;
+type Decoder<R> = ruzstd::decoding::StreamingDecoder<R, ruzstd::decoding::FrameDecoder>;
 
-impl Frames {
-    fn new(reader: BufReader<File>) -> Frames {
+impl<R: BufRead> Frames<R> {
+    /// Of a stream that is at the start of a frame, or at its end.
+    pub fn new(reader: R) -> Frames<R> {
         Frames { decoder: None, rest: Some(reader) }
     }
 }
 
-impl Read for Frames {
+impl<R: BufRead> Read for Frames<R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         loop {
             if let Some(decoder) = &mut self.decoder {
                 match decoder.read(buffer)? {
                     0 if buffer.is_empty() => return Ok(0),
-                    0 => self.rest = self.decoder.take().map(Decoder::into_inner),
+                    0 => self.rest = self.decoder.take().map(Decoder::<R>::into_inner),
                     n => return Ok(n),
                 }
             }
@@ -75,7 +76,7 @@ impl Read for Frames {
             if reader.fill_buf()?.is_empty() {
                 return Ok(0);
             }
-            let decoder = Decoder::new(reader);
+            let decoder = Decoder::<R>::new(reader);
             let broken = |error| io::Error::new(io::ErrorKind::InvalidData, format!("{error}"));
             self.decoder = Some(decoder.map_err(broken)?);
         }

@@ -38,7 +38,8 @@ async fn nothing_is_lost_or_leaked_under_random_deaths() {
     };
     let options = Options::default()
         .master(&["--allocation_interval=50ms"])
-        .agent(&["--registration_backoff_factor=10ms"]);
+        // What is over is collected meanwhile.
+        .agent(&["--registration_backoff_factor=10ms", "--gc_delay=10secs"]);
     let mut cluster = Cluster::start("soak", options);
     let mut framework = Framework::subscribe(&cluster.master, "soak").await;
     let mut launched = 0;

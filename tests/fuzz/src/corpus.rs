@@ -15,6 +15,9 @@ pub fn load(target: &str) -> Vec<Vec<u8>> {
         "protobuf" => (PROTOBUF, &["v1/master", "v1/agent"], "pb"),
         "resources" => (RESOURCES, &[], ""),
         "units" => (UNITS, &[], ""),
+        "image_name" => (IMAGE_NAMES, &[], ""),
+        "image_manifest" => (MANIFESTS, &[], ""),
+        "layer_tar" => return archives(),
         _ => (&[], &[], ""),
     };
     let mut corpus: Vec<Vec<u8>> = texts.iter().map(|t| t.to_vec()).collect();
@@ -76,3 +79,50 @@ const RESOURCES: &[&[u8]] = &[
 
 const UNITS: &[&[u8]] =
     &[b"15secs", b"1.5hrs", b"1weeks", b"0ns", b"10MB", b"4096B", b"slave(1)@127.0.0.1:5051"];
+
+const IMAGE_NAMES: &[&[u8]] = &[
+    b"busybox",
+    b"localhost:5000/a/b-c:1.2_x",
+    b"[::1]:5000/a__b",
+    b"a@sha256:0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef",
+    b"Bearer realm=\"https://a/t\",service=\"s, t\",scope=\"repository:x:pull\"",
+];
+
+const MANIFESTS: &[&[u8]] = &[
+    br#"{"schemaVersion":2,"config":{"digest":"sha256:0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef","size":7},"layers":[]}"#,
+    br#"{"schemaVersion":2,"manifests":[{"digest":"sha256:0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef","size":7,"platform":{"os":"linux","architecture":"amd64"}}]}"#,
+    br#"{"config":{"Env":["A=b"],"Cmd":"x"},"rootfs":{"diff_ids":["sha256:0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef"]}}"#,
+];
+
+/// One block of a header, with its checksum, and content.
+fn block(name: &str, kind: u8, content: &[u8]) -> Vec<u8> {
+    let mut block = vec![0; 512];
+    block[..name.len()].copy_from_slice(name.as_bytes());
+    block[100..107].copy_from_slice(b"0000644");
+    block[108..115].copy_from_slice(b"0000000");
+    block[116..123].copy_from_slice(b"0000000");
+    block[124..135].copy_from_slice(format!("{:011o}", content.len()).as_bytes());
+    block[136..147].copy_from_slice(b"00000000001");
+    block[148..156].copy_from_slice(b"        ");
+    block[156] = kind;
+    block[257..265].copy_from_slice(b"ustar\x0000");
+    let sum: u32 = block.iter().map(|byte| u32::from(*byte)).sum();
+    block[148..155].copy_from_slice(format!("{sum:06o}\0").as_bytes());
+    block.extend_from_slice(content);
+    block.resize(block.len().next_multiple_of(512), 0);
+    block
+}
+
+/// Archives with what headers may be followed by.
+fn archives() -> Vec<Vec<u8>> {
+    let pax = b"12 path=abc\n21 SCHILY.xattr.u=\n=\n".to_vec();
+    let sparse = b"22 GNU.sparse.major=1\n29 GNU.sparse.realsize=10000\n".to_vec();
+    let map = [b"1\n0\n3\n".as_slice(), &[0; 506], b"abc"].concat();
+    vec![
+        block("file", b'0', b"content"),
+        [block("p", b'x', &pax), block("file", b'0', b"content")].concat(),
+        [block("p", b'x', &sparse), block("file", b'0', &map)].concat(),
+        [block("l", b'L', &[b'n'; 200]), block("file", b'2', b"")].concat(),
+        [block("dir/", b'5', b""), block("dev", b'3', b""), block("h", b'1', b"")].concat(),
+    ]
+}

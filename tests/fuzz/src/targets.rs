@@ -8,6 +8,8 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bulkhead::daemon::units;
+use bulkhead::provisioner::pull::probe;
+use bulkhead::provisioner::{ImageConfig, Reference};
 use bulkhead::wire::http::{Limits, Request, Response, Service, serve};
 use bulkhead::wire::libprocess::{Message, Upid, frame};
 use mesos::recordio::{Decoder, encode};
@@ -32,6 +34,9 @@ pub fn all() -> Vec<Target> {
         target("protobuf", Box::new(protobuf)),
         target("resources", Box::new(resources)),
         target("units", Box::new(text_units)),
+        target("image_name", Box::new(image_name)),
+        target("image_manifest", Box::new(image_manifest)),
+        target("layer_tar", Box::new(layer_tar)),
     ]
 }
 
@@ -49,6 +54,34 @@ fn fingerprint(target: &str, outcome: impl Display) -> u64 {
 
 fn same<T: PartialEq>(what: &str, left: &T, right: &T) -> Result<(), String> {
     if left == right { Ok(()) } else { Err(format!("{what} differ")) }
+}
+
+/// A name prints again to the same name, and has one spelling.
+fn image_name(input: &[u8]) -> Result<u64, String> {
+    let text = String::from_utf8_lossy(input);
+    // The same bytes come from registries in headers.
+    let ways = probe::ways_in(&text);
+    let name = match Reference::parse(&text) {
+        Ok(name) => name,
+        Err(error) => return Ok(fingerprint("image_name", kind(error.why) + &ways)),
+    };
+    let printed = Reference::parse(&name.to_string()).map_err(|e| e.to_string())?;
+    same("name and printed name", &printed, &name)?;
+    let once = name.canonical("h:1");
+    same("spellings of a name", &once.canonical("other:2"), &once)?;
+    Ok(fingerprint("image_name", name.registry.is_some()))
+}
+
+fn image_manifest(input: &[u8]) -> Result<u64, String> {
+    let _ = ImageConfig::parse(input);
+    Ok(fingerprint("image_manifest", kind(probe::manifest(input))))
+}
+
+/// Any pieces give the same entries.
+fn layer_tar(input: &[u8]) -> Result<u64, String> {
+    let whole = probe::archive(input, input.len());
+    same("archives read whole and in pieces", &probe::archive(input, 100), &whole)?;
+    Ok(fingerprint("layer_tar", kind(whole)))
 }
 
 /// Any chunking gives the same records, and encoding them gives the input back.

@@ -1,67 +1,23 @@
-//! A blocking HTTP/1.1 client for one GET after another: redirects, proxies, TLS.
-//!
-//! Blocking on purpose: the helper does one thing, and the time limit of a read is the
-//! stall timeout. What broke in the middle is taken up where it broke, if the server
-//! can tell that it is still the same.
+//! Downloads over HTTP. What broke in the middle is taken up where it broke, if the
+//! server can tell that it is still the same.
 
-mod body;
-mod connect;
-mod url;
-
-use std::io;
 use std::time::Duration;
 
-use thiserror::Error;
-
-use self::body::{Body, Head};
-use self::connect::Environment;
-pub(super) use self::url::Url;
 use super::sink::Sink;
 use super::{FetchFailure, log};
 use crate::fetch::message::{Job, Validators};
+pub(super) use crate::wire::blocking::HttpError;
+use crate::wire::blocking::{Body, Environment, Head, REDIRECTS, Url, get};
 
-/// Redirects that are followed.
-const REDIRECTS: usize = 20;
 /// Times that a broken download is taken up again.
 const RESUMES: u32 = 5;
 /// Pause before that.
 const PAUSE: Duration = Duration::from_millis(500);
 
-/// Why a server did not give what it was asked for.
-#[derive(Debug, Error)]
-pub(super) enum HttpError {
-    #[error("'{url}' is no URL: {why}")]
-    Url { url: String, why: &'static str },
-    #[error("failed to find the address of '{host}'")]
-    Resolve { host: String, source: io::Error },
-    #[error("failed to connect to {host}")]
-    Connect { host: String, source: io::Error },
-    #[error("the proxy {proxy} is not usable: {why}")]
-    Proxy { proxy: String, why: String },
-    #[error("failed to set up TLS: {0}")]
-    Tls(String),
-    #[error("no progress from {host} for {secs} s (--fetcher_stall_timeout)")]
-    Stalled { host: String, secs: u64 },
-    #[error("the connection to {host} broke")]
-    Broken { host: String, source: io::Error },
-    #[error("{host} did not answer in HTTP: {why}")]
-    NotHttp { host: String, why: String },
-    #[error("received HTTP return code {status}")]
-    Status { status: u16 },
-    #[error("more than {REDIRECTS} redirects")]
-    Redirects,
-}
-
-impl HttpError {
-    /// The next attempt may go well.
-    fn is_passing(&self) -> bool {
-        matches!(self, HttpError::Broken { .. } | HttpError::Connect { .. })
-    }
-
-    /// The server says that there is no such thing.
-    pub fn is_gone(&self) -> bool {
-        matches!(self, HttpError::Status { status: 404 | 410 })
-    }
+/// What the content of an answer is known by.
+fn validators(head: &Head) -> Validators {
+    let owned = |name| head.header(name).map(str::to_owned);
+    Validators { etag: owned("etag"), modified: owned("last-modified") }
 }
 
 /// What came of a download.
@@ -81,7 +37,7 @@ pub(super) fn download(
 ) -> Result<Outcome, FetchFailure> {
     let mut client = Client {
         url: Url::parse(url)?,
-        environment: Environment::new(job),
+        environment: Environment::new(&job.environment, job.stall_secs),
         known: known.filter(|known| !known.is_empty()),
         seen: Validators::default(),
     };
@@ -127,7 +83,7 @@ impl Client<'_> {
                     sink.restart()?;
                 }
                 sink.begin(body.length())?;
-                self.seen = head.validators();
+                self.seen = validators(&head);
             }
             status => return Err(HttpError::Status { status }.into()),
         }
@@ -152,7 +108,7 @@ impl Client<'_> {
                 headers.extend(known.etag.clone().map(|tag| ("If-None-Match", tag)));
                 headers.extend(known.modified.clone().map(|at| ("If-Modified-Since", at)));
             }
-            let (head, body) = body::get(&url, &self.environment, &headers)?;
+            let (head, body) = get(&url, &self.environment, &headers)?;
             match (head.status, head.header("location")) {
                 (301 | 302 | 303 | 307 | 308, Some(location)) => url = url.join(location)?,
                 _ => return Ok((head, body)),

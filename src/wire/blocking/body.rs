@@ -6,7 +6,6 @@ use std::net::TcpStream;
 use super::HttpError;
 use super::connect::{Environment, Stream, basic, connect};
 use super::url::Url;
-use crate::fetch::message::Validators;
 
 /// Largest head of an answer in bytes, and most headers in it.
 const LARGEST_HEAD: usize = 64 << 10;
@@ -14,7 +13,8 @@ const MOST_HEADERS: usize = 128;
 
 /// The head of an answer.
 #[derive(Debug, Default)]
-pub(super) struct Head {
+pub struct Head {
+    /// The status.
     pub status: u16,
     /// Names in lower case.
     headers: Vec<(String, String)>,
@@ -22,17 +22,18 @@ pub(super) struct Head {
 
 impl Head {
     /// The first header of that name, which is in lower case.
+    #[must_use]
     pub fn header(&self, name: &str) -> Option<&str> {
         self.headers.iter().find(|(n, _)| n == name).map(|(_, value)| value.as_str())
     }
 
-    /// What the content is known by.
-    pub fn validators(&self) -> Validators {
-        let owned = |name| self.header(name).map(str::to_owned);
-        Validators { etag: owned("etag"), modified: owned("last-modified") }
+    /// All headers of that name, which is in lower case.
+    pub fn headers<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a str> {
+        self.headers.iter().filter(move |(n, _)| n == name).map(|(_, value)| value.as_str())
     }
 
     /// Where the content of a 206 starts.
+    #[must_use]
     pub fn range_start(&self) -> Option<u64> {
         let range = self.header("content-range")?.strip_prefix("bytes ")?;
         range.split('-').next()?.trim().parse().ok()
@@ -56,19 +57,53 @@ enum Framing {
 }
 
 /// The body of an answer, still coming.
-pub(super) struct Body {
+pub struct Body {
     stream: BufReader<Box<dyn Stream>>,
     framing: Framing,
     host: String,
     stall_secs: u64,
 }
 
+impl std::fmt::Debug for Body {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Body").field("host", &self.host).finish_non_exhaustive()
+    }
+}
+
 /// Sends a GET; the answer's head.
-pub(super) fn get(
+///
+/// # Errors
+/// [`HttpError`]; a status like 404 is an answer.
+pub fn get(
     url: &Url,
     environment: &Environment<'_>,
     headers: &[(&str, String)],
 ) -> Result<(Head, Body), HttpError> {
+    send(&Request { method: "GET", url, headers, form: None }, environment)
+}
+
+/// What to ask a server.
+#[derive(Debug, Clone, Copy)]
+pub struct Request<'a> {
+    /// In upper case.
+    pub method: &'a str,
+    /// Whom, and for what.
+    pub url: &'a Url,
+    /// Besides `Host` and the like; `Accept` and `Authorization` replace ours.
+    pub headers: &'a [(&'a str, String)],
+    /// The body, as forms of web pages are sent.
+    pub form: Option<&'a str>,
+}
+
+/// Sends a request; the answer's head.
+///
+/// # Errors
+/// [`HttpError`]; a status like 404 is an answer.
+pub fn send(
+    request: &Request<'_>,
+    environment: &Environment<'_>,
+) -> Result<(Head, Body), HttpError> {
+    let (url, headers) = (request.url, request.headers);
     let connection = connect(url, environment)?;
     let host = url.authority();
     let stall_secs = environment.stall.map_or(0, |stall| stall.as_secs());
@@ -76,21 +111,30 @@ pub(super) fn get(
         true => format!("http://{host}{}", url.target),
         false => url.target.clone(),
     };
-    let version = env!("CARGO_PKG_VERSION");
-    let mut request = format!(
-        "GET {target} HTTP/1.1\r\nHost: {host}\r\nUser-Agent: bulkhead/{version}\r\nAccept: */*\r\n\
+    let (method, version) = (request.method, env!("CARGO_PKG_VERSION"));
+    let mut text = format!(
+        "{method} {target} HTTP/1.1\r\nHost: {host}\r\nUser-Agent: bulkhead/{version}\r\n\
          Accept-Encoding: identity\r\nConnection: close\r\n"
     );
-    let user = url.user.iter().map(|user| ("Authorization", basic(user)));
-    for (name, value) in user.chain(connection.headers) {
-        request.push_str(&format!("{name}: {value}\r\n"));
+    let has = |name: &str| headers.iter().any(|(n, _)| n.eq_ignore_ascii_case(name));
+    let own = url.user.iter().map(|user| ("Authorization", basic(user)));
+    let own = own.chain([("Accept", "*/*".to_owned())]).filter(|(name, _)| !has(name));
+    for (name, value) in own.chain(connection.headers) {
+        text.push_str(&format!("{name}: {value}\r\n"));
     }
     for (name, value) in headers {
-        request.push_str(&format!("{name}: {value}\r\n"));
+        text.push_str(&format!("{name}: {value}\r\n"));
     }
-    request.push_str("\r\n");
+    if let Some(form) = request.form {
+        let length = form.len();
+        text.push_str(&format!(
+            "Content-Type: application/x-www-form-urlencoded\r\nContent-Length: {length}\r\n"
+        ));
+    }
+    text.push_str("\r\n");
+    text.push_str(request.form.unwrap_or_default());
     let mut stream = connection.stream;
-    let sent = stream.write_all(request.as_bytes()).and_then(|()| stream.flush());
+    let sent = stream.write_all(text.as_bytes()).and_then(|()| stream.flush());
     sent.map_err(|error| broken(&host, stall_secs, error))?;
     let mut stream = BufReader::with_capacity(64 << 10, stream);
     let head = loop {
@@ -176,15 +220,17 @@ fn broken(host: &str, stall_secs: u64, source: io::Error) -> HttpError {
     match source.kind() {
         TimedOut | WouldBlock => HttpError::Stalled { host, secs: stall_secs },
         // rustls' own words are inside.
-        _ if source.get_ref().is_some_and(|inner| inner.is::<rustls::Error>()) => {
-            HttpError::Tls(format!("{host}: {source}"))
-        }
-        _ => HttpError::Broken { host, source },
+        _ => match source.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
+            Some(rustls::Error::InvalidMessage(_)) => HttpError::NotTls { host },
+            Some(error) => HttpError::Tls(format!("{host}: {error}")),
+            None => HttpError::Broken { host, source },
+        },
     }
 }
 
 impl Body {
     /// The size of the body, if the server said it.
+    #[must_use]
     pub fn length(&self) -> Option<u64> {
         match self.framing {
             Framing::Length(length) => Some(length),
@@ -194,6 +240,9 @@ impl Body {
     }
 
     /// The next bytes; 0 at the end.
+    ///
+    /// # Errors
+    /// [`HttpError::Stalled`], [`HttpError::Broken`], [`HttpError::NotHttp`]
     pub fn read(&mut self, buffer: &mut [u8]) -> Result<usize, HttpError> {
         loop {
             let most = match self.framing {
@@ -225,6 +274,26 @@ impl Body {
                 (other, _) => other,
             };
             return Ok(read);
+        }
+    }
+
+    /// The whole body, if it has at most `limit` bytes.
+    ///
+    /// # Errors
+    /// As [`Body::read`]; [`HttpError::TooLarge`].
+    pub fn whole(mut self, limit: usize) -> Result<Vec<u8>, HttpError> {
+        let too_large = || HttpError::TooLarge { host: self.host.clone(), limit };
+        if self.length().is_some_and(|length| length > limit as u64) {
+            return Err(too_large());
+        }
+        let too_large = too_large();
+        let (mut bytes, mut buffer) = (Vec::new(), vec![0; 16 << 10]);
+        loop {
+            match self.read(&mut buffer)? {
+                0 => return Ok(bytes),
+                count if bytes.len() + count > limit => return Err(too_large),
+                count => bytes.extend_from_slice(&buffer[..count]),
+            }
         }
     }
 

@@ -4,18 +4,16 @@
 use std::collections::BTreeMap;
 use std::io::{self, Read, Write};
 use std::net::{TcpStream, ToSocketAddrs};
-use std::path::Path;
-use std::sync::Arc;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use base64::Engine as _;
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
 
 use super::url::{Url, decode, split_port};
-use super::{HttpError, body};
-use crate::fetch::message::Job;
+use super::{HttpError, body, trust};
 
 /// Where systems keep the authorities that they trust.
 const BUNDLES: [&str; 5] = [
@@ -29,21 +27,53 @@ const BUNDLES: [&str; 5] = [
 const CONNECT: Duration = Duration::from_secs(60);
 
 /// Bytes both ways.
-pub(super) trait Stream: Read + Write {}
+pub(super) trait Stream: Read + Write + Send {}
 
-impl<T: Read + Write> Stream for T {}
+impl<T: Read + Write + Send> Stream for T {}
 
-/// What requests need to know of the job.
-pub(super) struct Environment<'a> {
+/// What is known of a server besides the authorities of the system.
+#[derive(Debug, Clone, Default)]
+pub struct Trust {
+    /// Files with more authorities, PEM.
+    pub authorities: Vec<PathBuf>,
+    /// Files with our certificate and its key, PEM, for servers that ask for one.
+    pub client: Option<(PathBuf, PathBuf)>,
+    /// Whoever it says it is, it is.
+    pub unchecked: bool,
+}
+
+/// What requests need to know besides the request.
+#[derive(Debug)]
+pub struct Environment<'a> {
+    /// Environment variables: proxies, authorities.
     pub variables: &'a BTreeMap<String, String>,
     /// Longest time without a byte.
     pub stall: Option<Duration>,
+    trust: Trust,
+    /// Made once: a system has hundreds of authorities.
+    tls: OnceLock<Arc<ClientConfig>>,
 }
 
 impl<'a> Environment<'a> {
-    pub fn new(job: &'a Job) -> Environment<'a> {
-        let stall = (job.stall_secs > 0).then(|| Duration::from_secs(job.stall_secs));
-        Environment { variables: &job.environment, stall }
+    /// With the variables of the job; `stall_secs` 0: no limit.
+    #[must_use]
+    pub fn new(variables: &'a BTreeMap<String, String>, stall_secs: u64) -> Environment<'a> {
+        let stall = (stall_secs > 0).then(|| Duration::from_secs(stall_secs));
+        Environment { variables, stall, trust: Trust::default(), tls: OnceLock::new() }
+    }
+
+    /// The same for a server of which more is known.
+    #[must_use]
+    pub fn trusting(self, trust: Trust) -> Environment<'a> {
+        Environment { trust, tls: OnceLock::new(), ..self }
+    }
+
+    fn tls(&self) -> Result<Arc<ClientConfig>, HttpError> {
+        if let Some(config) = self.tls.get() {
+            return Ok(Arc::clone(config));
+        }
+        let config = Arc::new(trust::config(&self.trust, || authorities(self))?);
+        Ok(Arc::clone(self.tls.get_or_init(|| config)))
     }
 
     fn get(&self, name: &str) -> Option<&'a str> {
@@ -111,7 +141,8 @@ fn bracketed(host: &str) -> String {
 }
 
 /// The value of an authorization header for `user:password`.
-pub(super) fn basic(user: &str) -> String {
+#[must_use]
+pub fn basic(user: &str) -> String {
     format!("Basic {}", base64::engine::general_purpose::STANDARD.encode(user))
 }
 
@@ -163,15 +194,9 @@ fn secure(
     environment: &Environment<'_>,
 ) -> Result<Box<dyn Stream>, HttpError> {
     let failed = |error: rustls::Error| HttpError::Tls(error.to_string());
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let config = ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .map_err(failed)?
-        .with_root_certificates(authorities(environment)?)
-        .with_no_client_auth();
     let name = ServerName::try_from(url.host.clone())
         .map_err(|_| HttpError::Tls(format!("'{}' is no name of a server", url.host)))?;
-    let connection = ClientConnection::new(Arc::new(config), name).map_err(failed)?;
+    let connection = ClientConnection::new(environment.tls()?, name).map_err(failed)?;
     Ok(Box::new(StreamOwned::new(connection, stream)))
 }
 
@@ -185,10 +210,7 @@ fn authorities(environment: &Environment<'_>) -> Result<RootCertStore, HttpError
     })?;
     let failed = |e| HttpError::Tls(format!("failed to read the certificates in '{path}': {e}"));
     let mut roots = RootCertStore::empty();
-    for certificate in CertificateDer::pem_file_iter(path).map_err(failed)? {
-        // Bundles hold certificates that are too old to be understood.
-        let _ = roots.add(certificate.map_err(failed)?);
-    }
+    trust::add(&mut roots, Path::new(path)).map_err(failed)?;
     if roots.is_empty() {
         return Err(HttpError::Tls(format!("there is no usable certificate in '{path}'")));
     }
@@ -206,7 +228,7 @@ mod tests {
         };
         let ask = |url: &str, rows: &[(&str, &str)]| {
             let variables = variables(rows);
-            let environment = Environment { variables: &variables, stall: None };
+            let environment = Environment::new(&variables, 0);
             environment.proxy(&Url::parse(url).unwrap()).map(str::to_owned)
         };
         let http = [("http_proxy", "p:1"), ("HTTPS_PROXY", "q:2"), ("no_proxy", ".in.org, x")];

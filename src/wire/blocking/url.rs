@@ -4,13 +4,14 @@ use super::HttpError;
 
 /// An http or https URL.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(in crate::fetch) struct Url {
+pub struct Url {
     /// Whether it is https.
     pub tls: bool,
     /// `user:password`, percent-decoded.
     pub user: Option<String>,
     /// A name or an address, without brackets.
     pub host: String,
+    /// As given, or the scheme's.
     pub port: u16,
     /// Path and query, as sent.
     pub target: String,
@@ -18,6 +19,9 @@ pub(in crate::fetch) struct Url {
 
 impl Url {
     /// Reads a URL; what may not stand in a request is percent-encoded.
+    ///
+    /// # Errors
+    /// [`HttpError::Url`]
     pub fn parse(text: &str) -> Result<Url, HttpError> {
         let bad = |why| HttpError::Url { url: text.to_owned(), why };
         let (scheme, rest) = text.split_once("://").ok_or_else(|| bad("it has no scheme"))?;
@@ -44,6 +48,9 @@ impl Url {
     }
 
     /// Where a redirect leads.
+    ///
+    /// # Errors
+    /// [`HttpError::Url`]
     pub fn join(&self, location: &str) -> Result<Url, HttpError> {
         let scheme = if self.tls { "https" } else { "http" };
         let path = self.target.split('?').next().unwrap_or("/");
@@ -69,6 +76,7 @@ impl Url {
     }
 
     /// The value of `Host`.
+    #[must_use]
     pub fn authority(&self) -> String {
         let host =
             if self.host.contains(':') { format!("[{}]", self.host) } else { self.host.clone() };
@@ -112,7 +120,8 @@ fn encode(target: &str) -> String {
 }
 
 /// Resolves percent-encoding; what is none stays.
-pub(super) fn decode(text: &str) -> String {
+#[must_use]
+pub fn decode(text: &str) -> String {
     let bytes = text.as_bytes();
     let mut decoded = Vec::with_capacity(bytes.len());
     let mut index = 0;
