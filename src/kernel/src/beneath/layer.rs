@@ -242,7 +242,8 @@ impl Layer {
     /// The directory `dir`, made if it is missing, with those above it. `replace`: what
     /// bears its name and is none makes room, links included.
     fn enter(&mut self, dir: &Path, replace: bool) -> Result<BorrowedFd<'_>, Errno> {
-        if self.last.as_ref().is_none_or(|(path, _)| path != dir) {
+        // The way to what was written to last may lead over a link that is to be replaced.
+        if replace || self.last.as_ref().is_none_or(|(path, _)| path != dir) {
             let made = match if replace { Err(Errno::ENOENT) } else { self.resolve(dir) } {
                 Err(Errno::ENOENT | Errno::ENOTDIR) => self.make(dir, replace)?,
                 other => other?,

@@ -99,8 +99,9 @@ fn nothing_leaves() {
     layer.hard_link(p("stolen"), p("dir")).expect_err("a directory");
     layer.hard_link(p("stolen"), p("none")).expect_err("nothing");
     write(&mut layer, "inside/x", "fine").expect("a link that stays");
-    write(&mut layer, "secret", "mine").expect("a link is replaced");
     layer.directory(p("inside"), &ours(0o755)).expect("a link is replaced by a directory");
+    assert!(temp.root().join("inside").symlink_metadata().expect("there").is_dir());
+    write(&mut layer, "secret", "mine").expect("a link is replaced");
     write(&mut layer, "inside/y", "fine").expect("in the new directory");
     write(&mut layer, "dir", "no").expect_err("a directory that holds something stays");
     layer.finish().expect("finished");
