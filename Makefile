@@ -39,7 +39,7 @@ deny: ## licences, advisories, bans and sources of all dependencies (installs ca
 	@command -v cargo-deny >/dev/null || $(CARGO) install --locked --debug cargo-deny
 	$(CARGO) deny check bans licenses sources
 
-bench: ## SCENARIO=launch|memory|tasks|statistics|isolators|gc|updates|recovery|master|docker: table and JSON lines
+bench: ## SCENARIO=launch|memory|tasks|statistics|isolators|images|network|gc|updates|recovery|master|docker: table and JSON lines
 	@tests/scripts/bench.sh "$(SCENARIO)"
 
 soak: ## TASKS=5000 short containers while the agent is killed at random, CRASHES=1000 of Docker
@@ -64,6 +64,9 @@ install: release ## copy programs and the names operators know to DESTDIR/PREFIX
 	ln -sf bulkhead-agent $(DESTDIR)$(PREFIX)/bin/mesos-agent
 	ln -sf bulkhead-agent $(DESTDIR)$(PREFIX)/bin/mesos-slave
 	ln -sf bulkhead $(DESTDIR)$(PREFIX)/bin/mesos-execute
+	install -d $(DESTDIR)$(PREFIX)/libexec/cni
+	for plugin in bulkhead-bridge bulkhead-groups bulkhead-port-mapper mesos-cni-port-mapper; do \
+	  ln -sf ../../bin/bulkhead-helper $(DESTDIR)$(PREFIX)/libexec/cni/$$plugin; done
 
 clean: ## remove everything that was built
 	$(CARGO) clean

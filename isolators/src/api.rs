@@ -16,7 +16,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use mesos::{ContainerId, ContainerInfo, ContainerStatus, Resource, ResourceStatistics};
+use mesos::{
+    CommandInfo, ContainerId, ContainerInfo, ContainerStatus, Resource, ResourceStatistics,
+};
 use oci_spec::runtime::{
     LinuxCapabilities, LinuxDevice, LinuxIdMapping, LinuxNamespace, LinuxTimeOffset, Mount,
     PosixRlimit,
@@ -24,6 +26,7 @@ use oci_spec::runtime::{
 use thiserror::Error;
 use tokio::sync::oneshot;
 
+use crate::image::Runtime;
 use crate::plan::{CgroupJoin, Environment, FileOperation, SystemCallFilter};
 
 /// What is known of a container when its handles are made.
@@ -56,6 +59,19 @@ pub struct ContainerContext {
     pub ephemeral_volumes: Vec<PathBuf>,
     /// A command task: the container runs the task itself, no executor.
     pub command_task: bool,
+    /// What is to be executed, as it was asked for.
+    pub command: CommandInfo,
+    /// What the image says, if `rootfs` is one's.
+    pub image: Option<Arc<Runtime>>,
+}
+
+/// What a container executes.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Command {
+    /// The program, if it is not the first of the arguments.
+    pub executable: Option<String>,
+    /// From its own name on.
+    pub arguments: Vec<String>,
 }
 
 /// The running container that a nested one belongs to.
@@ -95,6 +111,8 @@ pub struct Contribution {
     pub namespaces: Vec<LinuxNamespace>,
     pub mounts: Vec<Mount>,
     pub devices: Vec<LinuxDevice>,
+    /// In place of the command as it was asked for.
+    pub command: Option<Command>,
     pub environment: Environment,
     pub working_directory: Option<PathBuf>,
     pub rlimits: Option<Vec<PosixRlimit>>,

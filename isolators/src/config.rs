@@ -14,6 +14,8 @@ use crate::gpu::settings::Settings as GpuSettings;
 use crate::ids::IdRange;
 use crate::image::Provisioner;
 use crate::linux::capabilities::Set;
+use crate::network::cni::Settings as CniSettings;
+use crate::network::ports::settings::Settings as PortSettings;
 use crate::secret::Secrets;
 
 /// How containers are started; `--launcher`.
@@ -78,10 +80,16 @@ pub struct Config {
     pub cdi: CdiSettings,
     /// Flags of `gpu/nvidia`.
     pub gpu: GpuSettings,
+    /// Flags of `network/cni`.
+    pub cni: CniSettings,
+    /// Flags of `network/ports`.
+    pub ports: PortSettings,
     /// Where secrets come from.
     pub secrets: Secrets,
     /// Who makes root file systems of images, if anybody.
     pub provisioner: Option<Arc<dyn Provisioner>>,
+    /// `--docker_ignore_runtime`: what images say of their processes does not count.
+    pub docker_ignore_runtime: bool,
     /// Whether the agent runs as root.
     pub root: bool,
 }
@@ -115,8 +123,11 @@ impl Config {
             disk: disk::Config::default(),
             cdi: CdiSettings::default(),
             gpu: GpuSettings::default(),
+            cni: CniSettings::default(),
+            ports: PortSettings::default(),
             secrets: Secrets::default(),
             provisioner: None,
+            docker_ignore_runtime: false,
             root: true,
         }
     }

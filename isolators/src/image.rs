@@ -4,6 +4,7 @@
 //! `volume/image`. One owner per container: what was provisioned for it, the
 //! provisioner knows, also after a restart of the agent.
 
+use std::collections::BTreeMap;
 use std::fmt::Debug;
 use std::path::PathBuf;
 
@@ -22,6 +23,23 @@ pub struct ProvisionError {
     /// The cause.
     #[source]
     pub source: Option<Box<dyn std::error::Error + Send + Sync>>,
+}
+
+/// What an image says of the processes that run in it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Runtime {
+    /// Variables.
+    pub environment: BTreeMap<String, String>,
+    /// What is executed, with its first arguments.
+    pub entrypoint: Vec<String>,
+    /// More arguments, or what is executed where there is no entry point.
+    pub cmd: Vec<String>,
+    /// Where it is executed.
+    pub working_directory: Option<PathBuf>,
+    /// As whom: `user`, `user:group`, by name or number; names are the image's.
+    pub user: Option<String>,
+    /// Directories whose content is not the image's.
+    pub volumes: Vec<PathBuf>,
 }
 
 /// Makes root file systems of images.

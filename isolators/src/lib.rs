@@ -25,11 +25,13 @@ pub mod linux;
 pub mod merge;
 mod mounts;
 pub mod namespaces;
+pub mod network;
 pub mod plan;
 pub mod posix;
 pub mod probe;
 pub mod quantity;
 pub mod registry;
+pub mod runtime;
 pub mod secret;
 mod simple;
 #[cfg(any(test, feature = "suite"))]

@@ -1,7 +1,7 @@
 //! Contributions of all isolators to one launch plan. Pure: data in, data out.
 //!
 //! Ownership as in Mesos: root file system and user belong to nobody here (the
-//! containerizer sets them); working directory, rlimits, capabilities, seccomp,
+//! containerizer sets them); command, working directory, rlimits, capabilities, seccomp,
 //! hostname and the OOM score have one owner; namespaces and groups are sets;
 //! mounts, devices, file operations and cgroups keep table order; of environment
 //! variables the later isolator's wins, and the command's own over all.
@@ -15,15 +15,16 @@ use std::sync::Arc;
 use oci_spec::runtime::{Linux, LinuxNamespace, Process, Root, Spec, User};
 use thiserror::Error;
 
-use crate::api::Contribution;
+use crate::api::{Command, Contribution};
 use crate::plan::{CgroupJoin, Environment, FileOperation, SystemCallFilter};
 use own::OwnNamespaces;
 
 /// What the containerizer itself says of the process.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Base {
-    /// Program and arguments; the program is looked up in `PATH` if it has no `/`.
-    pub arguments: Vec<String>,
+    /// What is executed, unless an isolator owns it; the program is looked up in `PATH`
+    /// if it has no `/`.
+    pub command: Command,
     /// Environment that the agent gives, below the isolators'.
     pub environment: Environment,
     /// Environment that the command asks for, above all.
@@ -41,6 +42,8 @@ pub struct Base {
 pub struct Merged {
     /// OCI's part.
     pub spec: Spec,
+    /// The program, if it is not the first of the arguments.
+    pub executable: Option<String>,
     /// Cgroups to join, in order.
     pub cgroups: Vec<CgroupJoin>,
     /// Steps after the mounts, in order.
@@ -136,6 +139,7 @@ pub fn merge(
 ) -> Result<Merged, MergeError> {
     let mut namespaces: Vec<(&'static str, LinuxNamespace)> = Vec::new();
     let mut cgroups: Vec<(&'static str, CgroupJoin)> = Vec::new();
+    let mut command = Owned::new("command");
     let mut working_directory = Owned::new("working directory");
     let mut rlimits = Owned::new("rlimits");
     let mut capabilities = Owned::new("capabilities");
@@ -156,6 +160,7 @@ pub fn merge(
         for join in part.cgroups {
             add_cgroup(&mut cgroups, name, join)?;
         }
+        command.set(name, part.command)?;
         working_directory.set(name, part.working_directory)?;
         rlimits.set(name, part.rlimits)?;
         capabilities.set(name, part.capabilities)?;
@@ -176,11 +181,12 @@ pub fn merge(
         }
     }
     environment.extend(base.command_environment);
+    let Command { executable, arguments } = command.take().unwrap_or(base.command);
 
     let mut process = Process::default();
     process
         .set_terminal(None)
-        .set_args(Some(base.arguments))
+        .set_args(Some(arguments))
         .set_env(Some(environment_list(&environment)))
         .set_cwd(working_directory.take().unwrap_or(base.working_directory))
         .set_user(user(base.user, groups))
@@ -204,6 +210,7 @@ pub fn merge(
         .set_linux(Some(linux));
     Ok(Merged {
         spec,
+        executable,
         cgroups: cgroups.into_iter().map(|(_, join)| join).collect(),
         file_operations,
         system_calls: seccomp.take(),

@@ -12,7 +12,7 @@ use crate::api::{Isolator, IsolatorError};
 use crate::cgroups::{Cgroups, Controller};
 use crate::config::{Config, Launcher};
 use crate::traced::{Ledger, PATIENCE, Traced};
-use crate::{cdi, disk, filesystem, gpu, linux, namespaces, posix, volume};
+use crate::{cdi, disk, filesystem, gpu, linux, namespaces, network, posix, runtime, volume};
 
 /// `--isolation`'s default, Mesos' own.
 pub const DEFAULT: &str = "posix/cpu,posix/mem";
@@ -37,7 +37,7 @@ pub const TABLE: [(&str, bool); 43] = [
     ("cgroups/perf_event", true),
     ("cgroups/pids", true),
     ("appc/runtime", false),
-    ("docker/runtime", false),
+    ("docker/runtime", true),
     ("linux/devices", true),
     ("linux/capabilities", true),
     ("linux/nnp", true),
@@ -59,9 +59,9 @@ pub const TABLE: [(&str, bool); 43] = [
     ("linux/seccomp", true),
     ("devices/cdi", true),
     ("gpu/nvidia", true),
-    ("network/cni", false),
+    ("network/cni", true),
     ("network/port_mapping", false),
-    ("network/ports", false),
+    ("network/ports", true),
 ];
 
 /// Old names and what they stand for.
@@ -262,6 +262,10 @@ pub fn create_with(
     if config.userns_remap.is_some() {
         isolation.imply("namespaces/user");
     }
+    // As in Mesos, where it is always there.
+    if config.cni.is_configured() && !isolation.names.contains(&"network/port_mapping") {
+        isolation.imply("network/cni");
+    }
     let enabled: BTreeSet<&'static str> = isolation.names.iter().copied().collect();
     let linux_fs = enabled.contains("filesystem/linux");
     let binds = linux_fs && config.launcher == Launcher::Linux;
@@ -272,6 +276,11 @@ pub fn create_with(
     };
 
     let mut all: Vec<Arc<dyn Isolator>> = Vec::new();
+    let mut config = config;
+    // Sockets know the v2 cgroup that they were made in, also beside v1.
+    if !enabled.contains("network/ports") {
+        Arc::make_mut(&mut config).ports.unified = false;
+    }
     let mut cgroups = Some(Cgroups::new(Arc::clone(&config), controllers));
     let (mut layout, mut grants, mut gpus) = (None, None, None);
     for (name, _) in TABLE {
@@ -294,6 +303,7 @@ pub fn create_with(
             "posix/cpu" => Ok(Arc::new(posix::PosixCpu)),
             "posix/mem" => Ok(Arc::new(posix::PosixMem)),
             "posix/rlimits" => Ok(posix::rlimits()),
+            "docker/runtime" => runtime::docker(&config),
             "linux/devices" => linux::devices(&config.cgroups.allowed_devices),
             "linux/capabilities" => linux::capabilities(config),
             "linux/nnp" => linux::nnp(&config),
@@ -316,6 +326,10 @@ pub fn create_with(
                 Arc::new(made) as _
             }),
             "devices/cdi" => cdi::devices(&config.cdi, grants.clone(), linux_fs),
+            "network/cni" => network::cni::cni(&config, enabled.contains("namespaces/uts")),
+            "network/ports" => {
+                network::ports::ports(&config, layout.clone(), enabled.contains("network/cni"))
+            }
             // The cgroups are made above; the rest `parse` has refused.
             _ => continue,
         };
@@ -378,7 +392,6 @@ mod tests {
             ("posix/cpu,posix/cpu", "isolator 'posix/cpu' is twice in --isolation"),
             ("process,posix/mem", "isolator 'posix/mem' is twice in --isolation"),
             ("docker/volume", "isolator 'docker/volume' in --isolation is not supported yet"),
-            ("network/cni", "isolator 'network/cni' in --isolation is not supported yet"),
             (
                 "filesystem/posix,filesystem/linux",
                 "--isolation names 'filesystem/posix' and 'filesystem/linux': use exactly one \

@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use mesos::{ContainerId, ContainerStatus, ResourceStatistics};
 
-use crate::api::{ContainerContext, Isolation, Isolator, Known, Parent};
+use crate::api::{self, ContainerContext, Isolation, Isolator, Known, Parent};
 use crate::merge::{Base, merge};
 use crate::quantity::scalar;
 
@@ -174,7 +174,8 @@ async fn prepare(subject: Subject<'_>) -> Verdict {
     let mut handle = subject.attach("prepare");
     let part = said("prepare", handle.prepare().await);
     let merged = part.and_then(|part| {
-        let base = Base { arguments: vec!["true".into()], ..Base::default() };
+        let command = api::Command { executable: None, arguments: vec!["true".into()] };
+        let base = Base { command, ..Base::default() };
         let merged = merge(base, vec![(subject.isolator.name(), part)]);
         merged.map(drop).map_err(|error| format!("its contribution alone: {error}"))
     });

@@ -14,7 +14,7 @@ use super::api::metrics::Surroundings;
 use super::api::{self, About, Api};
 use super::flags::StartError;
 use super::info::InfoError;
-use super::{AgentError, Config, Handle, Outcome, PostOutbox, flags as startup};
+use super::{AgentError, Config, Handle, Outcome, PostOutbox, flags as startup, image_flags};
 use crate::containerizer::composing::{Composing, Named};
 use crate::containerizer::docker::Docker;
 use crate::containerizer::native::Native;
@@ -66,6 +66,8 @@ struct Containers {
     docker: Option<Arc<Docker>>,
     /// Theirs, with its cache.
     fetcher: Arc<Fetcher>,
+    /// Images that stay, by `--image_gc_config`.
+    excluded_images: Vec<String>,
     /// The one that the agent talks to.
     door: Arc<dyn Containerizer>,
 }
@@ -73,10 +75,15 @@ struct Containers {
 impl Containers {
     fn new(flags: &Flags, work_dir: PathBuf, runtime_dir: &Path) -> Result<Containers, AppError> {
         let names = startup::containerizers(flags)?;
-        let (mut native, mut docker) = (None, None);
+        let (mut native, mut docker, mut excluded_images) = (None, None, Vec::new());
         if names.contains(&"mesos") {
             let mut config = startup::containerizer(flags, runtime_dir.to_owned())?;
             config.work_dir = Some(work_dir.clone());
+            let launcher = startup::launcher(flags, kernel::proctree::is_root())?;
+            config.provisioner = image_flags::provisioner(flags, &work_dir, launcher)?;
+            config.image_gc = image_flags::collection(flags)?;
+            let excluded = config.image_gc.iter().flat_map(|gc| &gc.excluded);
+            excluded_images.extend(excluded.map(ToString::to_string));
             native = Some(Arc::new(Native::new(config)?));
         }
         let fetcher = match &native {
@@ -102,7 +109,7 @@ impl Containers {
                 Arc::new(Composing::new(all))
             }
         };
-        Ok(Containers { native, docker, fetcher, door })
+        Ok(Containers { native, docker, fetcher, excluded_images, door })
     }
 }
 
@@ -194,6 +201,9 @@ async fn drain(
     server.await.map_err(failed("the HTTP server"))
 }
 
+/// The distribution of pulls is that of the last hour, as in Mesos.
+const PULLS: Duration = Duration::from_secs(3600);
+
 fn service(common: Common, config: &Config, containers: Containers, handle: Handle) -> Api {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let about = About {
@@ -205,9 +215,12 @@ fn service(common: Common, config: &Config, containers: Containers, handle: Hand
     };
     startup::attach_log(&common);
     common.metrics.source(system);
-    let Containers { native, docker, fetcher, door } = containers;
+    let Containers { native, docker, fetcher, excluded_images, door } = containers;
     let reporter = native.clone();
     let swept = native.clone();
+    if let Some(docker) = &docker {
+        docker.time_pulls(common.metrics.timer("containerizer/docker/image_pull", PULLS));
+    }
     common.metrics.source(move |out| {
         let figure = |(name, value): (&str, u64)| (name.to_owned(), value as f64);
         out.extend(swept.iter().flat_map(|native| native.leftovers()).map(figure));
@@ -227,6 +240,7 @@ fn service(common: Common, config: &Config, containers: Containers, handle: Hand
         about,
         work_dir: config.work_dir.clone(),
         switch_user: config.switch_user,
+        excluded_images,
         collection: Policy { delay: config.gc_delay, headroom: config.gc_disk_headroom },
         common,
         sessions: api::session::Sessions::default(),
@@ -235,6 +249,8 @@ fn service(common: Common, config: &Config, containers: Containers, handle: Hand
     Api::new(context, move || Surroundings {
         uptime_secs: started.elapsed().as_secs_f64(),
         destroy_errors: native.as_ref().map_or(0, |native| native.destroy_errors()),
+        roots: native.as_ref().map_or(0, |native| native.roots().0),
+        root_errors: native.as_ref().map_or(0, |native| native.roots().1),
         fetched: fetcher.figures(),
     })
 }

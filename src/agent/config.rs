@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use mesos::{SlaveInfo, slave_info};
+use mesos::{ContainerInfo, SlaveInfo, slave_info};
 
 use crate::checkpoint::WorkDir;
 use crate::daemon::files::Readers;
@@ -80,6 +80,8 @@ pub struct Config {
     /// `--executor_environment_variables`; `None`: the agent's own environment
     /// without `LIBPROCESS_*` and `MESOS_*`.
     pub executor_environment: Option<BTreeMap<String, String>>,
+    /// `--default_container_info`: of executors and tasks that bring none.
+    pub default_container_info: Option<ContainerInfo>,
     /// `--flush_checkpoints`: whether checkpoints are flushed to the disk before
     /// they count as durable.
     pub sync: bool,
@@ -125,6 +127,7 @@ impl Config {
             disk_watch_interval: Duration::from_secs(60),
             max_completed_executors: 150,
             executor_environment: None,
+            default_container_info: None,
             sync: true,
             readers: Readers::default(),
         }

@@ -48,6 +48,8 @@ pub enum StartError {
     Plugins(String),
     #[error("failed to find the agent's devices: {0}")]
     Devices(String),
+    #[error("failed to prepare for container images: {0}")]
+    Images(String),
     #[error("--launcher=linux needs root; give --launcher=posix")]
     NotRoot,
 }
@@ -184,6 +186,7 @@ pub fn config(
         one_of(flags, "metrics_per_container", &[("none", ()), ("executors", ()), ("all", ())])?;
     }
     config.executor_environment = executor_environment(flags)?;
+    config.default_container_info = super::image_flags::container_info(flags)?;
     Ok(config)
 }
 
@@ -310,7 +313,7 @@ pub fn containerizer(flags: &Flags, runtime_dir: PathBuf) -> Result<native::Conf
         hooks: hooks.filter(|hook| !hook.is_empty()).map(str::to_owned).collect(),
         isolation: text("isolation"),
         launcher,
-        runtime_dir,
+        runtime_dir: runtime_dir.clone(),
         sandbox_directory: text("sandbox_directory").into(),
         fetcher: fetcher(flags),
         cgroups_root: text("cgroups_root"),
@@ -339,10 +342,13 @@ pub fn containerizer(flags: &Flags, runtime_dir: PathBuf) -> Result<native::Conf
         seccomp_config_dir: flags.text("seccomp_config_dir").map(PathBuf::from),
         seccomp_profile_name: flags.text("seccomp_profile_name").map(str::to_owned),
         disk: disk(flags),
+        ports: super::port_flags::settings(flags)?,
         cdi: super::devices::cdi(flags)?,
         gpu: super::devices::gpu(flags)?,
+        cni: super::network_flags::cni(flags, &runtime_dir)?,
         secrets: secrets(flags)?,
         logs: log_flags::settings(flags)?,
+        docker_ignore_runtime: flags.bool("docker_ignore_runtime"),
         ..native::Config::default()
     })
 }

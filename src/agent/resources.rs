@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use mesos::Resource;
 use mesos::resource::disk_info::source::Type as SourceType;
-use mesos::resources::{self, Resources};
+use mesos::resources::{self, Ranges, Resources};
 use thiserror::Error;
 
 const GB: u64 = 1 << 30;
@@ -116,6 +116,16 @@ pub fn complete(
         all += &Resources::parse(&text, default_role)?;
     }
     Ok(all)
+}
+
+/// The ports among them.
+///
+/// # Errors
+/// [`ResourcesError`] naming the input.
+pub fn ports(flag: Option<&str>, default_role: &str) -> Result<Ranges, ResourcesError> {
+    // What else the machine has makes no difference.
+    let any = Machine { cpus: 1, mem: GB, disk: GB };
+    Ok(complete(flag, default_role, &any, &[])?.ports().unwrap_or_default())
 }
 
 /// Creates the directories of PATH disks and checks that MOUNT disks are mount

@@ -36,7 +36,7 @@
 //! |       `-- <container id>                   the sandbox
 //! |-- containers/<container id>                sandbox of a standalone container
 //! |-- trash/<number>                           on its way out (ours)
-//! |-- provisioner
+//! |-- provisioner/containers/<container id>    root file systems of images
 //! `-- volumes/roles/<role>/<persistence id>
 //! ```
 //!
@@ -76,6 +76,11 @@ impl WorkDir {
     /// The directory itself.
     pub fn root(&self) -> &Path {
         &self.0
+    }
+
+    /// Root file systems that were made of images.
+    pub fn provisioner(&self) -> PathBuf {
+        self.0.join("provisioner/containers")
     }
 
     /// Where checkpoints live.

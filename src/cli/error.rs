@@ -36,6 +36,8 @@ pub enum CliError {
     WorkDir(#[source] crate::checkpoint::RecoverError),
     #[error("only agents collect garbage, this command shows what they would do")]
     DryRunOnly,
+    #[error("{message}")]
+    Image { message: String },
     #[error("nothing to run")]
     NothingToRun,
     #[error("{what} is not supported yet")]

@@ -1,5 +1,5 @@
 //! The people's command: `bulkhead local`, `run`, `ps`, `logs`, `exec`, `kill`, `top`,
-//! `plugin`, `agent`.
+//! `plugin`, `agent`, `image`.
 //!
 //! Speaks to master and agents over their public HTTP APIs only, so it works
 //! against Apache Mesos as well; `agent` also reads work directories.
@@ -10,6 +10,7 @@ mod api;
 mod error;
 mod exec;
 mod follow;
+mod image;
 mod kill;
 mod local;
 mod logs;
@@ -59,6 +60,8 @@ enum Command {
     Plugin(plugin::PluginArgs),
     /// Explain an agent's work directory and its garbage collection
     Agent(agent::AgentArgs),
+    /// Fetch, list and remove the images of an agent
+    Image(image::ImageArgs),
 }
 
 /// Where the master is.
@@ -98,6 +101,7 @@ pub async fn main(cli: Cli) -> ExitCode {
         Command::Top(args) => top::top(&args, output).await,
         Command::Plugin(args) => plugin::plugin(&args, output).await,
         Command::Agent(args) => agent::agent(&args, output).await,
+        Command::Image(args) => image::image(&args, output).await,
     };
     match result {
         Ok(code) => code,

@@ -47,6 +47,18 @@ pub struct TaskArgs {
     /// Most processes and threads the task may have
     #[arg(long, value_name = "N")]
     pids: Option<u64>,
+    /// Image to run in; its own command is run if none is given
+    #[arg(long, alias = "docker_image", conflicts_with = "task")]
+    image: Option<String>,
+    /// Who runs the image: mesos or docker
+    #[arg(
+        long,
+        value_name = "NAME",
+        default_value = "mesos",
+        value_parser = ["mesos", "docker"],
+        conflicts_with = "task"
+    )]
+    containerizer: String,
     /// Command and arguments, run without a shell
     #[arg(last = true, value_name = "COMMAND")]
     argv: Vec<String>,
@@ -54,9 +66,11 @@ pub struct TaskArgs {
 
 impl TaskArgs {
     /// Name of the framework.
-    pub fn name(&self) -> String {
+    pub fn name<'a>(&'a self) -> String {
         let word = || self.argv.first().or(self.command.as_ref())?.split_whitespace().next();
-        let word = word().and_then(|w| w.rsplit('/').next());
+        let last = |word: &'a str| word.rsplit('/').next();
+        let image = || last(self.image.as_deref()?)?.split(['@', ':']).next();
+        let word = word().and_then(last).or_else(image);
         self.name.clone().unwrap_or_else(|| word.unwrap_or("task").to_owned())
     }
 
@@ -76,6 +90,9 @@ impl TaskArgs {
         members.entry("task_id").or_insert_with(|| json!({ "value": id }));
         if self.task.is_none() || self.resources.is_some() {
             members.insert("resources".into(), self.resources()?);
+        }
+        if let Some(image) = &self.image {
+            members.insert("container".into(), container(image, &self.containerizer));
         }
         let mut limits = Map::new();
         if let Some(cpus) = self.cpu_limit {
@@ -105,6 +122,7 @@ impl TaskArgs {
             (None, Some(program)) => {
                 json!({ "shell": false, "value": program, "arguments": self.argv })
             }
+            (None, None) if self.image.is_some() => json!({ "shell": false }),
             (None, None) => return Err(CliError::NothingToRun),
             (Some(_), Some(_)) => {
                 return Err(argument("--command", "a command is also given after `--`"));
@@ -134,6 +152,15 @@ impl TaskArgs {
         }
         Ok(Value::Array(list))
     }
+}
+
+/// A container in an image.
+fn container(image: &str, containerizer: &str) -> Value {
+    if containerizer == "docker" {
+        return json!({ "type": "DOCKER", "docker": { "image": image } });
+    }
+    let image = json!({ "type": "DOCKER", "docker": { "name": image } });
+    json!({ "type": "MESOS", "mesos": { "image": image } })
 }
 
 fn argument(option: &'static str, message: &str) -> CliError {
@@ -244,6 +271,20 @@ mod tests {
         assert_eq!(task["command"]["arguments"], json!(["/bin/echo", "a b"]));
         assert_eq!(task["limits"]["cpus"]["value"], 0.5);
         assert_eq!(task["name"], "echo");
+    }
+
+    #[test]
+    fn an_image_brings_its_own_command() {
+        let task = args(&["--image", "localhost:5000/team/web:1"]).build("id").unwrap();
+        assert_eq!(
+            task["container"]["mesos"]["image"]["docker"]["name"],
+            "localhost:5000/team/web:1"
+        );
+        assert_eq!((&task["name"], &task["command"]["shell"]), (&json!("web"), &json!(false)));
+        let words = ["--image=a", "--containerizer=docker", "--", "/bin/ls"];
+        let task = args(&words).build("id").unwrap();
+        assert_eq!(task["container"], json!({ "type": "DOCKER", "docker": { "image": "a" } }));
+        assert_eq!(task["command"]["value"], "/bin/ls");
     }
 
     #[test]

@@ -14,7 +14,7 @@ use isolators::traced::Calls;
 use mesos::container_info::Type;
 use mesos::{ContainerId, ContainerStatus, Resource};
 
-use super::images::NamedStore;
+use super::images::{NamedStore, Progress};
 use super::{
     Containerizer, ContainerizerError, KnownContainer, LaunchRequest, Launched, Sample,
     Termination, Trouble,
@@ -179,6 +179,10 @@ impl Containerizer for Composing {
 
     fn images(&self) -> Vec<NamedStore> {
         self.all.iter().flat_map(|(_, containerizer)| containerizer.images()).collect()
+    }
+
+    fn provisioning(&self) -> Vec<(ContainerId, Progress)> {
+        self.all.iter().flat_map(|(_, containerizer)| containerizer.provisioning()).collect()
     }
 
     fn troubles(&self) -> Vec<(ContainerId, Arc<Trouble>)> {

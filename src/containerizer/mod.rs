@@ -293,6 +293,11 @@ pub trait Containerizer: Send + Sync {
         Vec::new()
     }
 
+    /// Containers whose image is being pulled.
+    fn provisioning(&self) -> Vec<(ContainerId, images::Progress)> {
+        Vec::new()
+    }
+
     /// Containers whose destruction takes longer than it should, and why.
     fn troubles(&self) -> Vec<(ContainerId, Arc<Trouble>)> {
         Vec::new()

@@ -145,18 +145,19 @@ pub(super) mod tests {
             r#type: Some(variable::Type::Secret as i32),
             ..Default::default()
         };
-        let mut command = CommandInfo::default();
-        command.environment = Some(mesos::Environment { variables: vec![secret.clone()] });
+        let command = |variable: &mesos::environment::Variable| {
+            let environment = mesos::Environment { variables: vec![variable.clone()] };
+            CommandInfo { environment: Some(environment), ..CommandInfo::default() }
+        };
         let secrets = Secrets::default();
-        assert!(command_environment(&command, &secrets).is_err());
+        assert!(command_environment(&command(&secret), &secrets).is_err());
         let value = mesos::Secret {
             r#type: Some(mesos::secret::Type::Value as i32),
             value: Some(mesos::secret::Value { data: b"hush".to_vec() }),
             ..Default::default()
         };
         let secret = mesos::environment::Variable { secret: Some(value), ..secret };
-        command.environment = Some(mesos::Environment { variables: vec![secret] });
-        assert_eq!(command_environment(&command, &secrets).unwrap()["S"], "hush");
+        assert_eq!(command_environment(&command(&secret), &secrets).unwrap()["S"], "hush");
     }
 
     #[test]

@@ -39,6 +39,7 @@ fn step_of(code: u32) -> Step {
         code::UNSHARE => Step::NewNamespace,
         code::HOSTNAME => Step::Hostname,
         code::MOUNT | code::ATTACH | code::RESTRICT => Step::Mount,
+        code::FS_OPEN | code::FS_SET | code::FS_MAKE => Step::Mount,
         code::MAP_IDS => Step::MapIds,
         code::MKDIR | code::SYMLINK | code::RENAME | code::MKNOD | code::CHOWN => Step::File,
         code::PIVOT | code::CHROOT => Step::Root,

@@ -7,19 +7,30 @@
 //! ```
 //!
 //! * `reference`: names of images and digests (pure). `image`: configurations (pure).
+//! * `roots`: root file systems of containers. `record`: what is kept of them. `backend`:
+//!   how they are made. `look`: files of images that are not mounted.
 //! * `store`: what is there, for whom, since when; pulls shared by all who wait.
-//! * `gc`: which images go when room is needed (pure).
+//! * `gc`: which images go when room is needed (pure). `collect`: when that is.
 //! * `message`: what agent and helper say. `pull`: body of `bulkhead-helper pull`.
 
+pub mod backend;
+mod collect;
 pub mod gc;
 pub mod image;
+mod look;
 mod message;
 pub mod pull;
+mod record;
 pub mod reference;
+mod roots;
 pub mod store;
 
+pub use backend::Backend;
+pub use collect::Collection;
 pub use image::{ImageConfig, StoredImage};
+pub use look::Point;
 pub use reference::{Digest, Reference, ReferenceError};
+pub use roots::{Provisioner, Root, Watcher};
 pub use store::{
     Lease, Listed, Location, Options, Progress, Pruned, Settings, SettingsError, Store, StoreError,
 };

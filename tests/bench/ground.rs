@@ -1,6 +1,8 @@
 //! What the benches of the native containerizer share: requests, cpu time,
 //! figures, and removing the cgroups of a run.
 
+#![allow(dead_code, reason = "every bench uses its own part")]
+
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;

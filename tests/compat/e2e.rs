@@ -19,6 +19,7 @@ mod e2e {
     pub mod limits;
     pub mod logs;
     pub mod metrics;
+    pub mod ports;
     pub mod restart;
     pub mod tasks;
     pub mod workdir;

@@ -27,6 +27,8 @@ mod limits;
 mod logs;
 #[path = "isolation/plugins.rs"]
 mod plugins;
+#[path = "isolation/ports.rs"]
+mod ports;
 #[path = "isolation/pressure.rs"]
 mod pressure;
 #[path = "isolation/process.rs"]

@@ -14,6 +14,8 @@ mod namespaces;
 mod processes;
 #[path = "launch/recovery.rs"]
 mod recovery;
+#[path = "launch/roots.rs"]
+mod roots;
 #[path = "launch/users.rs"]
 mod users;
 

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use base64::Engine as _;
 use bulkhead::wire::client::{Call, Client, Reply};
 use kernel::cgroup::{Cgroup, Hierarchies};
 use serde_json::Value;
@@ -32,6 +33,7 @@ pub struct Dockerd {
     dir: TempDir,
     cgroup: String,
     network: Network,
+    driver: &'static str,
     child: Option<Child>,
 }
 
@@ -45,9 +47,18 @@ impl Dockerd {
     /// When it does not start; the message carries its log.
     #[must_use]
     pub fn start(name: &str, network: Network) -> Dockerd {
+        Dockerd::start_with(name, network, "vfs")
+    }
+
+    /// The same with another storage driver.
+    ///
+    /// # Panics
+    /// When it does not start; the message carries its log.
+    #[must_use]
+    pub fn start_with(name: &str, network: Network, driver: &'static str) -> Dockerd {
         let dir = TempDir::new(&format!("dockerd-{name}"));
         let cgroup = format!("bulkhead-dockerd-{name}-{}", std::process::id());
-        let mut engine = Dockerd { dir, cgroup, network, child: None };
+        let mut engine = Dockerd { dir, cgroup, network, driver, child: None };
         engine.run();
         engine.import(IMAGE, "latest", "LABEL bulkhead=test");
         engine
@@ -89,7 +100,8 @@ impl Dockerd {
             .arg(format!("--pidfile={}", dir.join("pid").display()))
             .arg(format!("--host=unix://{}", self.socket().display()))
             .arg(format!("--cgroup-parent=/{}", self.cgroup))
-            .args(["--storage-driver=vfs", "--group=root", "--ip-masq=false"])
+            .arg(format!("--storage-driver={}", self.driver))
+            .args(["--group=root", "--ip-masq=false"])
             .stdin(Stdio::null())
             .stdout(log.try_clone().expect("copy a descriptor"))
             .stderr(log)
@@ -118,11 +130,34 @@ impl Dockerd {
 
     /// Pushes an image to its registry; what the engine reports.
     #[must_use]
-    pub fn push(&self, name: &str, tag: &str) -> String {
+    pub fn push(&self, name: &str, tag: &str, user: &str, password: &str) -> String {
         let (socket, path) = (self.socket(), format!("/images/{name}/push?tag={tag}"));
-        // Nobody, as nothing.
-        let call = Call::post(&path, "application/json", "").header("x-registry-auth", "e30=");
+        let auth = serde_json::json!({ "username": user, "password": password }).to_string();
+        let auth = base64::engine::general_purpose::URL_SAFE.encode(auth);
+        let call = Call::post(&path, "application/json", "").header("x-registry-auth", &auth);
         reply(&socket, call).map(|reply| reply.text()).unwrap_or_default()
+    }
+
+    /// Gives it the images of an archive of `docker save`.
+    ///
+    /// # Panics
+    /// When it refuses.
+    pub fn load(&self, archive: &Path) {
+        let body = std::fs::read(archive).expect("read the archive");
+        let path = "/images/load?quiet=1";
+        let (status, answer) = ask(&self.socket(), "POST", path, "application/x-tar", body);
+        assert_eq!(status, 200, "{answer}");
+    }
+
+    /// Runs the command `docker` against it.
+    ///
+    /// # Panics
+    /// When it fails.
+    pub fn docker(&self, arguments: &[&str]) {
+        let mut command = Command::new("docker");
+        command.env("DOCKER_HOST", format!("unix://{}", self.socket().display()));
+        let output = command.args(arguments).stdin(Stdio::null()).output().expect("run docker");
+        assert!(output.status.success(), "docker {arguments:?}: {output:?}\n{}", self.log());
     }
 
     /// The socket.

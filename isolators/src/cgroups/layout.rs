@@ -4,6 +4,7 @@
 //! v1: `<hierarchy>/<cgroups_root>/<id>`; nested `…/<id>/mesos/<child>`.
 //! v2: the same directories hold the knobs, and the processes are in their
 //! `leaf`, since v2 wants no processes in a cgroup that has children.
+//! Hybrid: as v1, and with `network/ports` also in the v2 hierarchy, without knobs.
 //!
 //! One cgroup of each container is its *tracker*: no process of the container can
 //! leave it, so killing what is in it kills the container. v2: the container's
@@ -11,7 +12,7 @@
 //! for nested containers that share all other cgroups with their parent.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use kernel::cgroup::{Cgroup, Hierarchy, Version, is_implicit_on_v2};
 
@@ -90,9 +91,11 @@ impl Layout {
             IsolatorError::plain("cgroups", "find", object)
         })?;
         let mut places = vec![tracker];
-        for place in controllers.values() {
-            if !places.contains(place) {
-                places.push(place.clone());
+        // Not the tracker on hybrid hosts: older containers are not in it.
+        let beside = config.hierarchies.unified().filter(|_| config.ports.unified).map(Place::of);
+        for place in controllers.values().cloned().chain(beside) {
+            if !places.contains(&place) {
+                places.push(place);
             }
         }
         let root = PathBuf::from(config.cgroups_root.trim_matches('/'));
@@ -183,6 +186,21 @@ impl Layout {
     #[must_use]
     pub fn knobs(&self, controller: &str, lineage: &[&str]) -> Option<Cgroup> {
         self.controllers.get(controller).map(|place| self.group(place, lineage))
+    }
+
+    /// Where the v2 hierarchy is mounted, if containers have cgroups in it.
+    #[must_use]
+    pub fn unified_mount(&self) -> Option<&Path> {
+        let place = self.places.iter().find(|place| place.version == Version::V2)?;
+        Some(&place.mount)
+    }
+
+    /// The container's directory in the v2 hierarchy, with all its processes below,
+    /// if containers have cgroups there.
+    #[must_use]
+    pub fn unified(&self, lineage: &[&str]) -> Option<Cgroup> {
+        let place = self.places.iter().find(|place| place.version == Version::V2)?;
+        Some(self.group(place, lineage))
     }
 
     /// Directories to make for the container, in order; remove in reverse.
@@ -313,6 +331,28 @@ mod tests {
         assert_eq!(layout.knobs("cpu", &["a"]).unwrap().path().to_str(), Some("/cg/cpu/mesos/a"));
         assert_eq!(layout.knobs("blkio", &["a"]), None);
         assert!(layout.givers(&["a", "b"]).is_empty());
+    }
+
+    #[test]
+    fn a_cgroup_of_v2_beside_those_of_v1() {
+        let mut config = v1(&["memory", "pids"]);
+        let wanted = [("cgroups/mem", "memory")];
+        let layout = Layout::new(&config, &wanted).unwrap().unwrap();
+        assert_eq!((layout.unified_mount(), layout.unified(&["a"])), (None, None));
+        config.ports.unified = true;
+        let layout = Layout::new(&config, &wanted).unwrap().unwrap();
+        assert_eq!(layout.unified_mount(), Some(Path::new("/cg/unified")));
+        let all = ["/cg/pids/mesos/a", "/cg/memory/mesos/a", "/cg/unified/mesos/a"];
+        let leaf = ["/cg/unified/mesos/a/leaf"];
+        assert_eq!(paths(&layout.directories(&["a"], false)), [&all[..], &leaf].concat());
+        assert_eq!(layout.tracker(&["a"]).path(), Path::new(all[0]));
+        let joins = layout.joins(&["a"], |_| true);
+        assert_eq!(joins.last(), Some(&CgroupJoin::V2(leaf[0].into())));
+        // What it was before, on v2.
+        let mut config = v2();
+        config.ports.unified = true;
+        let layout = Layout::new(&config, &[("cgroups/mem", "memory")]).unwrap().unwrap();
+        assert_eq!(layout.places.len(), 1);
     }
 
     #[test]

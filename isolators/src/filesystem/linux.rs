@@ -2,7 +2,7 @@
 //! `/proc`, `/sys` and `/dev` for those with a root file system of their own.
 
 use std::collections::BTreeSet;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use oci_spec::runtime::{
@@ -57,6 +57,19 @@ const LINKS: [(&str, &str); 5] = [
     ("/dev/ptmx", "pts/ptmx"),
 ];
 
+/// How the host finds others and is called, for containers on its network.
+const HOST_FILES: [&str; 3] = ["/etc/resolv.conf", "/etc/hosts", "/etc/hostname"];
+
+/// Where a root file system of a container's own is mounted on: a path and whether it is
+/// a directory. An image that has them all is quicker to start.
+#[must_use]
+pub fn mount_points(sandbox_directory: &Path) -> Vec<(PathBuf, bool)> {
+    let dirs = ["/proc", "/sys", "/dev"].into_iter().map(Path::new).chain([sandbox_directory]);
+    let files = HOST_FILES.iter().map(Path::new);
+    let both = dirs.map(|dir| (dir, true)).chain(files.map(|file| (file, false)));
+    both.map(|(path, is_dir)| (path.to_owned(), is_dir)).collect()
+}
+
 #[derive(Debug, Clone)]
 struct Settings {
     config: Arc<Config>,
@@ -100,6 +113,10 @@ fn prepare(settings: &Settings, context: &ContainerContext) -> Result<Contributi
     let own_shm = settings.enabled.contains("namespaces/ipc");
     part.mounts = root_mounts(!own_shm);
     part.mounts.push(bind(&context.sandbox, &settings.config.sandbox_directory, false));
+    if !has_own_network(context) {
+        let there = HOST_FILES.iter().map(Path::new).filter(|path| path.is_file());
+        part.mounts.extend(there.map(|path| bind(path, path, true)));
+    }
     part.devices = devices();
     part.file_operations = LINKS
         .iter()
@@ -128,6 +145,12 @@ fn is_confined(settings: &Settings, context: &ContainerContext) -> Result<bool, 
     let grant = capabilities::grant(&settings.config, context);
     let grant = grant.map_err(|text| IsolatorError::plain(NAME, "use", text))?;
     Ok(grant.is_some_and(|grant| !grant.bounding.contains(admin)))
+}
+
+/// Whether it has a network of its own, with files of its own.
+fn has_own_network(context: &ContainerContext) -> bool {
+    let networks = context.info.as_ref().map(|info| info.network_infos.as_slice());
+    networks.unwrap_or_default().iter().any(|network| network.name.is_some())
 }
 
 /// Sharing the host's pid namespace all the way up.
@@ -202,8 +225,16 @@ mod tests {
         let part = prepare(&settings(&[]), &image).unwrap();
         let seen: Vec<_> =
             part.mounts.iter().map(|m| m.destination().display().to_string()).collect();
+        // What the host has of its three files comes last.
+        let (own, hosts) = seen.split_at(7);
+        assert!(hosts.iter().all(|path| HOST_FILES.contains(&path.as_str())), "{hosts:?}");
+        let named = mesos::NetworkInfo { name: Some("net".into()), ..Default::default() };
+        let mut networked = image.clone();
+        networked.info =
+            Some(ContainerInfo { network_infos: vec![named], ..ContainerInfo::default() });
+        assert_eq!(prepare(&settings(&[]), &networked).unwrap().mounts.len(), 7);
         assert_eq!(
-            seen,
+            own,
             [
                 "/proc",
                 "/sys",
@@ -216,7 +247,7 @@ mod tests {
         );
         assert_eq!((part.devices.len(), part.masked_paths.len()), (6, 11));
         let ipc = prepare(&settings(&["namespaces/ipc"]), &image).unwrap();
-        assert_eq!(ipc.mounts.len(), 6);
+        assert_eq!(ipc.mounts.len(), part.mounts.len() - 1);
     }
 
     #[test]

@@ -6,7 +6,7 @@ mod posix;
 
 use std::collections::BTreeSet;
 
-pub use self::linux::linux;
+pub use self::linux::{linux, mount_points};
 pub use self::posix::posix;
 use crate::api::{ContainerContext, IsolatorError};
 use crate::volume;

@@ -14,6 +14,7 @@ use mesos::{ContainerId, ContainerStatus, ResourceStatistics};
 use super::nested::display;
 use crate::agent::core::state::{Executor, ExecutorState};
 use crate::agent::snapshot::Snapshot;
+use crate::containerizer::images::Progress;
 use crate::containerizer::{Containerizer, Sample, Trouble};
 
 /// Which containers are wanted; `None` is any.
@@ -120,12 +121,21 @@ async fn status(containerizer: &dyn Containerizer, id: &ContainerId) -> Containe
         .unwrap_or_else(|| ContainerStatus { container_id: Some(id.clone()), ..Default::default() })
 }
 
+/// Containers that do something that may take long.
+#[derive(Debug, Default)]
+pub struct Busy {
+    /// They are being destroyed, and something is in the way.
+    pub troubles: Vec<(ContainerId, Arc<Trouble>)>,
+    /// Their image is being pulled.
+    pub provisioning: Vec<(ContainerId, Progress)>,
+}
+
 /// The body of `/containers`: every object with its members sorted.
 #[must_use]
 pub fn render(
     containers: &[get_containers::Container],
     snapshot: &Snapshot,
-    troubles: &[(ContainerId, Arc<Trouble>)],
+    busy: &Busy,
 ) -> Vec<u8> {
     let executors: HashMap<&str, &Executor> =
         alive(snapshot).map(|e| (e.container_id.value.as_str(), e)).collect();
@@ -134,12 +144,15 @@ pub fn render(
         for c in containers {
             w.object(|w| {
                 w.key("container_id").string(&c.container_id.value);
-                let own = |id: &&(ContainerId, _)| id.0.value == c.container_id.value;
-                if let Some((_, trouble)) = troubles.iter().find(own) {
+                let own = |id: &ContainerId| id.value == c.container_id.value;
+                if let Some((_, trouble)) = busy.troubles.iter().find(|(id, _)| own(id)) {
                     w.key("destroying").raw(trouble.to_json().to_string().as_bytes());
                 }
                 if let Some(executor) = executors.get(c.container_id.value.as_str()) {
                     executor_members(w, executor);
+                }
+                if let Some((_, now)) = busy.provisioning.iter().find(|(id, _)| own(id)) {
+                    w.key("provisioning").raw(super::images::far(now).to_string().as_bytes());
                 }
                 if let Some(statistics) = &c.resource_statistics {
                     w.key("statistics").sorted_message(statistics);

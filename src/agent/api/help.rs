@@ -18,6 +18,13 @@ pub const WORDS: &[Words] = &[
         "Shows what garbage collection would delete now, what it keeps, and why.",
         "No endpoint of Mesos; `bulkhead agent gc --dry-run` prints it.",
     ),
+    own(
+        "images",
+        "Shows the images that containerizers have at hand; POST fetches another one.",
+        "No endpoint of Mesos; `bulkhead image ls` prints it. POST takes \
+         `{\"image\": NAME, \"force\": BOOL, \"containerizer\": NAME}` and answers with how far \
+         the pull is, as RecordIO of JSON. PRUNE_IMAGES of the operator API removes.",
+    ),
     own("api/v1", "The operator API: one call by POST, in JSON or protobuf.", ""),
     own("api/v1/executor", "The executor API: one call by POST, in JSON or protobuf.", ""),
 ];

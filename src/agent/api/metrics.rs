@@ -21,6 +21,10 @@ pub struct Surroundings {
     pub fetched: Figures,
     /// Containers that could not be destroyed.
     pub destroy_errors: u64,
+    /// Containers with a root file system of an image.
+    pub roots: u64,
+    /// Root file systems that could not be removed.
+    pub root_errors: u64,
 }
 
 /// Every metric of the agent by name, unsorted.
@@ -54,6 +58,8 @@ pub fn of(snapshot: &Snapshot, around: &Surroundings) -> Vec<(String, f64)> {
         ("gc/path_removals_failed", counters.gc_path_removals_failed),
         ("gc/path_removals_pending", counters.gc_path_removals_pending),
         ("containerizer/mesos/container_destroy_errors", around.destroy_errors),
+        ("containerizer/mesos/filesystem/containers_new_rootfs", around.roots),
+        ("containerizer/mesos/provisioner/remove_container_errors", around.root_errors),
         ("containerizer/fetcher/cache_size_used_bytes", around.fetched.cache_used),
         ("containerizer/fetcher/task_fetches_failed", around.fetched.failed),
         ("containerizer/fetcher/task_fetches_succeeded", around.fetched.succeeded),
@@ -115,10 +121,8 @@ pub fn is_counter(name: &str) -> bool {
 }
 
 /// Parts of Mesos that are not here yet or have nothing to count.
-const RESTING: [&str; 6] = [
-    "containerizer/mesos/filesystem/containers_new_rootfs",
+const RESTING: [&str; 4] = [
     "containerizer/mesos/provisioner/bind/remove_rootfs_errors",
-    "containerizer/mesos/provisioner/remove_container_errors",
     "resource_provider_manager/events/disconnect",
     "resource_provider_manager/events/subscribe",
     "resource_provider_manager/subscribed",

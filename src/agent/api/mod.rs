@@ -13,6 +13,7 @@ pub mod executor;
 mod files;
 mod garbage;
 mod help;
+mod images;
 pub mod metrics;
 pub mod nested;
 pub mod prometheus;
@@ -30,7 +31,7 @@ use async_trait::async_trait;
 use mesos::slave_info::capability;
 
 use self::attachments::Attachments;
-use self::containers::Selection;
+use self::containers::{Busy, Selection};
 use super::handle::Handle;
 use super::snapshot::{AgentState, Snapshot};
 use crate::checkpoint::WorkDir;
@@ -72,6 +73,8 @@ pub struct Context {
     pub work_dir: WorkDir,
     /// `--switch_user`.
     pub switch_user: bool,
+    /// Images that are never pruned unless a call names others.
+    pub excluded_images: Vec<String>,
     /// What is collected when.
     pub collection: Policy,
     /// What master and agent serve alike: files, metrics, flags, logging.
@@ -90,6 +93,7 @@ enum Route {
     Operator,
     Executor,
     Garbage,
+    Images,
     Help,
 }
 
@@ -100,6 +104,7 @@ fn routes() -> Routes<Route> {
         .add(PROCESS, "monitor/statistics", Route::Statistics)
         .add(PROCESS, "containerizer/debug", Route::Debug)
         .add(PROCESS, "gc", Route::Garbage)
+        .add(PROCESS, "images", Route::Images)
         .add(PROCESS, "api/v1", Route::Operator)
         .add(PROCESS, "api/v1/executor", Route::Executor)
 }
@@ -161,6 +166,8 @@ impl Api {
             Route::Statistics => {
                 Response::json(containers::statistics(&snapshot, &*context.containerizer).await)
             }
+            Route::Images if recovering => return self::recovering(),
+            Route::Images => return images::serve(context, request).await,
             Route::Garbage => garbage::plan(context, &snapshot).await,
             Route::Debug => Response::json(context.containerizer.debug().to_string()),
         };
@@ -204,7 +211,10 @@ impl Api {
             );
         }
         let found = containers::collect(snapshot, &*self.context.containerizer, &selection).await;
-        Response::json(containers::render(&found, snapshot, &self.context.containerizer.troubles()))
+        let containerizer = &self.context.containerizer;
+        let busy =
+            Busy { troubles: containerizer.troubles(), provisioning: containerizer.provisioning() };
+        Response::json(containers::render(&found, snapshot, &busy))
     }
 }
 

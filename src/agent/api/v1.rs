@@ -17,7 +17,7 @@ use prost::Message as _;
 use super::attachments::Attachments;
 use super::containers::{self, Selection};
 use super::executor::not_implemented;
-use super::{Context, attach, files, nested, reads, session, validate};
+use super::{Context, attach, files, images, nested, reads, session, validate};
 use crate::agent::snapshot::{AgentState, Snapshot};
 use crate::wire::http::media::{self, Media, Shape};
 use crate::wire::http::{Request, Response, StatusCode};
@@ -157,6 +157,7 @@ async fn dispatch(
         | T::RemoveNestedContainer => {
             return on_container(context, snapshot, &call, accept).await;
         }
+        T::PruneImages => images::prune(context, call.prune_images.unwrap_or_default()).await,
         T::Unknown => not_implemented(),
         _ => not_yet(kind.as_str_name()),
     })

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use mesos::internal::StatusUpdate;
 use mesos::secrets::Secretive;
-use mesos::{ContainerId, SlaveInfo, TaskState, task_status, value};
+use mesos::{ContainerId, ContainerStatus, SlaveInfo, TaskState, task_status, value};
 use thiserror::Error;
 
 use super::event::{Effect, Timer};
@@ -227,6 +227,11 @@ impl Core {
             }
             let id = ContainerId { value: container.clone(), parent: None };
             self.out.push(Effect::Watch { container: id });
+            if let Some(status) = found.statuses.get(&container)
+                && let Some(e) = self.executor_mut(&framework, &executor)
+            {
+                e.container_status = Some(status.clone());
+            }
             if let Some(pid) = found.alive.get(&container) {
                 self.take_over(&framework, &executor, *pid);
             }
@@ -398,6 +403,8 @@ impl Core {
 pub struct FoundContainers {
     /// Those it knows, running or just ended, with their pids.
     pub alive: BTreeMap<String, Option<u32>>,
+    /// What isolators say of them: addresses, cgroups.
+    pub statuses: BTreeMap<String, ContainerStatus>,
     /// Those that never executed anything and may be launched.
     pub never_ran: BTreeSet<String>,
 }

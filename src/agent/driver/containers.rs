@@ -74,7 +74,7 @@ impl Containers {
         LaunchRequest {
             id: spec.container,
             command: command.unwrap_or_default(),
-            container,
+            container: container.or_else(|| self.config.default_container_info.clone()),
             requests: spec.requests,
             limits: spec.limits,
             sandbox,

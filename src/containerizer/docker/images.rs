@@ -5,8 +5,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
-use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use async_trait::async_trait;
 use serde_json::Value;
@@ -18,12 +18,15 @@ use super::image;
 use super::prune::{ImagePolicy, Pulled, is_full, order};
 use super::records::Records;
 use crate::containerizer::images::{ImageRow, ImageStore, ImagesError, Progress, Watcher};
+use crate::daemon::metrics::Timer;
 
 /// The images of the engine.
 pub(super) struct Images {
     engine: Arc<Engine>,
     credentials: Option<Value>,
     records: Records,
+    /// How long pulls took.
+    timer: OnceLock<Timer>,
 }
 
 fn now() -> u64 {
@@ -33,14 +36,22 @@ fn now() -> u64 {
 impl Images {
     pub(super) fn new(engine: Arc<Engine>, config: &Config) -> Images {
         let (credentials, records) = (config.credentials.clone(), &config.image_records);
-        Images { engine, credentials, records: Records::open(records) }
+        let timer = OnceLock::new();
+        Images { engine, credentials, records: Records::open(records), timer }
+    }
+
+    /// From now on this is told how long pulls take.
+    pub(super) fn time(&self, timer: Timer) {
+        let _ = self.timer.set(timer);
     }
 
     /// Sees to it that an image is there. `force`: asks its registry for the newest.
+    /// `credentials` are looked at before the agent's own.
     pub(super) async fn ensure(
         &self,
         image: &str,
         force: bool,
+        credentials: Option<&Value>,
         watcher: Option<Watcher>,
     ) -> Result<Image, EngineError> {
         let (name, tag) = image::split(image);
@@ -53,7 +64,9 @@ impl Images {
         info!(image = full, "pulling");
         let before = self.engine.images().await?;
         self.records.begin(&full, now());
-        let auth = self.credentials.as_ref().and_then(|all| image::credentials(all, image));
+        let all = credentials.into_iter().chain(&self.credentials);
+        let auth = all.into_iter().find_map(|all| image::credentials(all, image));
+        let began = Instant::now();
         let mut pulling = Pulling::default();
         let pulled = self
             .engine
@@ -62,6 +75,9 @@ impl Images {
                 watcher.iter().for_each(|watcher| watcher(progress));
             })
             .await;
+        if let Some(timer) = self.timer.get().filter(|_| pulled.is_ok()) {
+            timer.record(Instant::now(), began.elapsed());
+        }
         let came = match pulled {
             Ok(()) => self.engine.image(&full).await,
             Err(error) => Err(error),
@@ -292,7 +308,7 @@ impl ImageStore for Images {
         force: bool,
         watcher: Watcher,
     ) -> Result<ImageRow, ImagesError> {
-        let there = self.ensure(image, force, Some(watcher)).await;
+        let there = self.ensure(image, force, None, Some(watcher)).await;
         let there = there.map_err(failed("pull", format!("image '{image}'")))?;
         let (name, tag) = image::split(image);
         let used = self.records.book().images.get(&there.id).map(|record| record.used);

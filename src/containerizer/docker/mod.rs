@@ -61,6 +61,7 @@ use super::table::{ended, launched};
 use super::{
     Containerizer, ContainerizerError, KnownContainer, LaunchRequest, Launched, Sample, Termination,
 };
+use crate::daemon::metrics::Timer;
 use crate::fetch::Fetcher;
 
 /// The containerizer.
@@ -79,6 +80,11 @@ impl Docker {
         runtime.create().map_err(|e| ContainerizerError::Start(chain(&e)))?;
         let shared = Shared::new(config, fetcher, runtime);
         Ok(Docker { shared: Arc::new(shared) })
+    }
+
+    /// Where it is told how long pulls of images take.
+    pub fn time_pulls(&self, timer: Timer) {
+        self.shared.images.time(timer);
     }
 
     /// Figures for the metrics, by name.

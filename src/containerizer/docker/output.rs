@@ -82,7 +82,7 @@ impl Place {
         let mut hasher = DefaultHasher::new();
         (time, text).hash(&mut hasher);
         let before = std::mem::replace(&mut self.last, if whole { hasher.finish() } else { 0 });
-        whole && before == self.last && time == self.newest.0 && time % 1_000_000_000 != 0
+        whole && before == self.last && time == self.newest.0 && !time.is_multiple_of(1_000_000_000)
     }
 
     /// The part of a line that is not in the file yet, and whether the mark moved.

@@ -1,5 +1,6 @@
 //! Birth and adoption: everything up to a container that runs and is watched.
 
+use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -81,7 +82,9 @@ impl Container {
     }
 
     async fn pull(&self, wanted: &mapping::Wanted, force: bool) -> Result<(), Failure> {
-        let pulled = self.shared.images.ensure(&wanted.image, force, None).await;
+        let credentials = credentials(&self.request.sandbox);
+        let images = &self.shared.images;
+        let pulled = images.ensure(&wanted.image, force, credentials.as_ref(), None).await;
         pulled.map(drop).map_err(|error| match error {
             EngineError::Refused { message, .. } => {
                 let (name, tag) = image::split(&wanted.image);
@@ -211,6 +214,20 @@ fn details(inspected: &Inspected) -> Details {
         data: serde_json::json!([inspected.raw]).to_string().into_bytes(),
         labels: inspected.addresses.first().map(label).into_iter().collect(),
     }
+}
+
+/// What was fetched for the `docker` command of Mesos' agent, whose home the sandbox
+/// is while it pulls.
+fn credentials(sandbox: &Path) -> Option<serde_json::Value> {
+    const LARGEST: u64 = 1 << 20;
+    [".docker/config.json", ".dockercfg"].iter().find_map(|name| {
+        let file = kernel::beneath::find(sandbox, Path::new(name)).ok()?;
+        let file = file.open().ok().filter(|_| file.is_file())?;
+        let mut text = String::new();
+        file.take(LARGEST).read_to_string(&mut text).ok()?;
+        let read = serde_json::from_str(&text);
+        read.inspect_err(|error| info!(%error, "'{name}' in {} is no JSON", sandbox.display())).ok()
+    })
 }
 
 fn make_directories(

@@ -15,6 +15,7 @@ use kernel::cgroup::Hierarchies;
 use crate::containerizer::ContainerizerError;
 use crate::launch::Engine;
 use crate::logs::{self, settings::Settings};
+use crate::provisioner::{Collection, Provisioner};
 
 /// Longest path of a Unix socket in bytes.
 const LONGEST_SOCKET: usize = 107;
@@ -77,12 +78,20 @@ pub struct Config {
     pub disk: isolators::disk::Config,
     /// Flags of `devices/cdi`.
     pub cdi: isolators::cdi::Settings,
+    /// Flags of `network/ports`.
+    pub ports: isolators::network::ports::settings::Settings,
     /// Flags of `gpu/nvidia`.
     pub gpu: isolators::gpu::Settings,
+    /// Flags of `network/cni`.
+    pub cni: isolators::network::cni::Settings,
     /// `--secrets_dir`: where secrets come from.
     pub secrets: isolators::secret::Secrets,
     /// Who makes root file systems of images, if anybody.
-    pub provisioner: Option<Arc<dyn isolators::image::Provisioner>>,
+    pub provisioner: Option<Arc<Provisioner>>,
+    /// `--image_gc_config`: when images go by themselves.
+    pub image_gc: Option<Collection>,
+    /// `--docker_ignore_runtime`.
+    pub docker_ignore_runtime: bool,
     /// `--work_dir`: leftovers of mounts are looked for below it.
     pub work_dir: Option<PathBuf>,
     /// Between two searches for leftovers.
@@ -125,9 +134,13 @@ impl Default for Config {
             hooks: Vec::new(),
             disk: isolators::disk::Config::default(),
             cdi: isolators::cdi::Settings::default(),
+            ports: isolators::network::ports::settings::Settings::default(),
             gpu: isolators::gpu::Settings::default(),
+            cni: isolators::network::cni::Settings::default(),
             secrets: isolators::secret::Secrets::default(),
             provisioner: None,
+            image_gc: None,
+            docker_ignore_runtime: false,
             work_dir: None,
             sweep_interval: Duration::from_secs(60),
             logs: None,
@@ -195,9 +208,19 @@ impl Config {
             seccomp_profile_name: self.seccomp_profile_name.clone(),
             disk: self.disk.clone(),
             cdi: self.cdi.clone(),
+            ports: isolators::network::ports::settings::Settings {
+                // libcontainer joins cgroups of one kind only.
+                unified: self.launcher == Engine::Linux,
+                ..self.ports.clone()
+            },
             gpu: self.gpu.clone(),
+            cni: isolators::network::cni::Settings {
+                helper: self.helper().ok(),
+                ..self.cni.clone()
+            },
             secrets: self.secrets.clone(),
-            provisioner: self.provisioner.clone(),
+            provisioner: self.provisioner.clone().map(|provisioner| provisioner as _),
+            docker_ignore_runtime: self.docker_ignore_runtime,
             root: kernel::proctree::is_root(),
             ..isolators::config::Config::new(launcher, hierarchies)
         };

@@ -18,12 +18,15 @@ use std::sync::Arc;
 use std::task::Poll;
 
 use isolators::api::{ContainerContext, Isolation, Limitation, Watch};
+use isolators::runtime::users::Identity;
 use mesos::{ContainerId, ContainerInfo, ContainerStatus, Resource};
 use tokio::sync::{mpsc, oneshot, watch};
 use tracing::{info, warn};
 
 use super::Shared;
+use super::image::Home;
 use super::logs::Kept;
+use crate::containerizer::images::Progress;
 use crate::containerizer::request;
 use crate::containerizer::runtime::ContainerDir;
 use crate::containerizer::table::Failure;
@@ -48,8 +51,18 @@ pub(super) struct View {
     pub(super) pid: Option<u32>,
     /// What holds up its destruction, for as long as it does.
     pub(super) trouble: Option<Arc<Trouble>>,
+    /// How far the pull of its image is.
+    pub(super) progress: Option<Progress>,
+    /// Who it is in its image, if the image says so.
+    pub(super) identity: Option<Identity>,
     /// Set once, last.
     pub(super) end: Option<Termination>,
+}
+
+impl View {
+    pub(super) fn new(phase: Phase) -> View {
+        View { phase, pid: None, trouble: None, progress: None, identity: None, end: None }
+    }
 }
 
 /// What a container may be told.
@@ -130,6 +143,10 @@ pub(super) struct Container {
     pub(super) dir: ContainerDir,
     /// In table order.
     pub(super) handles: Vec<Handle>,
+    /// If its root is an image's.
+    pub(super) home: Option<Home>,
+    /// Who its parent is in its image, if this is a guest.
+    pub(super) host: Option<Identity>,
     pub(super) watches: Vec<Watch>,
     pub(super) running: Option<Running>,
     /// If its output goes through the logger.

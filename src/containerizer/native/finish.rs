@@ -80,6 +80,7 @@ impl Container {
         }
         self.watches.clear();
         self.clean_up(&mut errors).await;
+        self.unprovision(&mut errors).await;
         failpoint!("destroy.cleaned");
         self.running = None;
         if !errors.is_empty() {

@@ -7,6 +7,7 @@
 //!
 //! * `config`: flags. `request`: what is asked, in the isolators' words (pure).
 //! * `container`, `start`, `finish`: a container's life. `debug`: guests in another.
+//!   `image`: root file systems of images.
 //! * `recover`: after a restart of the agent. `sweep`: leftovers.
 //! * `logs`: a container's side of the logger.
 //! * `plugins`: hooks and reports of plugins.
@@ -15,6 +16,7 @@ mod config;
 mod container;
 mod debug;
 mod finish;
+mod image;
 mod logs;
 mod plugins;
 mod recover;
@@ -29,6 +31,7 @@ use std::sync::{Arc, MutexGuard};
 use async_trait::async_trait;
 use isolators::api::{ContainerContext, Isolator, Parent};
 use isolators::registry::Isolators;
+use isolators::runtime::users::Identity;
 use isolators::traced::Calls;
 use kernel::chain;
 use mesos::{ContainerId, ContainerStatus, Resource};
@@ -39,6 +42,7 @@ pub use self::config::Config;
 use self::container::{Command, Container, Door, Handle, Phase, Start, View};
 use self::plugins::Plugins;
 use self::request::Refusal;
+use super::images::{ImageStore, NamedStore, Progress};
 use super::request::{Machine, ids_of, key};
 use super::runtime::{ContainerDir, RuntimeDir};
 use super::sampler::Sampler;
@@ -121,9 +125,16 @@ impl Native {
         self.shared.destroy_errors.load(Ordering::Relaxed)
     }
 
+    /// Containers with root file systems of images, and those of which some stay: metrics.
+    #[must_use]
+    pub fn roots(&self) -> (u64, u64) {
+        let provisioner = self.shared.config.provisioner.as_ref();
+        provisioner.map(|provisioner| provisioner.figures()).unwrap_or_default()
+    }
+
     /// What was found in the kernel that belonged to no container: metrics.
     #[must_use]
-    pub fn leftovers(&self) -> [(&'static str, u64); 6] {
+    pub fn leftovers(&self) -> [(&'static str, u64); 7] {
         self.shared.sweeper.figures()
     }
 
@@ -193,10 +204,11 @@ impl Shared {
         start: Start,
         pid: Option<u32>,
     ) -> Result<watch::Receiver<View>, ContainerizerError> {
-        let Birth { request, context, handles, host_pid_namespace } = birth;
+        let Birth { request, context, handles, host_pid_namespace, home, host } = birth;
         let key = key(&request.id);
         let (commands, mailbox) = mpsc::channel(MAILBOX);
-        let view = View { phase: Phase::Provisioning, pid, trouble: None, end: None };
+        let identity = home.as_ref().and_then(|home| home.identity.clone());
+        let view = View { identity, pid, ..View::new(Phase::Provisioning) };
         let (view, seen) = watch::channel(view);
         let door = Door {
             id: request.id.clone(),
@@ -215,6 +227,8 @@ impl Shared {
             request,
             context,
             handles,
+            home,
+            host,
             watches: Vec::new(),
             running: None,
             pipes: None,
@@ -231,16 +245,31 @@ struct Birth {
     context: Arc<ContainerContext>,
     handles: Vec<Handle>,
     host_pid_namespace: bool,
+    /// Of a container that was found.
+    home: Option<image::Home>,
+    /// Who the parent of a guest is in its image.
+    host: Option<Identity>,
 }
 
 impl Native {
     fn birth(&self, mut request: LaunchRequest) -> Result<Birth, ContainerizerError> {
         let name = key(&request.id);
         let failed = |step, message| ContainerizerError::Launch { id: name.clone(), step, message };
-        request::check(&request, &self.shared.config.secrets).map_err(|refusal| match refusal {
-            Refusal::NotSupported(what) => ContainerizerError::NotSupported(what),
-            Refusal::Bad(what) => failed("check", what),
+        let images = request::Images {
+            provided: self.shared.config.provisioner.is_some(),
+            heeded: self.shared.heeds_images(),
+        };
+        request::check(&request, &self.shared.config.secrets, images).map_err(|refusal| {
+            match refusal {
+                Refusal::NotSupported(what) => ContainerizerError::NotSupported(what),
+                Refusal::Bad(what) => failed("check", what),
+            }
         })?;
+        if !debug::is_guest(&request) {
+            let isolation = &self.shared.isolators.isolation.names;
+            request::networks(request.container.as_ref(), isolation)
+                .map_err(|text| failed("check", text))?;
+        }
         let parent = match &request.id.parent {
             None => None,
             Some(id) => {
@@ -253,8 +282,10 @@ impl Native {
             }
         };
         let ids = ids_of(request.user.as_deref()).map_err(|text| failed("check", text))?;
+        let mut host = None;
         if let Some((door, _)) = parent.as_ref().filter(|_| debug::is_guest(&request)) {
             request.container = debug::info(door.info.as_ref());
+            host = door.view.borrow().identity.clone();
         }
         let shared = &self.shared;
         let host_pid_namespace =
@@ -274,7 +305,7 @@ impl Native {
                 isolation: isolator.attach(&context),
             })
             .collect();
-        Ok(Birth { request, context, handles, host_pid_namespace })
+        Ok(Birth { request, context, handles, host_pid_namespace, home: None, host })
     }
 
     async fn ask<T>(
@@ -297,6 +328,11 @@ impl Containerizer for Native {
     ) -> Result<Vec<ContainerId>, ContainerizerError> {
         let fresh = recover::recover(&self.shared, known).await?;
         sweep::start(&self.shared);
+        let config = &self.shared.config;
+        // Not before it is known which images are used.
+        if let (Some(provisioner), Some(gc)) = (&config.provisioner, &config.image_gc) {
+            tokio::spawn(gc.clone().watch(provisioner.store().clone()));
+        }
         Ok(fresh)
     }
 
@@ -341,6 +377,12 @@ impl Containerizer for Native {
     }
 
     async fn status(&self, id: &ContainerId) -> Option<ContainerStatus> {
+        let phase = self.door(id)?.view.borrow().phase;
+        if phase != Phase::Running {
+            // A pull may take long.
+            let container_id = Some(id.clone());
+            return Some(ContainerStatus { container_id, ..ContainerStatus::default() });
+        }
         self.ask(id, |reply| Command::Status { reply }).await
     }
 
@@ -378,6 +420,18 @@ impl Containerizer for Native {
             list.extend(destroying);
         }
         body
+    }
+
+    fn images(&self) -> Vec<NamedStore> {
+        let store = |provisioner| Arc::new(image::Images(provisioner)) as Arc<dyn ImageStore>;
+        let provisioner = self.shared.config.provisioner.clone();
+        provisioner.into_iter().map(|provisioner| ("mesos", store(provisioner))).collect()
+    }
+
+    fn provisioning(&self) -> Vec<(ContainerId, Progress)> {
+        let table = self.shared.table();
+        let pulling = |door: &Door| Some((door.id.clone(), door.view.borrow().progress?));
+        table.values().filter_map(pulling).collect()
     }
 
     fn gpus(&self) -> Vec<isolators::gpu::Figure> {

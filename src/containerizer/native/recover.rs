@@ -15,6 +15,7 @@ use tokio::sync::watch;
 use tracing::{info, warn};
 
 use super::container::{Cause, Door, Handle, Start, View};
+use super::image::{self, Home};
 use super::{Birth, Shared, chain, debug, request};
 use crate::containerizer::request::{ids_of, key};
 use crate::containerizer::{
@@ -30,6 +31,8 @@ struct Found {
     host_pid_namespace: bool,
     /// Nobody wants it.
     orphan: bool,
+    /// If its root is an image's.
+    home: Option<Home>,
 }
 
 /// What the record says.
@@ -83,6 +86,8 @@ pub(super) async fn recover(
     }
     info!(containers = all.len(), "recovered containers");
     failpoint!("recover.looked");
+    recover_roots(shared, &all).await;
+    failpoint!("recover.roots");
     let handles = handles(shared, &all).await?;
     failpoint!("recover.isolators");
     let mut fresh = Vec::new();
@@ -93,6 +98,16 @@ pub(super) async fn recover(
     let fresh = cleaned_up(shared, fresh).await;
     failpoint!("recover.done");
     Ok(fresh)
+}
+
+/// Keeps the images of containers that have them, and removes what was made for others.
+async fn recover_roots(shared: &Shared, all: &BTreeMap<String, Found>) {
+    let Some(provisioner) = &shared.config.provisioner else { return };
+    let open = all.values().filter(|found| !matches!(found.state, State::Over(_)));
+    let open: Vec<ContainerId> = open.map(|found| found.request.id.clone()).collect();
+    for error in provisioner.recover(&open).await {
+        warn!(error = %chain(&error), "root file systems stay");
+    }
 }
 
 fn root_of(id: &ContainerId) -> ContainerId {
@@ -168,8 +183,17 @@ fn assemble(
     // A user that is gone changes nothing for what runs already.
     let ids = ids_of(request.user.as_deref()).unwrap_or_default();
     let runtime = shared.runtime.of(&request.id).path;
-    let context = Arc::new(request::context(&request, runtime, ids, parent));
-    Found { request, context, state, host_pid_namespace, orphan }
+    let mut context = request::context(&request, runtime, ids, parent);
+    let provisioner = shared.config.provisioner.as_ref();
+    let provisioner = provisioner.filter(|_| image::wanted(&request).is_some());
+    let root = provisioner.and_then(|provisioner| provisioner.known(&request.id));
+    // A user that the image does not know any more changes nothing for what runs.
+    let home = root.and_then(|root| shared.home(&request, ids, root).ok());
+    if let Some(home) = &home {
+        context = image::at_home(&context, home);
+    }
+    let context = Arc::new(context);
+    Found { request, context, state, host_pid_namespace, orphan, home }
 }
 
 /// Every isolator's handles for every container that is not over, by container.
@@ -216,7 +240,7 @@ type Fresh = (ContainerId, watch::Receiver<View>);
 
 /// Takes a container over, or begins to end it.
 async fn adopt(shared: &Arc<Shared>, found: Found, handles: Vec<Handle>) -> Option<Fresh> {
-    let Found { request, context, state, host_pid_namespace, orphan } = found;
+    let Found { request, context, state, host_pid_namespace, orphan, home } = found;
     let id = request.id.clone();
     if orphan {
         info!(container = %key(&id), "destroying an orphan");
@@ -253,7 +277,7 @@ async fn adopt(shared: &Arc<Shared>, found: Found, handles: Vec<Handle>) -> Opti
             Start::Bury(None, Cause::Exited(Some(End::Lost)))
         }
     };
-    let birth = Birth { request, context, handles, host_pid_namespace };
+    let birth = Birth { request, context, handles, host_pid_namespace, home, host: None };
     match shared.spawn(birth, start, pid) {
         Ok(view) if orphan => {
             // In the background, as the contract says.
@@ -290,7 +314,7 @@ async fn forget_when_over(shared: Arc<Shared>, id: ContainerId, mut view: watch:
 /// Keeps the end of a container for those who ask.
 fn remember(shared: &Shared, request: &LaunchRequest, end: Termination, host_pid_namespace: bool) {
     let (commands, _) = tokio::sync::mpsc::channel(1);
-    let over = View { phase: super::Phase::Destroying, pid: None, trouble: None, end: Some(end) };
+    let over = View { end: Some(end), ..View::new(super::Phase::Destroying) };
     let (_, view) = watch::channel(over);
     let door = Door {
         id: request.id.clone(),

@@ -5,9 +5,10 @@ use std::path::{Path, PathBuf};
 use isolators::api::{ContainerContext, Parent};
 use isolators::plan::Environment;
 use isolators::secret::Secrets;
-use mesos::CommandInfo;
 use mesos::container_info::Type;
+use mesos::{CommandInfo, ContainerInfo};
 
+use super::image;
 use crate::containerizer::LaunchRequest;
 use crate::containerizer::request::{command_environment, labels};
 
@@ -26,20 +27,30 @@ pub(super) enum Refusal {
     Bad(String),
 }
 
+/// What the agent has to do with images.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Images {
+    /// There is a provisioner.
+    pub(super) provided: bool,
+    /// What they say of their command counts.
+    pub(super) heeded: bool,
+}
+
 /// Checks what can be checked without looking at the machine.
-pub(super) fn check(request: &LaunchRequest, secrets: &Secrets) -> Result<(), Refusal> {
+pub(super) fn check(
+    request: &LaunchRequest,
+    secrets: &Secrets,
+    images: Images,
+) -> Result<(), Refusal> {
     if let Some(info) = &request.container {
         if info.r#type != Type::Mesos as i32 {
             return Err(Refusal::NotSupported("containers that are not of type MESOS".into()));
         }
-        if info.mesos.as_ref().is_some_and(|mesos| mesos.image.is_some()) {
-            return Err(Refusal::NotSupported("container images are not supported yet".into()));
+        if image::wanted(request).is_some() && !images.provided {
+            return Err(Refusal::NotSupported(image::NO_PROVIDER.into()));
         }
         if info.tty_info.is_some() {
             return Err(Refusal::NotSupported("terminals are not supported yet".into()));
-        }
-        if info.network_infos.iter().any(|network| network.name.is_some()) {
-            return Err(Refusal::Bad("named networks are not supported yet".into()));
         }
     }
     let mut next = Some(&request.id);
@@ -47,8 +58,22 @@ pub(super) fn check(request: &LaunchRequest, secrets: &Secrets) -> Result<(), Re
         check_id(&id.value).map_err(Refusal::Bad)?;
         next = id.parent.as_deref();
     }
-    command(&request.command).map(|_| ()).map_err(Refusal::Bad)?;
+    // An image may know what there is to execute.
+    if image::wanted(request).is_none() || !images.heeded {
+        command(&request.command).map(|_| ()).map_err(Refusal::Bad)?;
+    }
     command_environment(&request.command, secrets).map(|_| ()).map_err(Refusal::Bad)
+}
+
+/// Whether the named networks that a container asks for are anybody's business here.
+pub(super) fn networks(info: Option<&ContainerInfo>, isolation: &[&str]) -> Result<(), String> {
+    let infos = info.map(|info| info.network_infos.as_slice()).unwrap_or_default();
+    match infos.iter().find_map(|network| network.name.as_deref()) {
+        Some(name) if !isolation.contains(&"network/cni") => Err(format!(
+            "the network '{name}' needs the isolator 'network/cni': add it to --isolation"
+        )),
+        _ => Ok(()),
+    }
 }
 
 fn check_id(value: &str) -> Result<(), String> {
@@ -107,12 +132,14 @@ pub(super) fn context(
         parent,
         ephemeral_volumes: Vec::new(),
         command_task: request.task.is_some(),
+        command: request.command.clone(),
+        image: None,
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use mesos::{ContainerInfo, NetworkInfo};
+    use mesos::NetworkInfo;
 
     use super::*;
     use crate::containerizer::request::tests::request;
@@ -158,7 +185,8 @@ mod tests {
 
     #[test]
     fn what_is_refused() {
-        let check = |request: &LaunchRequest| check(request, &Secrets::default());
+        let check =
+            |request: &LaunchRequest| check(request, &Secrets::default(), Images::default());
         assert_eq!(check(&request("a", shell("true"))), Ok(()));
         for bad in ["", "a/b", "..", "a b", &"x".repeat(243)] {
             assert!(matches!(check(&request(bad, shell("true"))), Err(Refusal::Bad(_))), "{bad}");
@@ -171,6 +199,10 @@ mod tests {
         let docker = ContainerInfo { r#type: Type::Docker as i32, ..ContainerInfo::default() };
         assert!(matches!(with(docker), Err(Refusal::NotSupported(_))));
         let network = NetworkInfo { name: Some("net".into()), ..NetworkInfo::default() };
-        assert!(with(ContainerInfo { network_infos: vec![network], ..mesos }).is_err());
+        let info = ContainerInfo { network_infos: vec![network], ..mesos };
+        let isolated = |names: &[&'static str]| networks(Some(&info), names);
+        assert!(isolated(&["filesystem/linux"]).unwrap_err().contains("add it to --isolation"));
+        assert_eq!(isolated(&["network/cni"]), Ok(()));
+        assert_eq!(networks(None, &[]), Ok(()));
     }
 }

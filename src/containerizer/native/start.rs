@@ -6,8 +6,10 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use isolators::api::Command;
 use isolators::merge::{Base, Merged, merge};
 use isolators::plan::{LaunchPlan, Stdio};
+use isolators::runtime::users::Identity;
 use kernel::failpoint;
 
 use super::container::{Container, Phase};
@@ -31,6 +33,7 @@ impl Container {
         self.dir.create().map_err(|e| failure("checkpoint", chain(&e)))?;
         self.dir.write_config(&config).map_err(|e| failure("checkpoint", chain(&e)))?;
         failpoint!("launch.configured");
+        self.provision().await?;
         let merged = self.prepare().await?;
         failpoint!("launch.prepared");
         self.enter(Phase::Fetching);
@@ -75,18 +78,21 @@ impl Container {
 
     fn base(&self) -> Result<Base, String> {
         let request = &self.request;
-        let (_, arguments) = request::command(&request.command)?;
         let rootfs = self.context.rootfs.as_deref();
         let directory = &self.shared.config.sandbox_directory;
-        let user = match &request.user {
-            None => kernel::proctree::own_ids(),
-            Some(name) => {
+        let user = match (self.identity(), &request.user) {
+            (Some(who), _) => (who.uid, who.gid, who.groups.clone()),
+            (None, None) => kernel::proctree::own_ids(),
+            (None, Some(name)) => {
                 let user = kernel::users::by_name(name).map_err(|e| chain(&e))?;
                 let user = user.ok_or_else(|| format!("user '{name}' does not exist"))?;
                 (user.uid, user.gid, kernel::users::groups(&user).map_err(|e| chain(&e))?)
             }
         };
         let mut environment = request::base_environment(request, directory, rootfs);
+        if let Some(home) = self.home.as_ref().and_then(|home| home.directory.clone()) {
+            environment.insert("HOME".into(), home);
+        }
         let mut working_directory = rootfs.map_or(&request.sandbox, |_| directory).clone();
         if let Some(parent) = self.context.parent.as_ref().filter(|_| self.is_guest()) {
             environment = debug::environment(parent.pid)?;
@@ -95,7 +101,7 @@ impl Container {
             }
         }
         Ok(Base {
-            arguments,
+            command: self.command()?,
             environment,
             command_environment: command_environment(
                 &request.command,
@@ -107,9 +113,22 @@ impl Container {
         })
     }
 
+    /// What is executed, unless an image says so.
+    fn command(&self) -> Result<Command, String> {
+        if self.home.is_some() && self.shared.heeds_images() {
+            return Ok(Command::default());
+        }
+        let (executable, arguments) = request::command(&self.request.command)?;
+        Ok(Command { executable, arguments })
+    }
+
+    /// Who it is in an image. A guest that asks for no user is whoever its host is.
+    fn identity(&self) -> Option<&Identity> {
+        let host = self.host.as_ref().filter(|_| self.request.command.user.is_none());
+        self.home.as_ref().and_then(|home| home.identity.as_ref()).or(host)
+    }
+
     fn plan(&mut self, merged: Merged) -> Result<LaunchPlan, Failure> {
-        let (executable, _) =
-            request::command(&self.request.command).map_err(|text| failure("prepare", text))?;
         let parent = self.context.parent.as_ref().map(|parent| parent.runtime.as_path());
         let opened = match &self.request.class {
             Class::Default => stdio(&self.request.sandbox, self.context.ids),
@@ -124,8 +143,8 @@ impl Container {
         }
         Ok(LaunchPlan {
             spec: merged.spec,
-            executable,
-            overlay: None,
+            executable: merged.executable,
+            overlay: self.home.as_ref().and_then(|home| home.root.overlay.clone()),
             cgroups: merged.cgroups,
             wild: self.wild(),
             file_operations: merged.file_operations,

@@ -6,6 +6,7 @@
 //! | cgroup | below `--cgroups_root`, named as containers are | killed and removed |
 //! | mount | in the runtime directory or the sandbox of a container that is gone | unmounted |
 //! | directory | in `<runtime_dir>/containers`, with what we write first | removed |
+//! | root file system | below `<work_dir>/provisioner` | unmounted and removed |
 //!
 //! Run after recovery and then every [`Config::sweep_interval`]. Whatever has no
 //! mark is counted, named once in the log, and not touched. What is found is listed
@@ -44,6 +45,7 @@ pub(super) struct Sweeper {
     mounts: AtomicU64,
     shims: AtomicU64,
     directories: AtomicU64,
+    roots: AtomicU64,
     errors: AtomicU64,
     /// What looks like ours and is not; named in the log already.
     strangers: Mutex<BTreeSet<PathBuf>>,
@@ -56,12 +58,13 @@ struct Found {
     cgroups: Vec<Cgroup>,
     mounts: Vec<(PathBuf, String)>,
     directories: Vec<ContainerId>,
+    roots: Vec<ContainerId>,
     strangers: Vec<PathBuf>,
 }
 
 impl Sweeper {
     /// Names and values, for `/metrics/snapshot`.
-    pub(super) fn figures(&self) -> [(&'static str, u64); 6] {
+    pub(super) fn figures(&self) -> [(&'static str, u64); 7] {
         let value = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         let strangers = self.strangers.lock().unwrap_or_else(PoisonError::into_inner).len();
         [
@@ -69,6 +72,7 @@ impl Sweeper {
             ("containerizer/leftovers/mounts_removed", value(&self.mounts)),
             ("containerizer/leftovers/shims_killed", value(&self.shims)),
             ("containerizer/leftovers/directories_removed", value(&self.directories)),
+            ("containerizer/leftovers/roots_removed", value(&self.roots)),
             ("containerizer/leftovers/errors", value(&self.errors)),
             ("containerizer/leftovers/strangers", strangers as u64),
         ]
@@ -137,12 +141,15 @@ fn look(shared: &Shared) -> Found {
         }
     }
     found.directories = shared.runtime.scan();
+    let provisioner = shared.config.provisioner.as_ref();
+    found.roots = provisioner.map(|provisioner| provisioner.scan()).unwrap_or_default();
     // From here on: who of them is known?
     let table = shared.table();
     let root = |name: &str| table.contains_key(name);
     found.shims.retain(|(_, key)| !table.contains_key(key));
     found.mounts.retain(|(_, owner)| !root(owner));
     found.directories.retain(|id| !table.contains_key(&key(id)));
+    found.roots.retain(|id| !table.contains_key(&key(id)));
     let claimed = |group: &Cgroup| name_of(group.path()).is_some_and(root);
     let (unclaimed, strangers): (Vec<_>, Vec<_>) = std::mem::take(&mut found.cgroups)
         .into_iter()
@@ -180,6 +187,10 @@ fn remove(shared: &Shared, found: Found) {
         let dir = shared.runtime.of(&id);
         let what = format!("the runtime directory '{}'", dir.path.display());
         sweeper.done(&sweeper.directories, &what, dir.remove().map_err(|e| chain(&e)));
+    }
+    for (id, provisioner) in found.roots.iter().zip(shared.config.provisioner.iter().cycle()) {
+        let what = format!("the root file systems of container {}", key(id));
+        sweeper.done(&sweeper.roots, &what, provisioner.sweep(id).map_err(|e| chain(&e)));
     }
     sweeper.meet(found.strangers);
 }

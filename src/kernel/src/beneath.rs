@@ -189,6 +189,30 @@ pub fn find(root: &Path, relative: &Path) -> Result<Node, BeneathError> {
     Node::of(fd.map_err(failed)?).map_err(failed)
 }
 
+/// As [`find`] in a directory that is the root of a system of its own: absolute links and
+/// `..` lead to it, never out of it (`RESOLVE_IN_ROOT`).
+///
+/// # Errors
+/// [`BeneathError`]
+pub fn find_inside(root: &Path, relative: &Path) -> Result<Node, BeneathError> {
+    let failed = |source: Errno| match source {
+        Errno::ENOENT | Errno::ENOTDIR | Errno::EINVAL | Errno::ENAMETOOLONG => {
+            BeneathError::NotFound { root: root.to_owned() }
+        }
+        Errno::EXDEV | Errno::ELOOP => BeneathError::Escapes { root: root.to_owned() },
+        source => BeneathError::Open { path: root.join(relative), source: source.into() },
+    };
+    let base = nix::fcntl::open(root, path_only(), Mode::empty()).map_err(failed)?;
+    let how = OpenHow::new()
+        .flags(path_only())
+        .resolve(ResolveFlag::RESOLVE_IN_ROOT | ResolveFlag::RESOLVE_NO_MAGICLINKS);
+    match openat2(&base, relative, how) {
+        // Before 5.6.
+        Err(Errno::ENOSYS) => find(root, relative),
+        other => Node::of(other.map_err(failed)?).map_err(failed),
+    }
+}
+
 impl Node {
     fn of(fd: OwnedFd) -> Result<Node, Errno> {
         let stat = fstat(fd.as_fd())?;
@@ -312,6 +336,21 @@ fn walk(base: OwnedFd, path: &Path) -> Result<OwnedFd, Errno> {
 mod tests {
     use super::*;
     use std::os::unix::fs::symlink;
+
+    #[test]
+    fn absolute_links_of_a_root_of_its_own_stay_in_it() {
+        let temp = Temp::new("own-root");
+        symlink("/sub/file", temp.root().join("link")).expect("link");
+        symlink("/../../secret", temp.root().join("trap")).expect("link");
+        let read = |name: &str| {
+            let node = find_inside(&temp.root(), Path::new(name))?;
+            Ok::<String, BeneathError>(
+                std::io::read_to_string(node.open().expect("open")).expect("read"),
+            )
+        };
+        assert_eq!(read("link").expect("found"), "inside");
+        assert!(matches!(read("trap"), Err(BeneathError::NotFound { .. })));
+    }
 
     struct Temp(PathBuf);
 

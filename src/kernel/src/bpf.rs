@@ -1,13 +1,16 @@
-//! Device programs of cgroup v2: loading, attaching with replace, listing.
+//! Programs on cgroups of v2: loading, attaching with replace, listing, detaching.
 //!
-//! v2 has no `devices.allow`: a small eBPF program per cgroup decides. The kernel
-//! asks every program on the way to the root and all must agree, so ours can only
-//! take away. Programs of others (systemd's `DevicePolicy=`, a container runtime)
-//! on the same cgroup stay: ours is found by its name and only that one is ever
-//! replaced. Called by the `cgroups/devices` isolator. Instructions are made in
-//! [`device`], which is pure.
+//! v2 has no `devices.allow`: a small eBPF program per cgroup decides, and another
+//! one which ports may be bound. The kernel asks every program on the way to the
+//! root and all must agree, so ours can only take away. Programs of others
+//! (systemd's `DevicePolicy=`, a container runtime) on the same cgroup stay: ours is
+//! found by its name and only that one is ever replaced or detached. Called by the
+//! isolators `cgroups/devices` and `network/ports`. Instructions are made in
+//! [`device`] and [`bind`], which are pure.
 
+pub mod bind;
 pub mod device;
+mod instruction;
 
 use std::fs::File;
 use std::io;
@@ -15,22 +18,42 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::path::Path;
 
 use crate::Error;
-use device::{Instruction, Rule};
+use device::Rule;
+use instruction::Instruction;
 
-/// The name of our programs; at most 15 bytes.
+/// The name of our device programs; at most 15 bytes.
 pub const NAME: &str = "bulkhead_dev";
+/// The name of our programs that decide on ports.
+const BIND_NAME: &str = "bulkhead_bind";
 
 const PROG_LOAD: u32 = 5;
 const PROG_ATTACH: u32 = 8;
+const PROG_DETACH: u32 = 9;
 const PROG_GET_FD_BY_ID: u32 = 13;
 const OBJ_GET_INFO_BY_FD: u32 = 15;
 const PROG_QUERY: u32 = 16;
-const TYPE_CGROUP_DEVICE: u32 = 15;
-const ATTACH_CGROUP_DEVICE: u32 = 6;
 const ALLOW_MULTI: u32 = 2;
 const REPLACE: u32 = 4;
 /// The kernel's own bound on programs of one kind on a cgroup.
 const MOST_PROGRAMS: usize = 64;
+
+/// A place in the kernel where programs are asked.
+#[derive(Debug, Clone, Copy)]
+struct Hook {
+    /// `BPF_PROG_TYPE_*`.
+    kind: u32,
+    /// `BPF_CGROUP_*`.
+    attach: u32,
+    /// For people: a ... program.
+    what: &'static str,
+}
+
+const DEVICE: Hook = Hook { kind: 15, attach: 6, what: "device" };
+/// `bind()` of IPv4 and IPv6 sockets (`BPF_PROG_TYPE_CGROUP_SOCK_ADDR`).
+const BIND: [Hook; 2] = [
+    Hook { kind: 18, attach: 8, what: "port (IPv4)" },
+    Hook { kind: 18, attach: 9, what: "port (IPv6)" },
+];
 
 /// `union bpf_attr` of `BPF_PROG_LOAD`, up to what is used here.
 #[repr(C)]
@@ -121,7 +144,7 @@ fn owned(fd: RawFd) -> OwnedFd {
     unsafe { OwnedFd::from_raw_fd(fd) }
 }
 
-fn load(name: &str, instructions: &[Instruction]) -> io::Result<OwnedFd> {
+fn load(hook: Hook, name: &str, instructions: &[Instruction]) -> io::Result<OwnedFd> {
     let mut padded = [0; 16];
     // The last byte stays 0.
     for (to, from) in padded.iter_mut().take(15).zip(name.bytes()) {
@@ -129,29 +152,38 @@ fn load(name: &str, instructions: &[Instruction]) -> io::Result<OwnedFd> {
     }
     let license = c"Apache-2.0";
     let mut attributes = Load {
-        kind: TYPE_CGROUP_DEVICE,
+        kind: hook.kind,
         instruction_count: instructions.len() as u32,
         instructions: instructions.as_ptr() as u64,
         license: license.as_ptr() as u64,
         name: padded,
-        expected_attach: ATTACH_CGROUP_DEVICE,
+        expected_attach: hook.attach,
         ..Load::default()
     };
     bpf(PROG_LOAD, &mut attributes).map(owned)
 }
 
-/// Ids of the device programs attached to the cgroup directory itself.
-fn attached(directory: &File) -> io::Result<Vec<u32>> {
+/// Ids of the programs attached to the cgroup directory itself.
+fn attached(directory: &File, hook: Hook) -> io::Result<Vec<u32>> {
     let mut ids = [0u32; MOST_PROGRAMS];
     let mut query = Query {
         target: directory.as_raw_fd() as u32,
-        kind: ATTACH_CGROUP_DEVICE,
+        kind: hook.attach,
         ids: ids.as_mut_ptr() as u64,
         count: MOST_PROGRAMS as u32,
         ..Query::default()
     };
     bpf(PROG_QUERY, &mut query)?;
     Ok(ids[..(query.count as usize).min(MOST_PROGRAMS)].to_vec())
+}
+
+/// The newest program of that name on the cgroup directory itself.
+fn named(directory: &File, hook: Hook, name: &str) -> io::Result<Option<OwnedFd>> {
+    let mut ours = None;
+    for id in attached(directory, hook)? {
+        ours = program(id)?.filter(|(_, has)| has == name).map(|(fd, _)| fd).or(ours);
+    }
+    Ok(ours)
 }
 
 /// The program and its name; `None` if it went away meanwhile.
@@ -177,10 +209,26 @@ fn program(id: u32) -> io::Result<Option<(OwnedFd, String)>> {
 /// # Errors
 /// The directory is no v2 cgroup, or the kernel has no device programs.
 pub fn names(cgroup: &Path) -> Result<Vec<String>, Error> {
-    let fail = |e| Error::new("list the device programs of", cgroup.display().to_string(), e);
+    names_at(cgroup, DEVICE)
+}
+
+/// Names of the programs on a cgroup that decide on ports, of IPv4 then IPv6.
+///
+/// # Errors
+/// The directory is no v2 cgroup, or the kernel has no such programs.
+pub fn bind_names(cgroup: &Path) -> Result<Vec<String>, Error> {
+    let mut all = Vec::new();
+    for hook in BIND {
+        all.extend(names_at(cgroup, hook)?);
+    }
+    Ok(all)
+}
+
+fn names_at(cgroup: &Path, hook: Hook) -> Result<Vec<String>, Error> {
+    let fail = |e| Error::new("list the programs of", cgroup.display().to_string(), e);
     let directory = File::open(cgroup).map_err(fail)?;
     let mut names = Vec::new();
-    for id in attached(&directory).map_err(fail)? {
+    for id in attached(&directory, hook).map_err(fail)? {
         names.extend(program(id).map_err(fail)?.map(|(_, name)| name));
     }
     Ok(names)
@@ -203,20 +251,69 @@ pub fn allow(cgroup: &Path, rules: &[Rule]) -> Result<(), Error> {
 /// # Errors
 /// As [`allow`].
 pub fn allow_as(name: &str, cgroup: &Path, rules: &[Rule]) -> Result<(), Error> {
-    let path = || cgroup.display().to_string();
-    let new = load(name, &device::assemble(rules))
-        .map_err(|e| Error::new("load a device program for", path(), e))?;
-    let fail = |e| Error::new("attach a device program to", path(), e);
-    let directory = File::open(cgroup).map_err(fail)?;
-    let mut ours = None;
-    for id in attached(&directory).map_err(fail)? {
-        ours = program(id).map_err(fail)?.filter(|(_, has)| has == name).or(ours);
+    put(DEVICE, name, cgroup, &device::assemble(rules))
+}
+
+/// Refuses `bind()` to the ports in `refused` (ranges with both ends, ascending) to
+/// the processes in `cgroup` and below, with `EPERM`; whatever is bound already
+/// stays. Replaces what an earlier call set, without a moment in between.
+///
+/// # Errors
+/// As [`allow`].
+pub fn refuse_ports(cgroup: &Path, refused: &[(u16, u16)]) -> Result<(), Error> {
+    refuse_ports_as(BIND_NAME, cgroup, refused)
+}
+
+/// The same under another name: programs of different names do not replace each
+/// other.
+///
+/// # Errors
+/// As [`allow`].
+pub fn refuse_ports_as(name: &str, cgroup: &Path, refused: &[(u16, u16)]) -> Result<(), Error> {
+    let program = bind::assemble(refused);
+    BIND.into_iter().try_for_each(|hook| put(hook, name, cgroup, &program))
+}
+
+/// Takes away what [`refuse_ports`] set, nobody else's. Where nothing was set, or
+/// no cgroup is, nothing happens.
+///
+/// # Errors
+/// The kernel refuses.
+pub fn refuse_nothing(cgroup: &Path) -> Result<(), Error> {
+    for hook in BIND {
+        let fail = |e| failed("detach", hook, cgroup, e);
+        let directory = match File::open(cgroup) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            opened => opened.map_err(fail)?,
+        };
+        if let Some(ours) = named(&directory, hook, BIND_NAME).map_err(fail)? {
+            let mut attributes = Attach {
+                target: directory.as_raw_fd() as u32,
+                program: ours.as_raw_fd() as u32,
+                kind: hook.attach,
+                ..Attach::default()
+            };
+            bpf(PROG_DETACH, &mut attributes).map_err(fail)?;
+        }
     }
-    let replaced = ours.as_ref().map(|(fd, _)| fd.as_raw_fd() as u32);
+    Ok(())
+}
+
+fn failed(verb: &'static str, hook: Hook, cgroup: &Path, error: io::Error) -> Error {
+    Error::new(verb, format!("the {} program of '{}'", hook.what, cgroup.display()), error)
+}
+
+/// Loads a program and puts it in the place of the one of that name, if any.
+fn put(hook: Hook, name: &str, cgroup: &Path, instructions: &[Instruction]) -> Result<(), Error> {
+    let new = load(hook, name, instructions).map_err(|e| failed("load", hook, cgroup, e))?;
+    let fail = |e| failed("attach", hook, cgroup, e);
+    let directory = File::open(cgroup).map_err(fail)?;
+    let ours = named(&directory, hook, name).map_err(fail)?;
+    let replaced = ours.as_ref().map(|fd| fd.as_raw_fd() as u32);
     let mut attributes = Attach {
         target: directory.as_raw_fd() as u32,
         program: new.as_raw_fd() as u32,
-        kind: ATTACH_CGROUP_DEVICE,
+        kind: hook.attach,
         flags: ALLOW_MULTI | if replaced.is_some() { REPLACE } else { 0 },
         replaced: replaced.unwrap_or(0),
     };

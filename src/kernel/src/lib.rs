@@ -17,6 +17,7 @@ mod error;
 pub mod failpoint;
 pub mod hung;
 pub mod idmap;
+pub mod layers;
 pub mod leash;
 pub mod lock;
 pub mod lookup;
@@ -24,6 +25,8 @@ pub mod machine;
 pub mod memfd;
 pub mod mounts;
 pub mod namespaces;
+pub mod netlink;
+pub mod netns;
 pub mod nvml;
 pub mod owners;
 pub mod perf;
@@ -37,6 +40,7 @@ pub mod sched;
 pub mod spawn;
 pub mod users;
 pub mod walk;
+pub mod xattr;
 
 pub use error::{Error, chain};
 

@@ -18,6 +18,17 @@ pub fn environment(pid: u32) -> std::io::Result<Vec<u8>> {
     fs::read(format!("/proc/{pid}/environ"))
 }
 
+/// Inodes of the sockets that a process has open; none if it is gone.
+#[must_use]
+pub fn sockets(pid: u32) -> Vec<u32> {
+    let Ok(entries) = fs::read_dir(format!("/proc/{pid}/fd")) else { return Vec::new() };
+    let inode = |entry: fs::DirEntry| {
+        let link = fs::read_link(entry.path()).ok()?;
+        link.to_str()?.strip_prefix("socket:[")?.strip_suffix(']')?.parse().ok()
+    };
+    entries.flatten().filter_map(inode).collect()
+}
+
 /// What `/proc/<pid>/stat` says of a process.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ProcessStat {
@@ -117,6 +128,12 @@ pub fn signal(pids: &[u32], signal: i32) {
     }
 }
 
+/// Kills every process of the group that `leader` leads or led.
+pub fn kill_group(leader: u32) {
+    // Refused only if everybody has just gone: whom we kill is ours.
+    let _ = nix::sys::signal::killpg(Pid::from_raw(leader.cast_signed()), Signal::SIGKILL);
+}
+
 /// Whether this process may do what root may.
 #[must_use]
 pub fn is_root() -> bool {
@@ -210,6 +227,17 @@ mod tests {
         child.kill().unwrap();
         child.wait().unwrap();
         assert!(ProcessStat::read(child.id()).is_none());
+    }
+
+    #[test]
+    fn sockets_are_listed_by_inode() {
+        let socket = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        let fd = std::os::fd::AsRawFd::as_raw_fd(&socket);
+        let link = fs::read_link(format!("/proc/self/fd/{fd}")).unwrap();
+        let mine = sockets(std::process::id());
+        let links: Vec<String> = mine.iter().map(|inode| format!("socket:[{inode}]")).collect();
+        assert!(links.contains(&link.display().to_string()), "{link:?} {links:?}");
+        assert!(sockets(0).is_empty());
     }
 
     #[test]

@@ -4,6 +4,7 @@
 use std::path::{Path, PathBuf};
 
 use isolators::plan::{FileOperation, LaunchPlan, Overlay, seen_by};
+use kernel::layers::escape;
 use kernel::namespaces::Namespace;
 use oci_spec::runtime::{LinuxDevice, LinuxDeviceType, Mount};
 
@@ -11,6 +12,9 @@ use super::{O_PATH_DIRECTORY, Scene, UserSlot, open};
 use crate::launch::error::{LaunchError, Step};
 use crate::launch::mounts::{self, Options};
 use crate::launch::program::{Builder, Op, code};
+
+/// Longest value of a parameter of a file system that the kernel takes, in bytes.
+const LONGEST_PARAMETER: usize = 255;
 
 /// With a root of its own the container's mounts
 /// are made after the change of root, so that the kernel resolves their targets
@@ -92,7 +96,7 @@ fn made_as_owner(
         add_device(program, device)?;
     }
     for operation in &plan.file_operations {
-        add_operation(program, operation)?;
+        add_operation(program, operation, own)?;
     }
     let paths = |list: Option<&Vec<String>>| list.cloned().unwrap_or_default();
     let masked = paths(linux.and_then(|linux| linux.masked_paths().as_ref()));
@@ -362,9 +366,37 @@ fn restrict(
     Ok(())
 }
 
+/// In one call if its options fit; else parameter by parameter (Linux 6.5).
 fn mount_overlay(program: &mut Builder, overlay: &Overlay, root: &Path) -> Result<(), LaunchError> {
-    let data = overlay_options(overlay)?;
-    mount(program, Some(Path::new("overlay")), root, "overlay", 0, &data)
+    if let Ok(data) = overlay_options(overlay) {
+        return mount(program, Some(Path::new("overlay")), root, "overlay", 0, &data);
+    }
+    let long = |path: &&Path| path.as_os_str().len() > LONGEST_PARAMETER;
+    let lower = overlay.lower.iter().map(PathBuf::as_path);
+    let mut all = lower.clone().chain([overlay.upper.as_path(), overlay.work.as_path()]);
+    if let Some(path) = all.find(long) {
+        let what = format!("an overlay of many layers with one at '{}'", path.display());
+        return Err(LaunchError::Unsupported { engine: "linux", what });
+    }
+    let (a, b) = (program.string(b"overlay")?, program.slot()?);
+    let object = format!("overlay of {} layers on {}", overlay.lower.len(), root.display());
+    let (fs, tree) = (b, program.slot()?);
+    program.push(Step::Mount, object.clone(), Op { code: code::FS_OPEN, a, b, ..Op::default() });
+    let parameters = lower.map(|path| ("lowerdir+", path));
+    let own = [("upperdir", overlay.upper.as_path()), ("workdir", overlay.work.as_path())];
+    for (name, path) in parameters.chain(own) {
+        let (b, c) = (program.string(name.as_bytes())?, program.path(path)?);
+        let op = Op { code: code::FS_SET, a: fs, b, c, ..Op::default() };
+        program.push(Step::Mount, format!("layer {}", path.display()), op);
+    }
+    let b = program.string(b"volatile")?;
+    let op = Op { code: code::FS_SET, a: fs, b, ..Op::default() };
+    program.push(Step::Mount, object.clone(), op);
+    let op = Op { code: code::FS_MAKE, a: fs, b: tree, ..Op::default() };
+    program.push(Step::Mount, object.clone(), op);
+    let b = program.path(root)?;
+    program.push(Step::Mount, object, Op { code: code::ATTACH, a: tree, b, ..Op::default() });
+    Ok(())
 }
 
 /// `volatile`: without it the unmount at the end waits for the whole upper file
@@ -383,18 +415,6 @@ pub(in crate::launch) fn overlay_options(overlay: &Overlay) -> Result<String, La
         return Err(LaunchError::Unsupported { engine: "linux", what });
     }
     Ok(data)
-}
-
-/// Escapes what separates options and layers.
-fn escape(path: &Path) -> String {
-    let mut out = String::new();
-    for c in path.to_string_lossy().chars() {
-        if matches!(c, ':' | ',' | '\\') {
-            out.push('\\');
-        }
-        out.push(c);
-    }
-    out
 }
 
 fn make_directory(
@@ -432,13 +452,25 @@ fn add_device(program: &mut Builder, device: &LinuxDevice) -> Result<(), LaunchE
     Ok(())
 }
 
-fn add_operation(program: &mut Builder, operation: &FileOperation) -> Result<(), LaunchError> {
+/// `own`: the mounts are the container's own.
+fn add_operation(
+    program: &mut Builder,
+    operation: &FileOperation,
+    own: bool,
+) -> Result<(), LaunchError> {
     let (code, from, to) = match operation {
         FileOperation::Mkdir { path, mode, recursive } => {
             return make_directory(program, path, *mode, *recursive);
         }
         FileOperation::Symlink { target, link } => (code::SYMLINK, target, link),
         FileOperation::Rename { from, to } => (code::RENAME, from, to),
+        FileOperation::Unmount { path } => {
+            if own {
+                let op = Op { code: code::UNMOUNT, a: program.path(path)?, ..Op::default() };
+                program.push(Step::Mount, path.display().to_string(), op);
+            }
+            return Ok(());
+        }
     };
     let (a, b) = (program.path(from)?, program.path(to)?);
     program.push(Step::File, to.display().to_string(), Op { code, a, b, ..Op::default() });

@@ -7,7 +7,7 @@
 mod book;
 pub(super) mod files;
 mod flight;
-mod settings;
+pub mod settings;
 
 use std::collections::HashMap;
 use std::fmt;

@@ -87,6 +87,14 @@ pub mod code {
     pub const MAP_IDS: u32 = 21;
     /// From here on files are made by user `a` and group `b`, with all capabilities.
     pub const FILES_AS: u32 = 22;
+    /// Begin a new file system of kind `a` in slot `b`.
+    pub const FS_OPEN: u32 = 23;
+    /// Set its parameter `b` in slot `a` to string `c`; 0 sets a flag.
+    pub const FS_SET: u32 = 24;
+    /// Make the file system that slot `a` describes; its tree goes into slot `b`.
+    pub const FS_MAKE: u32 = 25;
+    /// Detach what is mounted at path `a`; nothing there is fine.
+    pub const UNMOUNT: u32 = 26;
 
     /// Write string `b` of length `c` to the file in slot `a`.
     pub const WRITE: u32 = 32;

@@ -48,6 +48,23 @@ pub fn run(shim: &mut Shim, op: &Op) -> Result<(), i32> {
             let (kind, data) = (shim.optional(op.c)?, shim.optional(op.e)?);
             done(call!(MOUNT, source, target, kind, op.d, data))
         }
+        code::FS_OPEN => {
+            let fd = call!(FSOPEN, shim.string(op.a)?, 1)?;
+            shim.keep(op.b, fd)
+        }
+        code::FS_SET => {
+            // FSCONFIG_SET_STRING or FSCONFIG_SET_FLAG.
+            let kind = if op.c == 0 { 0 } else { 1 };
+            let (key, value) = (shim.string(op.b)?, shim.optional(op.c)?);
+            done(call!(FSCONFIG, shim.slot(op.a)?, kind, key, value, 0))
+        }
+        code::FS_MAKE => {
+            // FSCONFIG_CMD_CREATE, then a mount that has no place yet.
+            let fs = shim.slot(op.a)?;
+            call!(FSCONFIG, fs, 6, 0, 0, 0)?;
+            let fd = call!(FSMOUNT, fs, 1, 0)?;
+            shim.keep(op.b, fd)
+        }
         code::ATTACH if op.c != 0 => {
             let found = beneath(shim.slot(op.c - 1)?, shim.string(op.b)?)?;
             let (fd, empty) = (shim.slot(op.a)?, c"".as_ptr());
@@ -81,6 +98,10 @@ pub fn run(shim: &mut Shim, op: &Op) -> Result<(), i32> {
         }
         code::MASK => mask(shim.string(op.a)?),
         code::PROTECT => protect(shim.string(op.a)?),
+        code::UNMOUNT => match call!(UMOUNT2, shim.string(op.a)?, sys::MNT_DETACH) {
+            Err(errno::ENOENT | errno::ENOTDIR | errno::EINVAL) => Ok(()),
+            other => done(other),
+        },
         _ => Err(errno::EINVAL),
     }
 }

@@ -127,6 +127,7 @@ fn api(config: &Config, handle: Handle, containerizer: Arc<native::Native>) -> A
         },
         work_dir: config.work_dir.clone(),
         switch_user: config.switch_user,
+        excluded_images: Vec::new(),
         collection: Policy { delay: config.gc_delay, headroom: config.gc_disk_headroom },
         common: Common {
             files: Files::new(),

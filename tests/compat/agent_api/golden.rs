@@ -308,7 +308,11 @@ fn containers_show_the_recorded_members_in_order() {
     let snapshot = recorded.snapshot();
     let pb = bytes("v1/agent/busy/GET_CONTAINERS.pb");
     let listed = Response::decode(pb.as_slice()).expect("a response").get_containers;
-    let body = containers::render(&listed.expect("containers").containers, &snapshot, &[]);
+    let body = containers::render(
+        &listed.expect("containers").containers,
+        &snapshot,
+        &containers::Busy::default(),
+    );
     let ours: Value = serde_json::from_slice(&body).expect("JSON");
     let theirs = json("http/agent/containers.busy.json");
     // Both ends list the same four executors; figures differ with the second.

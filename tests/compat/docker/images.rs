@@ -4,14 +4,18 @@
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use serde_json::Value;
+use base64::Engine as _;
+use serde_json::{Value, json};
 
 use super::scene::{cluster, docker_task, eventually};
-use crate::cluster::free_port;
+use crate::cluster::{free_port, get};
 use crate::dockerd::{Dockerd, IMAGE, Network};
 use crate::framework::Framework;
 use crate::require;
 use crate::support::TempDir;
+
+/// The password `secret`.
+const HASH: &str = "$2b$04$zY3TFSnhZ/bGk7EPxlM5/.jN01EF4Ze6kGfi5gJdNkrSeTrwoZceS";
 
 /// A registry on loopback, which engines take without TLS.
 struct Registry {
@@ -21,13 +25,19 @@ struct Registry {
 }
 
 impl Registry {
-    fn start() -> Registry {
+    fn start(auth: bool) -> Registry {
         let dir = TempDir::new("docker-registry");
         let host = format!("127.0.0.1:{}", free_port());
-        let config = format!(
+        let mut config = format!(
             "version: 0.1\nstorage:\n  filesystem:\n    rootdirectory: {}\nhttp:\n  addr: {host}\n",
             dir.path().join("data").display()
         );
+        if auth {
+            let users = dir.path().join("users");
+            std::fs::write(&users, format!("me:{HASH}\n")).expect("write its users");
+            let text = format!("auth:\n  htpasswd:\n    realm: r\n    path: {}\n", users.display());
+            config.push_str(&text);
+        }
         let path = dir.path().join("config.yml");
         std::fs::write(&path, config).expect("write its configuration");
         let mut command = Command::new("docker-registry");
@@ -46,7 +56,7 @@ impl Registry {
     fn fill(&self, engine: &Dockerd, name: &str) -> String {
         let full = format!("{}/{name}:1", self.host);
         engine.import(&format!("{}/{name}", self.host), "1", &format!("LABEL name={name}"));
-        let answer = engine.push(&format!("{}/{name}", self.host), "1");
+        let answer = engine.push(&format!("{}/{name}", self.host), "1", "me", "secret");
         assert!(!answer.contains("error"), "{answer}");
         let (status, answer) = engine.api("DELETE", &format!("/images/{full}"), None);
         assert_eq!(status, 200, "{answer}");
@@ -59,6 +69,30 @@ impl Drop for Registry {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+#[tokio::test]
+async fn credentials_that_were_fetched_open_a_registry() {
+    require!(root, cgroup, busybox, docker, program_docker_registry);
+    let engine = Dockerd::start("credentials", Network::Host);
+    let registry = Registry::start(true);
+    let image = registry.fill(&engine, "private");
+    let cluster = cluster("docker-credentials", &engine, &[]);
+    let mut framework = Framework::subscribe(&cluster.master, "docker-credentials").await;
+    let end = framework.run(of_image("stranger", "exit 0", &image), 60).await;
+    let message = end["message"].as_str().unwrap_or_default();
+    assert!(message.contains(&format!("failed to pull image '{image}'")), "{end}");
+    // As Marathon's users do: a file for the docker command, which looks in its home.
+    let auth = base64::engine::general_purpose::STANDARD.encode("me:secret");
+    let config = json!({ "auths": { &registry.host: { "auth": auth } } });
+    let path = cluster.dir.path().join("credentials");
+    std::fs::write(&path, config.to_string()).expect("write the credentials");
+    let mut task = of_image("member", "exit 0", &image);
+    task["command"]["uris"] = json!([{ "value": path, "output_file": ".docker/config.json" }]);
+    let end = framework.run(task, 60).await;
+    assert_eq!(end["state"], "TASK_FINISHED", "{end}");
+    let metrics = get(&cluster.agent, "/metrics/snapshot").expect("metrics");
+    assert!(metrics.contains("\"containerizer/docker/image_pull_ms\""), "{metrics}");
 }
 
 fn has(engine: &Dockerd, name: &str) -> bool {
@@ -75,7 +109,7 @@ fn of_image(name: &str, line: &str, image: &str) -> Value {
 async fn images_that_we_pulled_go_when_there_is_no_room_and_no_others_do() {
     require!(root, cgroup, busybox, docker, program_docker_registry);
     let engine = Dockerd::start("images", Network::Host);
-    let registry = Registry::start();
+    let registry = Registry::start(false);
     let [runs, ended, kept, renamed] =
         ["runs", "ended", "kept", "renamed"].map(|name| registry.fill(&engine, name));
     engine.import("theirs", "1", "LABEL name=theirs");
@@ -115,7 +149,7 @@ async fn images_that_we_pulled_go_when_there_is_no_room_and_no_others_do() {
     cluster.agent_flags(&[&policy]);
     cluster.start_agent();
     eventually("the unused one to go", || !has(&engine, &ended)).await;
-    framework.call("KILL", serde_json::json!({ "task_id": { "value": "runs" } })).await;
+    framework.call("KILL", json!({ "task_id": { "value": "runs" } })).await;
     framework.until("the kill", 60, |f| f.end("runs").is_some()).await;
     eventually("the other one to go", || !has(&engine, &runs)).await;
     for name in [kept.as_str(), &renamed, &before, "theirs:1", "mine:1", IMAGE] {

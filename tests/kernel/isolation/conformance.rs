@@ -13,6 +13,7 @@ use isolators::api::{
 };
 use isolators::config::{Config, Launcher};
 use isolators::ids::IdRange;
+use isolators::network::ports::settings::Bind;
 use isolators::quantity::scalar;
 use isolators::registry::{self, CreateError};
 use isolators::suite::{self, Fixture};
@@ -59,6 +60,19 @@ impl Ground {
                 container.volumes = vec![secrets::value_at("token")];
                 info = Some(container);
             }
+            "network/cni" => {
+                let conf = place.path("networks");
+                std::fs::create_dir_all(&conf).expect("a directory");
+                let text = r#"{ "name": "alone", "type": "bulkhead-loopback" }"#;
+                std::fs::write(conf.join("alone.conf"), text).expect("write");
+                config.cni.config_dir = Some(conf.clone());
+                config.cni.plugins_dirs = vec![conf];
+                config.cni.root = root.join("cni");
+                let mut container = mesos_container(None);
+                let alone = mesos::NetworkInfo { name: Some("alone".into()), ..Default::default() };
+                container.network_infos = vec![alone];
+                info = Some(container);
+            }
             "devices/cdi" => {
                 config.cdi.directories = vec![cdi::specs(&place)];
                 requests = base().into_iter().chain(cdi::set(&["log0"])).collect();
@@ -69,6 +83,13 @@ impl Ground {
                 }
                 config.gpu = gpu::settings(&place, 16);
                 requests = base().into_iter().chain([scalar("gpus", 1.0)]).collect();
+            }
+            // The kernel's part of it too, where there is one.
+            "network/ports" => {
+                config.ports.unified = true;
+                if config.hierarchies.unified().is_some() {
+                    config.ports.bind = Bind::Allocated;
+                }
             }
             _ => {}
         }
@@ -164,7 +185,7 @@ fn create(name: &'static str, config: &Arc<Config>) -> Option<Arc<dyn Isolator>>
     let found = made.all.iter().find(mine).cloned();
     let isolator = found.unwrap_or_else(|| panic!("{name}: it was not made"));
     let cgroups = made.all.iter().find(|isolator| isolator.name() == "cgroups").cloned();
-    match cgroups.filter(|_| name == "devices/cdi" || name == "gpu/nvidia") {
+    match cgroups.filter(|_| ["devices/cdi", "gpu/nvidia", "network/ports"].contains(&name)) {
         // These change the lists of cgroups that somebody must make.
         Some(cgroups) => Some(Arc::new(Pair { cgroups, isolator })),
         None => Some(isolator),
@@ -270,7 +291,7 @@ async fn every_built_in_isolator_conforms() {
         wrong.extend(suite::failures(&outcomes).iter().map(|why| format!("{name}: {why}")));
     }
     assert!(wrong.is_empty(), "\n{}\n", wrong.join("\n"));
-    for name in ["disk/du", "volume/secret", "volume/image", "cgroups/mem"] {
+    for name in ["disk/du", "volume/secret", "volume/image", "cgroups/mem", "network/ports"] {
         assert!(checked.contains(&name), "only {checked:?} were checked");
     }
 }

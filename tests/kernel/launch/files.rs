@@ -64,6 +64,33 @@ async fn an_overlay_takes_writes_and_leaves_the_layers_alone() {
     }
 }
 
+/// Many more than the one page of options that `mount` takes.
+#[tokio::test]
+async fn an_overlay_has_as_many_layers_as_an_image() {
+    require!(root, busybox, overlay);
+    let fixture = Fixture::new("layers", Engine::Linux);
+    let mut lower: Vec<_> =
+        (0..127).map(|n| fixture.path(&format!("layer-with-a-long-name-{n:03}"))).collect();
+    for (n, layer) in lower.iter().enumerate() {
+        std::fs::create_dir(layer).expect("mkdir");
+        std::fs::write(layer.join("top"), n.to_string()).expect("write");
+        std::fs::write(layer.join(format!("f{n}")), "").expect("write");
+    }
+    let base = fixture.path("base");
+    busybox_root(&base);
+    lower.push(base);
+    let (upper, work) = (fixture.path("upper"), fixture.path("work"));
+    for dir in [&upper, &work] {
+        std::fs::create_dir(dir).expect("mkdir");
+    }
+    let script = "cat /top; echo; ls -d /f* | busybox wc -l; echo x > /written";
+    let mut plan = fixture.plan_in(&[Kind::Mount, Kind::Pid], &["sh", "-c", script]);
+    plan.overlay = Some(Overlay { lower, upper: upper.clone(), work });
+    let (status, output) = fixture.run(&plan).await;
+    assert_eq!((status, output.as_str()), (Some(0), "0\n127\n"));
+    assert!(upper.join("written").exists());
+}
+
 #[tokio::test]
 async fn binds_devices_masks_and_operations() {
     require!(root, busybox);

@@ -25,6 +25,9 @@ const USAGE: &str = "usage: probe VERB [ARG]
   zombies N          leave N dead children of dead parents, then sleep for ever
   write PATH MB      write MB megabytes, print `wrote N` bytes
   fds                print the open file descriptors
+  listen PROTOCOL ADDRESS...
+                     bind to each (tcp: and listen), print `listening PORT` or `errno N`
+                     for each, then sleep for ever
   trace PID          try to trace a process, print `traced` or `errno N`
   ids                print pid, ppid, uid, gid, groups
   report [PATH...]   print all that a container is: see report.rs";
@@ -48,6 +51,7 @@ fn main() {
         (Some("zombies"), Some(n)) => zombies(n),
         (Some("write"), _) if args.len() == 3 => write(&args[1], number(2).unwrap_or(0)),
         (Some("fds"), _) => fds(),
+        (Some("listen"), _) if args.len() > 2 => listen(&args[1], &args[2..]),
         (Some("trace"), Some(pid)) => trace(pid),
         (Some("ids"), _) => ids(),
         (Some("report"), _) => report::report(&args[1..]),
@@ -137,6 +141,31 @@ fn cat(path: &str) {
         }
         Err(e) => fail(format_args!("{path}: {e}")),
     }
+}
+
+fn listen(protocol: &str, addresses: &[String]) -> ! {
+    let mut held: Vec<Box<dyn std::any::Any>> = Vec::new();
+    for address in addresses {
+        let opened = match protocol {
+            "tcp" => std::net::TcpListener::bind(address).and_then(|socket| {
+                let port = socket.local_addr()?.port();
+                held.push(Box::new(socket));
+                Ok(port)
+            }),
+            "udp" => std::net::UdpSocket::bind(address).and_then(|socket| {
+                let port = socket.local_addr()?.port();
+                held.push(Box::new(socket));
+                Ok(port)
+            }),
+            _ => fail(USAGE),
+        };
+        match opened {
+            Ok(port) => say(format_args!("listening {port}")),
+            Err(e) => say(format_args!("errno {}", e.raw_os_error().unwrap_or(0))),
+        }
+    }
+    std::hint::black_box(&held);
+    for_ever()
 }
 
 fn trace(pid: u64) {

@@ -195,7 +195,9 @@ impl World {
                 Container::Exited(_) => (id.clone(), None),
             })
             .collect();
-        let effects = self.core.resume(self.now, &FoundContainers { alive, never_ran });
+        let effects = self
+            .core
+            .resume(self.now, &FoundContainers { alive, never_ran, ..FoundContainers::default() });
         self.run(effects);
     }
 

@@ -6,6 +6,10 @@
 
 use std::fmt;
 
+use super::instruction::{
+    AND, EXIT, Instruction, JUMP_UNEQUAL, MOVE, RESULT, SHIFT_RIGHT, copy, load, op,
+};
+
 /// Which devices a rule is about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Kind {
@@ -91,44 +95,11 @@ impl fmt::Display for Rule {
     }
 }
 
-/// `struct bpf_insn`.
-#[repr(C)]
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Instruction {
-    code: u8,
-    /// Destination in the low half, source in the high half.
-    registers: u8,
-    offset: i16,
-    immediate: i32,
-}
-
-const LOAD_WORD: u8 = 0x61;
-const MOVE: u8 = 0xb7;
-const MOVE_REGISTER: u8 = 0xbf;
-const AND: u8 = 0x57;
-const SHIFT_RIGHT: u8 = 0x77;
-const JUMP_UNEQUAL: u8 = 0x55;
-const EXIT: u8 = 0x95;
-
-const RESULT: u8 = 0;
-const CONTEXT: u8 = 1;
 const TYPE: u8 = 2;
 const ACCESS: u8 = 3;
 const MAJOR: u8 = 4;
 const MINOR: u8 = 5;
 const SCRATCH: u8 = 6;
-
-const fn op(code: u8, to: u8, immediate: i32) -> Instruction {
-    Instruction { code, registers: to, offset: 0, immediate }
-}
-
-const fn copy(to: u8, from: u8) -> Instruction {
-    Instruction { code: MOVE_REGISTER, registers: from << 4 | to, offset: 0, immediate: 0 }
-}
-
-const fn load(to: u8, offset: i16) -> Instruction {
-    Instruction { code: LOAD_WORD, registers: CONTEXT << 4 | to, offset, immediate: 0 }
-}
 
 /// The program of a whitelist; an empty one refuses everything.
 #[must_use]
@@ -185,31 +156,8 @@ fn rule_block(rule: &Rule) -> Vec<Instruction> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::instruction::tests::execute;
     use super::*;
-
-    /// What the kernel does with the few instructions that are used.
-    fn execute(program: &[Instruction], context: [u32; 3]) -> u64 {
-        let mut registers = [0u64; 11];
-        let mut next = 0;
-        loop {
-            let i = program[next];
-            next += 1;
-            let (to, from) = ((i.registers & 15) as usize, (i.registers >> 4) as usize);
-            match i.code {
-                LOAD_WORD => registers[to] = u64::from(context[i.offset as usize / 4]),
-                MOVE => registers[to] = i.immediate as u64,
-                MOVE_REGISTER => registers[to] = registers[from],
-                AND => registers[to] &= i.immediate as u64,
-                SHIFT_RIGHT => registers[to] >>= i.immediate,
-                JUMP_UNEQUAL if registers[to] != i.immediate as u64 => {
-                    next += i.offset as usize;
-                }
-                JUMP_UNEQUAL => {}
-                EXIT => return registers[0],
-                other => panic!("instruction {other:#x}"),
-            }
-        }
-    }
 
     fn access(bits: i32) -> Access {
         Access { mknod: bits & 1 != 0, read: bits & 2 != 0, write: bits & 4 != 0 }
@@ -234,7 +182,7 @@ mod tests {
     #[test]
     fn an_empty_whitelist_refuses() {
         let program = assemble(&[]);
-        assert_eq!(execute(&program, [2 << 16 | 2, 1, 3]), 0);
+        assert_eq!(execute(&program, &[2 << 16 | 2, 1, 3]), 0);
     }
 
     #[test]
@@ -242,7 +190,7 @@ mod tests {
         let everything = Rule { kind: Kind::All, major: None, minor: None, access: Access::ALL };
         let program = assemble(&[everything, Rule::char(None, None, Access::MKNOD)]);
         assert_eq!(program.len(), 8);
-        assert_eq!(execute(&program, [7 << 16 | 1, 8, 0]), 1);
+        assert_eq!(execute(&program, &[7 << 16 | 1, 8, 0]), 1);
     }
 
     /// Every list of up to two rules against every request, on few numbers.
@@ -275,7 +223,7 @@ mod tests {
             let program = assemble(&list);
             for &(kind, code, major, minor, bits) in &requests {
                 let wanted = list.iter().any(|r| r.allows(kind, major, minor, access(bits)));
-                let answer = execute(&program, [(bits as u32) << 16 | code, major, minor]);
+                let answer = execute(&program, &[(bits as u32) << 16 | code, major, minor]);
                 assert_eq!(answer == 1, wanted, "{list:?} {kind:?} {major}:{minor} {bits}");
                 allowed += u32::from(wanted);
             }

@@ -10,11 +10,13 @@
 //! * [`Cgroup`]: one directory of one hierarchy.
 //! * [`parse`]: pure parsers of the files' contents.
 //! * [`event`]: out-of-memory and pressure notifications.
+//! * [`id`]: numbers of v2 cgroups, and the way back.
 //! * [`KeptFile`]: a file that is read again and again.
 
 mod detect;
 pub mod event;
 mod group;
+pub mod id;
 mod kept;
 pub mod parse;
 mod unmount;

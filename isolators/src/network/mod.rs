@@ -1,0 +1,13 @@
+//! `network/*`: whose ports are whose, and networks of containers' own.
+//!
+//! * [`cni`]: containers on networks of their own, by plugins.
+//! * [`bridge`], [`port_mapper`], [`groups`]: CNI plugins of our own.
+//! * [`ports`]: what listens in a container must be a port that it asked for.
+
+pub mod bridge;
+pub mod cni;
+pub mod groups;
+mod nft;
+mod plugin;
+pub mod port_mapper;
+pub mod ports;

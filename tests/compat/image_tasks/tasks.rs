@@ -1,0 +1,212 @@
+//! What tasks in images see: command tasks, task groups, custom executors, guests, and
+//! volumes of images.
+
+use std::process::Command;
+
+use serde_json::{Value, json};
+
+use super::scene::{Scene, config, eventually, in_image, task};
+use crate::cluster::{binary, get};
+use crate::framework::{Framework, command, scalar};
+use crate::require;
+
+#[tokio::test]
+async fn a_command_task_lives_in_its_image() {
+    require!(root, cgroup, busybox, overlay);
+    let scene = Scene::start("image-tasks", &[]);
+    scene.image("app:1", &config());
+    let mut framework = Framework::subscribe(&scene.cluster.master, "image-tasks").await;
+    let line = "ls /; cat /etc/resolv.conf > resolv; touch $MESOS_SANDBOX/mine /srv/app/own \
+                2>&1; echo $MESOS_SANDBOX; ls /proc/self/fd >/dev/null && echo > /dev/null && \
+                cat /proc/1/comm; while [ ! -e $MESOS_SANDBOX/go ]; do sleep 0.1; done; exit 3";
+    let mut hello = task("hello", "app:1", line);
+    // Whoever the task names is the host's.
+    hello["command"]["user"] = "root".into();
+    // The host has no such file.
+    hello["health_check"] = json!({ "type": "COMMAND", "interval_seconds": 0.2,
+        "delay_seconds": 0.0, "grace_period_seconds": 60.0,
+        "command": { "shell": true, "value": "test -x /show" } });
+    framework.start(hello).await;
+    let healthy = |f: &Framework| f.statuses["hello"].iter().any(|s| s["healthy"] == true);
+    framework.until("health", 60, healthy).await;
+    eventually("the output", || scene.file("hello", "stdout").contains("/mnt/mesos")).await;
+    let stdout = scene.file("hello", "stdout");
+    let names: Vec<&str> = stdout.lines().collect();
+    for name in ["bin", "dev", "etc", "mnt", "proc", "show", "srv", "sys"] {
+        assert!(names.contains(&name), "{name}: {stdout}");
+    }
+    assert!(!names.contains(&"root") && !names.contains(&"usr"), "{stdout}");
+    assert!(names.contains(&"/mnt/mesos/sandbox"), "{stdout}");
+    assert!(scene.sandbox("hello").join("mine").exists());
+    // A command's own directory is the image's.
+    assert!(!scene.sandbox("hello").join("resolv").exists());
+
+    // What runs beside it sees what it sees.
+    let inside = Command::new(binary("bulkhead"))
+        .args(["exec", "--no-stdin", "--master", &scene.cluster.master, "hello", "--"])
+        .args(["sh", "-c", "cat /srv/app/resolv; ls /srv/app; echo $IMAGE; exit 5"])
+        .output()
+        .expect("run bulkhead");
+    let seen = String::from_utf8_lossy(&inside.stdout).into_owned();
+    let resolv = std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
+    assert_eq!(seen, format!("{resolv}own\nresolv\nimage\n"), "{inside:?}");
+    assert_eq!(inside.status.code(), Some(5), "{inside:?}");
+
+    std::fs::write(scene.sandbox("hello").join("go"), "").expect("let it end");
+    framework.until("the end", 60, |f| f.end("hello").is_some()).await;
+    let end = framework.end("hello").expect("an end");
+    assert_eq!(end["message"], "Command exited with status 3", "{end}");
+    scene.wait_clean().await;
+
+    // Another container of the image does not see what the first one wrote.
+    let end = framework.run(task("again", "app:1", "ls /srv/app | wc -l; id -u"), 60).await;
+    assert_eq!(end["state"], "TASK_FINISHED", "{end}");
+    assert_eq!(scene.file("again", "stdout"), "0\n1001\n");
+    let owner = std::os::unix::fs::MetadataExt::uid(
+        &std::fs::metadata(scene.sandbox("again")).expect("a sandbox"),
+    );
+    assert_eq!(owner, 1001, "the sandbox is whose the task is");
+    scene.wait_clean().await;
+}
+
+#[tokio::test]
+async fn groups_executors_and_volumes_have_images() {
+    require!(root, cgroup, busybox, overlay);
+    let scene = Scene::start("image-groups", &[]);
+    scene.image("app:1", &config());
+    let mut framework = Framework::subscribe(&scene.cluster.master, "image-groups").await;
+    let own = [scalar("cpus", 0.1), scalar("mem", 32.0), scalar("disk", 32.0)];
+    let offer = framework.offer().await;
+    let member = |name: &str, image: Option<&str>, command: Value| {
+        let mut task = crate::framework::command(name, "", 32.0);
+        task["command"] = command;
+        task["agent_id"] = offer["agent_id"].clone();
+        if let Some(image) = image {
+            task["container"] = in_image(image);
+        }
+        task
+    };
+    let plain = json!({ "value": "test -d /usr && echo host" });
+    let tasks =
+        [member("inside", Some("app:1"), json!({ "shell": false })), member("host", None, plain)];
+    let executor = json!({ "type": "DEFAULT", "executor_id": { "value": "group" },
+        "framework_id": { "value": framework.id }, "resources": own });
+    let group = json!({ "type": "LAUNCH_GROUP",
+        "launch_group": { "executor": executor, "task_group": { "tasks": tasks } } });
+    let body = json!({ "offer_ids": [offer["id"]], "operations": [group],
+                       "filters": { "refuse_seconds": 0.0 } });
+    let reply = framework.call("ACCEPT", body).await;
+    assert_eq!(reply.status.as_u16(), 202, "{}", reply.text());
+    let both = |f: &Framework| f.end("inside").is_some() && f.end("host").is_some();
+    framework.until("the group", 60, both).await;
+    for name in ["inside", "host"] {
+        assert_eq!(framework.state(name), Some("TASK_FINISHED"), "{:?}", framework.end(name));
+    }
+    let nested = scene.sandbox("group").join("containers");
+    let outputs: Vec<String> = std::fs::read_dir(nested)
+        .expect("sandboxes")
+        .flatten()
+        .filter_map(|entry| std::fs::read_to_string(entry.path().join("stdout")).ok())
+        .collect();
+    let wanted = "1001:1002 1002 1003 /srv/app HOME=/home/app image image /show entry cmd\n";
+    assert!(outputs.contains(&wanted.to_owned()), "{outputs:?}");
+    assert!(outputs.contains(&"host\n".to_owned()), "{outputs:?}");
+
+    // An executor of somebody else in an image: it has what it needs to speak.
+    let mut custom = command("custom", "", 32.0);
+    custom.as_object_mut().expect("an object").remove("command");
+    custom["executor"] = json!({ "type": "CUSTOM", "executor_id": { "value": "custom" },
+        "framework_id": { "value": framework.id }, "resources": own,
+        "container": in_image("app:1"),
+        "command": { "value": "/show $MESOS_EXECUTOR_ID; echo $MESOS_AGENT_ENDPOINT; sleep 1000" } });
+    framework.launch(vec![custom]).await;
+    let sandbox = || get(&scene.cluster.agent, "/state").is_some_and(|s| s.contains("custom"));
+    eventually("the executor", sandbox).await;
+    let agent = format!("{}\n", scene.cluster.agent);
+    eventually("its output", || scene.file("custom", "stdout").ends_with(&agent)).await;
+    assert!(scene.file("custom", "stdout").contains("/srv/app"));
+    framework.call("KILL", json!({ "task_id": { "value": "custom" } })).await;
+    framework.until("the kill", 60, |f| f.end("custom").is_some()).await;
+
+    // An image as a volume, of a task on the host's files.
+    let line = "cat image/etc/group | wc -l; touch image/x 2>/dev/null; echo $?";
+    let mut volume = command("volume", line, 32.0);
+    volume["container"] = json!({ "type": "MESOS", "volumes": [{
+        "mode": "RO", "container_path": "image",
+        "image": { "type": "DOCKER", "docker": { "name": "app:1" } } }] });
+    let end = framework.run(volume, 60).await;
+    assert_eq!(end["state"], "TASK_FINISHED", "{end}");
+    assert_eq!(scene.file("volume", "stdout"), "3\n1\n");
+}
+
+/// What is written to the root counts as what is written to the sandbox does.
+#[tokio::test]
+async fn what_is_written_to_the_root_counts() {
+    require!(root, cgroup, busybox, overlay);
+    let isolation = "--isolation=cgroups/cpu,cgroups/mem,filesystem/linux,docker/runtime,disk/du";
+    let flags =
+        [isolation, "--enforce_container_disk_quota", "--container_disk_watch_interval=100ms"];
+    let scene = Scene::start("image-quota", &flags);
+    scene.image("app:1", &json!({}));
+    let mut framework = Framework::subscribe(&scene.cluster.master, "image-quota").await;
+    let line = "busybox dd if=/dev/zero of=/tmp/big bs=1M count=20 2>/dev/null; sleep 1000";
+    let mut greedy = task("greedy", "app:1", line);
+    greedy["resources"].as_array_mut().expect("a list").push(scalar("disk", 5.0));
+    let end = framework.run(greedy, 60).await;
+    assert_eq!(end["reason"], "REASON_CONTAINER_LIMITATION_DISK", "{end}");
+    scene.wait_clean().await;
+}
+
+#[tokio::test]
+async fn what_cannot_be_run_says_why() {
+    require!(root, cgroup, busybox, overlay);
+    let scene = Scene::start("image-errors", &[]);
+    scene.image("empty:1", &json!({}));
+    let mut nobody = config();
+    nobody["User"] = "ghost".into();
+    scene.image("ghost:1", &nobody);
+    let mut framework = Framework::subscribe(&scene.cluster.master, "image-errors").await;
+    let mut silent = task("silent", "empty:1", "");
+    silent["command"] = json!({ "shell": false });
+    let mut appc = task("appc", "x", "true");
+    appc["container"]["mesos"]["image"] = json!({ "type": "APPC", "appc": { "name": "coreos" } });
+    for (task, words) in [
+        (task("missing", "no/such:image", "true"), "failed to pull image 'no/such:image'"),
+        (task("odd", "UPPER", "true"), "'UPPER'"),
+        (task("ghost", "ghost:1", "true"), "user 'ghost' is not in the image's /etc/passwd"),
+        (silent, "the image neither Entrypoint nor Cmd"),
+        (appc, "only images of type DOCKER are supported"),
+    ] {
+        let end = framework.run(task, 60).await;
+        assert_eq!(end["state"], "TASK_FAILED", "{end}");
+        assert_eq!(end["reason"], "REASON_CONTAINER_LAUNCH_FAILED", "{end}");
+        let message = end["message"].as_str().unwrap_or_default();
+        assert!(message.contains(words), "{message}");
+    }
+    scene.wait_clean().await;
+}
+
+#[tokio::test]
+async fn every_backend_runs_tasks() {
+    require!(root, cgroup, busybox, overlay);
+    for backend in ["copy", "bind"] {
+        let flag = format!("--image_provisioner_backend={backend}");
+        let scene = Scene::start(&format!("image-{backend}"), &[&flag]);
+        let layer = crate::image::base(&scene.images.path().join("one"));
+        for dir in ["proc", "sys/fs/cgroup", "dev", "mnt/mesos/sandbox"] {
+            std::fs::create_dir_all(layer.join(dir)).expect("a directory");
+        }
+        for file in ["resolv.conf", "hosts", "hostname"] {
+            std::fs::write(layer.join("etc").join(file), "").expect("write");
+        }
+        crate::image::save(scene.images.path(), "one:1", &[layer], &json!({}));
+        let mut framework = Framework::subscribe(&scene.cluster.master, "image-backends").await;
+        let line = "cat /etc/group | wc -l; echo x > /x; echo $?; echo in > file";
+        let end = framework.run(task("one", "one:1", line), 60).await;
+        assert_eq!(end["state"], "TASK_FINISHED", "{end}");
+        let written = if backend == "bind" { "3\n1\n" } else { "3\n0\n" };
+        assert_eq!(scene.file("one", "stdout"), written, "{backend}");
+        assert_eq!(scene.file("one", "file"), "in\n");
+        scene.wait_clean().await;
+    }
+}
