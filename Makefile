@@ -64,6 +64,9 @@ install: release ## copy programs and the names operators know to DESTDIR/PREFIX
 	ln -sf bulkhead-agent $(DESTDIR)$(PREFIX)/bin/mesos-agent
 	ln -sf bulkhead-agent $(DESTDIR)$(PREFIX)/bin/mesos-slave
 	ln -sf bulkhead $(DESTDIR)$(PREFIX)/bin/mesos-execute
+	install -d $(DESTDIR)$(PREFIX)/libexec/cni
+	for plugin in bulkhead-bridge bulkhead-groups bulkhead-port-mapper mesos-cni-port-mapper; do \
+	  ln -sf ../../bin/bulkhead-helper $(DESTDIR)$(PREFIX)/libexec/cni/$$plugin; done
 
 clean: ## remove everything that was built
 	$(CARGO) clean

@@ -124,6 +124,8 @@ pub struct Contribution {
     pub supplementary_groups: Vec<u32>,
     pub cgroups: Vec<CgroupJoin>,
     pub file_operations: Vec<FileOperation>,
+    /// Directories of the host that tasks can change and that mounts come from.
+    pub wild: Vec<PathBuf>,
     pub oom_score_adj: Option<i32>,
     pub hostname: Option<String>,
     /// Kernel settings of the container's own namespaces, by dotted name.

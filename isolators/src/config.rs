@@ -14,6 +14,7 @@ use crate::gpu::settings::Settings as GpuSettings;
 use crate::ids::IdRange;
 use crate::image::Provisioner;
 use crate::linux::capabilities::Set;
+use crate::network::cni::Settings as CniSettings;
 use crate::network::port_mapping::settings::Settings as MappingSettings;
 use crate::network::ports::settings::Settings as PortSettings;
 use crate::secret::Secrets;
@@ -80,6 +81,8 @@ pub struct Config {
     pub cdi: CdiSettings,
     /// Flags of `gpu/nvidia`.
     pub gpu: GpuSettings,
+    /// Flags of `network/cni`.
+    pub cni: CniSettings,
     /// Flags of `network/port_mapping`.
     pub port_mapping: MappingSettings,
     /// Flags of `network/ports`.
@@ -123,6 +126,7 @@ impl Config {
             disk: disk::Config::default(),
             cdi: CdiSettings::default(),
             gpu: GpuSettings::default(),
+            cni: CniSettings::default(),
             port_mapping: MappingSettings::default(),
             ports: PortSettings::default(),
             secrets: Secrets::default(),

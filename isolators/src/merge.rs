@@ -48,6 +48,8 @@ pub struct Merged {
     pub cgroups: Vec<CgroupJoin>,
     /// Steps after the mounts, in order.
     pub file_operations: Vec<FileOperation>,
+    /// Directories of the host that tasks can change and that mounts come from.
+    pub wild: Vec<PathBuf>,
     /// Which system calls may be made.
     pub system_calls: Option<Arc<SystemCallFilter>>,
     /// Of init.
@@ -151,6 +153,7 @@ pub fn merge(
     let (mut mounts, mut devices) = (Vec::new(), Vec::new());
     let (mut masked, mut readonly) = (Vec::new(), Vec::new());
     let (mut groups, mut file_operations) = (Vec::new(), Vec::new());
+    let mut wild = Vec::new();
     let (mut no_new_privileges, mut wait_for) = (false, Vec::new());
 
     for (name, part) in contributions {
@@ -175,6 +178,7 @@ pub fn merge(
         add_new(&mut readonly, part.readonly_paths);
         add_new(&mut groups, part.supplementary_groups);
         file_operations.extend(part.file_operations);
+        add_new(&mut wild, part.wild);
         no_new_privileges |= part.no_new_privileges;
         if part.needs_pid {
             wait_for.push(name);
@@ -213,6 +217,7 @@ pub fn merge(
         executable,
         cgroups: cgroups.into_iter().map(|(_, join)| join).collect(),
         file_operations,
+        wild,
         system_calls: seccomp.take(),
         oom_score_adj: oom_score_adj.take(),
         wait_for,

@@ -73,9 +73,24 @@ pub enum CgroupJoin {
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[allow(missing_docs)]
 pub enum FileOperation {
-    Mkdir { path: PathBuf, mode: u32, recursive: bool },
-    Symlink { target: PathBuf, link: PathBuf },
-    Rename { from: PathBuf, to: PathBuf },
+    Mkdir {
+        path: PathBuf,
+        mode: u32,
+        recursive: bool,
+    },
+    Symlink {
+        target: PathBuf,
+        link: PathBuf,
+    },
+    Rename {
+        from: PathBuf,
+        to: PathBuf,
+    },
+    /// What is mounted there, and below, goes from the container's own mounts; where it
+    /// has none, or nothing is mounted there, nothing happens.
+    Unmount {
+        path: PathBuf,
+    },
 }
 
 /// A system call filter, ready for the kernel. It is installed as late as

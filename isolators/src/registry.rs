@@ -59,7 +59,7 @@ pub const TABLE: [(&str, bool); 43] = [
     ("linux/seccomp", true),
     ("devices/cdi", true),
     ("gpu/nvidia", true),
-    ("network/cni", false),
+    ("network/cni", true),
     ("network/port_mapping", true),
     ("network/ports", true),
 ];
@@ -268,6 +268,10 @@ pub fn create_with(
     if config.userns_remap.is_some() {
         isolation.imply("namespaces/user");
     }
+    // As in Mesos, where it is always there.
+    if config.cni.is_configured() && !isolation.names.contains(&"network/port_mapping") {
+        isolation.imply("network/cni");
+    }
     let enabled: BTreeSet<&'static str> = isolation.names.iter().copied().collect();
     let linux_fs = enabled.contains("filesystem/linux");
     let binds = linux_fs && config.launcher == Launcher::Linux;
@@ -285,6 +289,7 @@ pub fn create_with(
     }
     let mut cgroups = Some(Cgroups::new(Arc::clone(&config), controllers));
     let (mut layout, mut grants, mut gpus) = (None, None, None);
+    let book = volume::persistent::Book::default();
     for (name, _) in TABLE {
         // All cgroups/* are one isolator; with the linux launcher it always is.
         if name.starts_with("cgroups/")
@@ -300,8 +305,8 @@ pub fn create_with(
         }
         let config = Arc::clone(&config);
         let made: Result<Arc<dyn Isolator>, IsolatorError> = match name {
-            "filesystem/posix" => Ok(filesystem::posix(enabled.clone())),
-            "filesystem/linux" => filesystem::linux(config, enabled.clone()),
+            "filesystem/posix" => Ok(filesystem::posix(config, enabled.clone(), book.clone())),
+            "filesystem/linux" => filesystem::linux(config, enabled.clone(), book.clone()),
             "posix/cpu" => Ok(Arc::new(posix::PosixCpu)),
             "posix/mem" => Ok(Arc::new(posix::PosixMem)),
             "posix/rlimits" => Ok(posix::rlimits()),
@@ -317,7 +322,7 @@ pub fn create_with(
             "namespaces/time" => namespaces::time(&config, linux_fs),
             "namespaces/user" => namespaces::user(config, linux_fs),
             "namespaces/pid" => namespaces::pid(config, linux_fs),
-            "volume/sandbox_path" => Ok(volume::sandbox_path(config, binds)),
+            "volume/sandbox_path" => Ok(volume::sandbox_path(config, binds, book.clone())),
             "volume/host_path" => volume::host_path(config, linux_fs),
             "volume/image" => volume::image(config, linux_fs),
             "volume/secret" => volume::secret(config, linux_fs),
@@ -328,6 +333,7 @@ pub fn create_with(
                 Arc::new(made) as _
             }),
             "devices/cdi" => cdi::devices(&config.cdi, grants.clone(), linux_fs),
+            "network/cni" => network::cni::cni(&config, enabled.contains("namespaces/uts")),
             "network/port_mapping" => network::port_mapping::port_mapping(&config),
             "network/ports" => {
                 network::ports::ports(&config, layout.clone(), enabled.contains("network/cni"))
@@ -394,7 +400,6 @@ mod tests {
             ("posix/cpu,posix/cpu", "isolator 'posix/cpu' is twice in --isolation"),
             ("process,posix/mem", "isolator 'posix/mem' is twice in --isolation"),
             ("docker/volume", "isolator 'docker/volume' in --isolation is not supported yet"),
-            ("network/cni", "isolator 'network/cni' in --isolation is not supported yet"),
             (
                 "filesystem/posix,filesystem/linux",
                 "--isolation names 'filesystem/posix' and 'filesystem/linux': use exactly one \

@@ -20,7 +20,6 @@ pub(crate) struct Preparing<C> {
     name: &'static str,
     config: C,
     prepare: Prepare<C>,
-    everywhere: bool,
 }
 
 impl<C: Clone + Send + Sync + 'static> Preparing<C> {
@@ -30,16 +29,7 @@ impl<C: Clone + Send + Sync + 'static> Preparing<C> {
         config: C,
         prepare: Prepare<C>,
     ) -> Arc<dyn Isolator> {
-        Arc::new(Preparing { name, config, prepare, everywhere: true })
-    }
-
-    /// An isolator of top-level containers of executors and tasks only.
-    pub(crate) fn top_level(
-        name: &'static str,
-        config: C,
-        prepare: Prepare<C>,
-    ) -> Arc<dyn Isolator> {
-        Arc::new(Preparing { name, config, prepare, everywhere: false })
+        Arc::new(Preparing { name, config, prepare })
     }
 }
 
@@ -50,11 +40,11 @@ impl<C: Clone + Send + Sync + 'static> Isolator for Preparing<C> {
     }
 
     fn supports_nesting(&self) -> bool {
-        self.everywhere
+        true
     }
 
     fn supports_standalone(&self) -> bool {
-        self.everywhere
+        true
     }
 
     fn attach(&self, context: &Arc<ContainerContext>) -> Box<dyn Isolation> {

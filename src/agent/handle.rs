@@ -35,6 +35,8 @@ pub(super) enum Mail {
         command: Command,
         reply: oneshot::Sender<Result<(), Refusal>>,
     },
+    /// Directories in the trash that nobody knows any more: to be deleted.
+    Discarded(Vec<PathBuf>),
     /// Leave; containers live on.
     Detach,
 }

@@ -21,6 +21,7 @@ mod image_flags;
 pub mod inbox;
 pub mod info;
 mod log_flags;
+mod network_flags;
 mod port_flags;
 pub mod resources;
 pub mod snapshot;

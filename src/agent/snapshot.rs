@@ -8,7 +8,8 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
-use mesos::{ContainerId, MasterInfo, SlaveInfo};
+use mesos::resources::Resources;
+use mesos::{ContainerId, MasterInfo, Operation, SlaveInfo};
 
 use super::core::drain::Drain;
 use super::core::state::{Executor, Framework};
@@ -74,6 +75,10 @@ pub struct Snapshot {
     pub info: Arc<SlaveInfo>,
     /// The detected master, registered with it or not.
     pub master: Option<Arc<MasterInfo>>,
+    /// All that the agent has, reservations and volumes included.
+    pub resources: Arc<Resources>,
+    /// Operations of which somebody is yet to hear, by uuid.
+    pub operations: Vec<Arc<Operation>>,
     /// Frameworks by id.
     pub frameworks: BTreeMap<String, Arc<Framework>>,
     /// Frameworks that have nothing left here, oldest first.

@@ -5,12 +5,24 @@
 //! * `logger`: takes the output of an agent's containers to where it belongs.
 //! * `pull`: brings an image into the store of the native containerizer.
 //! * `oci`: makes a container with libcontainer (feature `oci`).
+//!
+//! Under the name of one of our CNI plugins, such as `bulkhead-port-mapper`, it is that
+//! plugin.
 
 use std::ffi::OsString;
+use std::path::Path;
 use std::process::ExitCode;
 
+use isolators::network::cni::IN_HELPER;
+
 fn main() -> ExitCode {
-    let arguments: Vec<OsString> = std::env::args_os().skip(1).collect();
+    let mut arguments = std::env::args_os();
+    let name = arguments.next().unwrap_or_default();
+    let name = Path::new(&name).file_name().unwrap_or_default();
+    if let Some((_, plugin)) = IN_HELPER.iter().find(|(plugin, _)| name == *plugin) {
+        return plugin();
+    }
+    let arguments: Vec<OsString> = arguments.collect();
     match arguments.first().and_then(|name| name.to_str()) {
         Some("fetch") => bulkhead::fetch::main(),
         Some("logger") => bulkhead::logs::helper::main(&arguments[1..]),

@@ -69,7 +69,8 @@ pub(super) fn discard(
     Ok(moved)
 }
 
-fn in_place(kind: io::ErrorKind) -> bool {
+/// Whether what cannot be moved for this reason is deleted where it is.
+pub(super) fn in_place(kind: io::ErrorKind) -> bool {
     matches!(
         kind,
         io::ErrorKind::CrossesDevices | io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded

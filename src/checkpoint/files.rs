@@ -17,6 +17,8 @@ use mesos::schema;
 use prost::{Message, Name};
 use thiserror::Error;
 
+use super::resources::VolumeError;
+
 /// No record of an agent is larger; more is a sign of a damaged size.
 const MAX_RECORD: usize = 64 * 1024 * 1024;
 
@@ -42,6 +44,8 @@ pub enum StorageError {
     Truncate { path: PathBuf, source: io::Error },
     #[error("failed to remove '{path}'")]
     Remove { path: PathBuf, source: io::Error },
+    #[error("failed to delete the persistent volume at '{path}'")]
+    Volume { path: PathBuf, source: VolumeError },
     #[error("'{path}' is damaged at byte {at}: {message}")]
     Damaged { path: PathBuf, at: u64, message: String },
 }

@@ -18,6 +18,7 @@ mod record;
 mod recover;
 mod recovered;
 mod reserve;
+mod resources;
 mod store;
 
 pub use discard::DiscardError;
@@ -28,6 +29,8 @@ pub use paths::{RunKey, WorkDir, nested_sandbox};
 pub use record::Record;
 pub use recover::{Mode, RecoverError, recover, survey, write_boot_id};
 pub use recovered::{
-    Recovered, RecoveredExecutor, RecoveredFramework, RecoveredRun, RecoveredTask,
+    Recovered, RecoveredExecutor, RecoveredFramework, RecoveredOperation, RecoveredRun,
+    RecoveredTask,
 };
-pub use store::{Store, Unflushed};
+pub use resources::VolumeError;
+pub use store::{Store, Unflushed, Written};

@@ -14,6 +14,7 @@
 //! |       `-- <agent id>
 //! |           |-- slave.info
 //! |           |-- drain.config                     while it is draining
+//! |           |-- operations/<uuid>/operation.updates   append log
 //! |           `-- frameworks/<framework id>
 //! |               |-- framework.info
 //! |               |-- framework.pid
@@ -116,6 +117,16 @@ impl WorkDir {
     /// `mesos.DrainConfig`.
     pub fn drain_config(&self, agent: &str) -> PathBuf {
         self.meta_agent(agent).join("drain.config")
+    }
+
+    /// Where an agent id keeps the updates of its operations.
+    pub fn meta_operations(&self, agent: &str) -> PathBuf {
+        self.meta_agent(agent).join("operations")
+    }
+
+    /// The updates of one operation; `operation` is its uuid in text.
+    pub fn meta_operation(&self, agent: &str, operation: &str) -> PathBuf {
+        self.meta_operations(agent).join(operation)
     }
 
     /// Where an agent id keeps its frameworks.
@@ -294,6 +305,7 @@ pub(super) mod names {
     pub const TASK_LAUNCH: &str = "task.launch";
     pub const TASK_KILL: &str = "task.kill";
     pub const TASK_UPDATES: &str = "task.updates";
+    pub const OPERATION_UPDATES: &str = "operation.updates";
     pub const RESOURCES: &str = "resources.info";
     pub const RESOURCES_TARGET: &str = "resources.target";
     pub const RESOURCE_STATE: &str = "resources_and_operations.state";

@@ -1,7 +1,8 @@
 //! What can be checkpointed, as values. The core of the agent emits them, the
 //! storage task (`super::store`) writes them. No I/O here.
 
-use mesos::internal::StatusUpdateRecord;
+use mesos::internal::slave::ResourceState;
+use mesos::internal::{StatusUpdateRecord, UpdateOperationStatusRecord};
 use mesos::{DrainConfig, ExecutorInfo, FrameworkInfo, SlaveInfo, Task, TaskInfo};
 
 use super::{Garbage, Item, RunKey};
@@ -86,6 +87,25 @@ pub enum Record {
         /// What it was told.
         config: Option<DrainConfig>,
     },
+    /// All that is reserved and created here, and the operations of which somebody
+    /// is yet to hear. Directories of volumes are made and removed with it.
+    Resources(Box<ResourceState>),
+    /// An update of an operation, or the acknowledgement of one.
+    OperationUpdate {
+        /// The agent's id.
+        agent: String,
+        /// The operation's uuid, as text.
+        operation: String,
+        /// Appended to `operation.updates`.
+        record: Box<UpdateOperationStatusRecord>,
+    },
+    /// Everybody has heard of the operation.
+    ForgetOperation {
+        /// The agent's id.
+        agent: String,
+        /// The operation's uuid, as text.
+        operation: String,
+    },
     /// The agent must come back under a new id.
     ForgetAgent,
     /// A directory waits for its deletion from now on, or what is known of it
@@ -116,10 +136,13 @@ impl Record {
             | Record::Update { .. }
             | Record::Sentinel { .. }
             | Record::Drain { .. }
+            | Record::OperationUpdate { .. }
+            | Record::ForgetOperation { .. }
             | Record::ForgetAgent => true,
             Record::Framework { .. }
             | Record::Executor { .. }
             | Record::Task { .. }
+            | Record::Resources(_)
             | Record::Scheduled { .. }
             | Record::Unscheduled(_)
             | Record::Schedule(_) => false,
@@ -141,6 +164,9 @@ impl Record {
             Record::Agent(_)
             | Record::Framework { .. }
             | Record::Drain { .. }
+            | Record::Resources(_)
+            | Record::OperationUpdate { .. }
+            | Record::ForgetOperation { .. }
             | Record::ForgetAgent
             | Record::Scheduled { .. }
             | Record::Unscheduled(_)
@@ -173,6 +199,10 @@ impl Record {
             Record::Sentinel { .. } => "sentinel",
             Record::Drain { config: Some(_), .. } => "drain",
             Record::Drain { config: None, .. } => "drained",
+            Record::Resources(_) => "resources",
+            Record::OperationUpdate { record, .. } if record.update.is_none() => "operation_ack",
+            Record::OperationUpdate { .. } => "operation_update",
+            Record::ForgetOperation { .. } => "forget_operation",
             Record::ForgetAgent => "forget_agent",
             Record::Scheduled { .. } => "scheduled",
             Record::Unscheduled(_) => "unscheduled",

@@ -13,7 +13,10 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::UNIX_EPOCH;
 
-use mesos::internal::{StatusUpdateRecord, status_update_record};
+use mesos::internal::{
+    StatusUpdateRecord, UpdateOperationStatusRecord, status_update_record,
+    update_operation_status_record,
+};
 use mesos::resources::upgrade_all;
 use mesos::{ExecutorInfo, SlaveInfo, Task, TaskInfo};
 use thiserror::Error;
@@ -21,8 +24,8 @@ use thiserror::Error;
 use super::files::{self, StorageError};
 use super::paths::names;
 use super::{
-    Garbage, Item, Recovered, RecoveredExecutor, RecoveredFramework, RecoveredRun, RecoveredTask,
-    RunKey, WorkDir, garbage, leftovers, reserve,
+    Garbage, Item, Recovered, RecoveredExecutor, RecoveredFramework, RecoveredOperation,
+    RecoveredRun, RecoveredTask, RunKey, WorkDir, garbage, leftovers, reserve, resources,
 };
 
 /// Why the checkpoints cannot be used.
@@ -60,8 +63,14 @@ impl Mode {
 /// [`RecoverError`]
 pub fn recover(work: &WorkDir, mode: Mode) -> Result<Recovered, RecoverError> {
     let mut reader = Reader { work, mode, errors: Vec::new(), seen: Vec::new() };
-    let mut recovered =
-        reader.agent().map_err(|source| RecoverError::Damaged { meta: work.meta(), source })?;
+    let damaged = |source| RecoverError::Damaged { meta: work.meta(), source };
+    let resources = match resources::recover(work, mode.repair) {
+        Err(error @ StorageError::Damaged { .. }) => reader.tolerate(Err(error)),
+        other => other.map(Some),
+    };
+    let resources = resources.map_err(damaged)?;
+    let mut recovered = reader.agent().map_err(damaged)?;
+    recovered.resources = resources.unwrap_or_default();
     recovered.garbage = reader.garbage();
     recovered.errors = reader.errors;
     Ok(recovered)
@@ -153,6 +162,9 @@ impl Reader<'_> {
         }
         let drain = files::message(&self.work.drain_config(&id));
         recovered.drain = self.tolerate(drain)?;
+        for operation in subdirs(&self.work.meta_operations(&id))? {
+            recovered.operations.extend(self.operation(&id, operation)?);
+        }
         for framework in subdirs(&self.work.meta_frameworks(&id))? {
             if let Some(framework) = self.framework(&id, &framework)? {
                 recovered.frameworks.push(framework);
@@ -201,6 +213,26 @@ impl Reader<'_> {
             self.found(Garbage::Agent(id));
         }
         Ok(())
+    }
+
+    fn operation(
+        &mut self,
+        agent: &str,
+        uuid: String,
+    ) -> Result<Option<RecoveredOperation>, StorageError> {
+        let log = self.work.meta_operation(agent, &uuid).join(names::OPERATION_UPDATES);
+        let log = files::records::<UpdateOperationStatusRecord>(&log, self.mode.repair);
+        let Some(log) = self.tolerate(log.map(Some))? else { return Ok(None) };
+        let mut found = RecoveredOperation { uuid, updates: Vec::new(), acknowledged: Vec::new() };
+        for record in log.records {
+            match record.r#type() {
+                update_operation_status_record::Type::Update => found.updates.extend(record.update),
+                update_operation_status_record::Type::Ack => {
+                    found.acknowledged.extend(record.uuid.map(|uuid| uuid.value));
+                }
+            }
+        }
+        Ok(Some(found))
     }
 
     fn framework(

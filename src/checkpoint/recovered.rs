@@ -1,6 +1,7 @@
 //! What recovery finds in `meta`, as values.
 
-use mesos::internal::StatusUpdate;
+use mesos::internal::slave::ResourceState;
+use mesos::internal::{StatusUpdate, UpdateOperationStatusMessage};
 use mesos::{DrainConfig, ExecutorInfo, FrameworkInfo, SlaveInfo, Task, TaskInfo};
 
 use super::{Garbage, Item, RunKey};
@@ -14,12 +15,28 @@ pub struct Recovered {
     pub rebooted: bool,
     /// It was draining.
     pub drain: Option<DrainConfig>,
+    /// What is reserved and created here, and operations. Not of the agent's id: it
+    /// stays when the agent comes back under a new one.
+    pub resources: ResourceState,
+    /// The updates of operations.
+    pub operations: Vec<RecoveredOperation>,
     /// Frameworks that checkpoint.
     pub frameworks: Vec<RecoveredFramework>,
     /// What nobody needs any more.
     pub garbage: Vec<(Garbage, Item)>,
     /// What could not be read (only without `--strict`).
     pub errors: Vec<String>,
+}
+
+/// What is on the disk of the updates of an operation.
+#[derive(Debug)]
+pub struct RecoveredOperation {
+    /// Its uuid, as its directory is named.
+    pub uuid: String,
+    /// Updates in order.
+    pub updates: Vec<UpdateOperationStatusMessage>,
+    /// Uuids of acknowledged updates.
+    pub acknowledged: Vec<Vec<u8>>,
 }
 
 /// A framework.

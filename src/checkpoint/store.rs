@@ -17,7 +17,7 @@ use prost::Message;
 use super::discard::{self, DiscardError};
 use super::files::{StorageError, append, create_dir, framed, link, read, replace, touch};
 use super::paths::names;
-use super::{Garbage, Record, RunKey, WorkDir, garbage, reserve};
+use super::{Garbage, Record, RunKey, WorkDir, garbage, reserve, resources};
 
 type Result<T> = std::result::Result<T, StorageError>;
 
@@ -26,6 +26,15 @@ type Result<T> = std::result::Result<T, StorageError>;
 pub struct Store {
     work: WorkDir,
     sync: bool,
+}
+
+/// What came of writing a record.
+#[derive(Debug, Default)]
+pub struct Written {
+    /// To be flushed.
+    pub unflushed: Unflushed,
+    /// In the trash now: to be deleted.
+    pub discarded: Vec<PathBuf>,
 }
 
 /// Files that were written and may not be on the disk yet.
@@ -58,17 +67,17 @@ impl Store {
     }
 
     /// Writes one record, so that it outlives this process. What is to be flushed
-    /// before it outlives the machine comes back.
+    /// before it outlives the machine comes back, and what is to be deleted.
     ///
     /// # Errors
     /// What could not be written; nothing of it is half done.
-    pub fn write(&self, record: &Record) -> Result<Unflushed> {
+    pub fn write(&self, record: &Record) -> Result<Written> {
         kernel::failpoint!(&format!("checkpoint.{}.before", record.name()));
         let mut writer =
-            Writer { store: self, owed: record.is_owed(), unflushed: Unflushed::default() };
+            Writer { store: self, owed: record.is_owed(), written: Written::default() };
         writer.record(record)?;
         kernel::failpoint!(&format!("checkpoint.{}.after", record.name()));
-        Ok(writer.unflushed)
+        Ok(writer.written)
     }
 
     /// Moves the directories of `garbage` out of the way, unless something of `mounts`
@@ -112,7 +121,7 @@ struct Writer<'a> {
     store: &'a Store,
     /// A full disk is no excuse.
     owed: bool,
-    unflushed: Unflushed,
+    written: Written,
 }
 
 impl Writer<'_> {
@@ -179,6 +188,26 @@ impl Writer<'_> {
                 self.put(work.drain_config(agent), &framed(config))
             }
             Record::Drain { agent, config: None } => remove(work.drain_config(agent)),
+            Record::Resources(state) => {
+                let discarded = resources::commit(work, state, self.store.sync)?;
+                self.written.discarded.extend(discarded);
+                Ok(())
+            }
+            Record::OperationUpdate { agent, operation, record } => {
+                let dir = work.meta_operation(agent, operation);
+                let path = dir.join(names::OPERATION_UPDATES);
+                self.append(path, &framed(&**record), record.update.is_some())
+            }
+            Record::ForgetOperation { agent, operation } => {
+                let dir = work.meta_operation(agent, operation);
+                remove(dir.join(names::OPERATION_UPDATES))?;
+                match fs::remove_dir(&dir) {
+                    Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
+                        Err(StorageError::Remove { path: dir, source })
+                    }
+                    _ => Ok(()),
+                }
+            }
             Record::ForgetAgent => remove(work.latest_agent()),
             Record::Scheduled { garbage, item } => garbage::add(&work.garbage_log(), garbage, item),
             Record::Unscheduled(garbage) => garbage::gone(&work.garbage_log(), garbage),
@@ -236,7 +265,7 @@ impl Writer<'_> {
 
     fn written(&mut self, path: PathBuf, file: File, flush: bool) {
         if self.store.sync && flush {
-            self.unflushed.0.insert(path, file);
+            self.written.unflushed.0.insert(path, file);
         }
     }
 }

@@ -98,7 +98,7 @@ fn through_the_checkpoint(dir: &Path) -> (Duration, Vec<Duration>) {
         while files.len() < FILES
             && let Some((record, arrived)) = queue.pop_front()
         {
-            files.extend(store.write(&record).expect("write"));
+            files.extend(store.write(&record).expect("write").unflushed);
             done.push(arrived);
         }
         flusher.flush(files).expect("flush");

@@ -8,6 +8,8 @@ mod door;
 mod framework;
 #[path = "../support/mod.rs"]
 mod support;
+#[path = "../support/volumes.rs"]
+mod volumes;
 
 mod e2e {
     //! One file per theme.
@@ -22,5 +24,6 @@ mod e2e {
     pub mod ports;
     pub mod restart;
     pub mod tasks;
+    pub mod volumes;
     pub mod workdir;
 }

@@ -7,6 +7,7 @@
 //! * `leftovers`: what nobody knows is removed, what is not ours is not touched.
 //! * `flags`: what the flags of recovery do.
 //! * `drain`: draining, deactivating, leaving.
+//! * `operations`: reservations and volumes, and deaths while they change.
 //! * `soak`: many short containers under random deaths.
 //! * `v0`: an executor of the old kind, played by the test.
 
@@ -16,6 +17,9 @@ mod cluster;
 mod framework;
 #[path = "../support/mod.rs"]
 mod support;
+#[cfg(debug_assertions)]
+#[path = "../support/volumes.rs"]
+mod volumes;
 
 #[path = "recovery/drain.rs"]
 mod drain;
@@ -28,6 +32,9 @@ mod flags;
 mod kills;
 #[path = "recovery/leftovers.rs"]
 mod leftovers;
+#[cfg(debug_assertions)]
+#[path = "recovery/operations.rs"]
+mod operations;
 #[path = "recovery/soak.rs"]
 mod soak;
 #[path = "recovery/stuck.rs"]

@@ -45,6 +45,8 @@ mod secrets;
 mod settings;
 #[path = "isolation/views.rs"]
 mod views;
+#[path = "isolation/volumes.rs"]
+mod volumes;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

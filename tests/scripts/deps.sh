@@ -31,6 +31,9 @@ for purpose in "$@"; do
       PATH=$PATH:/usr/sbin:/sbin need logrotate logrotate
       need iperf3 iperf3
       need journalctl systemd
+      PATH=$PATH:/usr/lib/cni need host-local containernetworking-plugins
+      PATH=$PATH:/usr/sbin:/sbin need nft nftables
+      PATH=$PATH:/usr/sbin:/sbin need iptables iptables
       ;;
     vm)
       need qemu-system-x86_64 qemu-system-x86

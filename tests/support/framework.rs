@@ -20,6 +20,8 @@ pub struct Framework {
     pub stream: String,
     /// Every status in the order of arrival, by task.
     pub statuses: BTreeMap<String, Vec<Value>>,
+    /// Every status of operations with an id, in the order of arrival.
+    pub operations: BTreeMap<String, Vec<Value>>,
     /// Whether updates are acknowledged.
     pub acknowledge: bool,
     offers: Vec<Value>,
@@ -107,7 +109,8 @@ impl Framework {
         assert_eq!(first["type"], "SUBSCRIBED", "{first}");
         let id = first["subscribed"]["framework_id"]["value"].as_str().expect("an id").to_owned();
         let (statuses, offers) = (BTreeMap::new(), Vec::new());
-        Self { client, id, stream, statuses, acknowledge: true, offers, events }
+        let operations = BTreeMap::new();
+        Self { client, id, stream, statuses, operations, acknowledge: true, offers, events }
     }
 
     /// Sends a call of this framework.
@@ -156,6 +159,17 @@ impl Framework {
                 }
                 let task = status["task_id"]["value"].as_str().unwrap_or("").to_owned();
                 self.statuses.entry(task).or_default().push(status);
+            }
+            "UPDATE_OPERATION_STATUS" => {
+                let status = event["update_operation_status"]["status"].clone();
+                if self.acknowledge && !status["uuid"].is_null() {
+                    let body = json!({ "agent_id": status["agent_id"],
+                        "operation_id": status["operation_id"],
+                        "uuid": status["uuid"]["value"] });
+                    self.call("ACKNOWLEDGE_OPERATION_STATUS", body).await;
+                }
+                let id = status["operation_id"]["value"].as_str().unwrap_or("").to_owned();
+                self.operations.entry(id).or_default().push(status);
             }
             _ => {}
         }
@@ -232,6 +246,23 @@ impl Framework {
         let body = json!({ "offer_ids": [offer["id"]], "operations": [launch],
                            "filters": { "refuse_seconds": 0.1 } });
         self.call("ACCEPT", body).await
+    }
+
+    /// Sends ACCEPT with any operations for an offer.
+    ///
+    /// # Panics
+    /// When the master refuses the call.
+    pub async fn operate(&self, offer: &Value, operations: Vec<Value>) {
+        let body = json!({ "offer_ids": [offer["id"]], "operations": operations,
+                           "filters": { "refuse_seconds": 0.1 } });
+        let reply = self.call("ACCEPT", body).await;
+        assert_eq!(reply.status.as_u16(), 202, "{}", reply.text());
+    }
+
+    /// The newest state of an operation.
+    #[must_use]
+    pub fn operation(&self, id: &str) -> Option<&str> {
+        self.operations.get(id)?.last()?["state"].as_str()
     }
 
     /// The newest state of a task.

@@ -15,7 +15,8 @@ use std::path::{Path, PathBuf};
 /// `cgroup1`, `cgroup2` (pure v2 with controllers), `xfs`, `ext4` (directories
 /// with project quotas: `$BULKHEAD_XFS`, `$BULKHEAD_EXT4`), `vm_v1` (the VM suite
 /// of that name), `real_speed` (no emulated processor), `compiler` (of C, which the
-/// VMs have not), `docker` (the engine), `docker_registry`, `overlay`, `golden`, `busybox`, or any program
+/// VMs have not), `docker` (the engine), `docker_registry`, `cni_plugins`, `nft`,
+/// `overlay`, `golden`, `busybox`, or any program
 /// as `program_NAME`.
 #[macro_export]
 macro_rules! require {
@@ -55,6 +56,8 @@ pub fn have(what: &str) -> bool {
         }
         "golden" => golden().is_some(),
         "docker_registry" => have("docker-registry"),
+        "nft" => Path::new("/usr/sbin/nft").is_file(),
+        "cni_plugins" => Path::new("/usr/lib/cni/bridge").is_file(),
         // The engine, not only the command.
         "docker" => have("dockerd") || Path::new("/usr/sbin/dockerd").is_file(),
         program => {

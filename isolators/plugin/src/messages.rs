@@ -259,7 +259,7 @@ fn joined(join: wire::CgroupJoin) -> Result<CgroupJoin, ConvertError> {
 }
 
 fn file_operation(operation: &FileOperation) -> wire::FileOperation {
-    use wire::file_operation::{Mkdir, Rename, Symlink};
+    use wire::file_operation::{Mkdir, Rename, Symlink, Unmount};
     let text = |path: &PathBuf| path.display().to_string();
     let mut message = wire::FileOperation::default();
     match operation {
@@ -273,24 +273,30 @@ fn file_operation(operation: &FileOperation) -> wire::FileOperation {
         FileOperation::Rename { from, to } => {
             message.rename = Some(Rename { from: text(from), to: text(to) });
         }
+        FileOperation::Unmount { path } => {
+            message.unmount = Some(Unmount { path: text(path) });
+        }
     }
     message
 }
 
 fn operation(message: wire::FileOperation) -> Result<FileOperation, ConvertError> {
-    match (message.mkdir, message.symlink, message.rename) {
-        (Some(mkdir), None, None) => Ok(FileOperation::Mkdir {
+    match (message.mkdir, message.symlink, message.rename, message.unmount) {
+        (Some(mkdir), None, None, None) => Ok(FileOperation::Mkdir {
             path: mkdir.path.into(),
             mode: mkdir.mode.unwrap_or(0o755),
             recursive: mkdir.recursive.unwrap_or(false),
         }),
-        (None, Some(link), None) => {
+        (None, Some(link), None, None) => {
             Ok(FileOperation::Symlink { target: link.target.into(), link: link.link.into() })
         }
-        (None, None, Some(rename)) => {
+        (None, None, Some(rename), None) => {
             Ok(FileOperation::Rename { from: rename.from.into(), to: rename.to.into() })
         }
-        _ => Err(bad("file_operations", "exactly one of 'mkdir', 'symlink' and 'rename'")),
+        (None, None, None, Some(unmount)) => {
+            Ok(FileOperation::Unmount { path: unmount.path.into() })
+        }
+        _ => Err(bad("file_operations", "exactly one of 'mkdir', 'symlink', 'rename', 'unmount'")),
     }
 }
 

@@ -10,12 +10,13 @@ use oci_spec::runtime::{
 };
 
 use super::check_volumes;
+use super::volumes::{Filesystem, Volumes};
 use crate::api::{ContainerContext, Contribution, Isolator, IsolatorError};
 use crate::config::{Config, Launcher};
 use crate::linux::capabilities::{self, Set};
 use crate::mounts::{bind, file_system, new_namespace};
 use crate::plan::FileOperation;
-use crate::simple::Preparing;
+use crate::volume::persistent::Book;
 
 const NAME: &str = "filesystem/linux";
 
@@ -80,9 +81,10 @@ struct Settings {
 ///
 /// # Errors
 /// The combination of flags cannot work.
-pub fn linux(
+pub(crate) fn linux(
     config: Arc<Config>,
     enabled: BTreeSet<&'static str>,
+    book: Book,
 ) -> Result<Arc<dyn Isolator>, IsolatorError> {
     if config.launcher != Launcher::Linux {
         let object = "with --launcher=posix: 'linux' launcher must be used";
@@ -92,8 +94,13 @@ pub fn linux(
         let object = "without root: it needs root permissions";
         return Err(IsolatorError::plain(NAME, "start", object));
     }
-    let settings = Settings { config, enabled: Arc::new(enabled) };
-    Ok(Preparing::everywhere(NAME, settings, prepare))
+    Ok(Arc::new(Filesystem {
+        name: NAME,
+        settings: Settings { config: Arc::clone(&config), enabled: Arc::new(enabled) },
+        prepare,
+        everywhere: true,
+        volumes: Volumes { config, book, bind: true },
+    }))
 }
 
 fn prepare(settings: &Settings, context: &ContainerContext) -> Result<Contribution, IsolatorError> {
@@ -202,7 +209,7 @@ fn devices() -> Vec<LinuxDevice> {
 #[cfg(test)]
 mod tests {
     use kernel::cgroup::Hierarchies;
-    use mesos::{ContainerInfo, Resource, resource};
+    use mesos::ContainerInfo;
 
     use super::*;
     use crate::suite::context;
@@ -271,14 +278,5 @@ mod tests {
         let error = prepare(&settings(&[]), &context).unwrap_err().to_string();
         assert!(error.contains("'volume/host_path'"), "{error}");
         assert!(prepare(&settings(&["volume/host_path"]), &context).is_ok());
-        context.requests.push(Resource {
-            disk: Some(resource::DiskInfo {
-                persistence: Some(resource::disk_info::Persistence::default()),
-                ..resource::DiskInfo::default()
-            }),
-            ..Resource::default()
-        });
-        let error = prepare(&settings(&["volume/host_path"]), &context).unwrap_err().to_string();
-        assert!(error.contains("not supported yet"), "{error}");
     }
 }

@@ -3,11 +3,13 @@
 
 mod linux;
 mod posix;
+mod volumes;
 
 use std::collections::BTreeSet;
 
-pub use self::linux::{linux, mount_points};
-pub use self::posix::posix;
+pub(crate) use self::linux::linux;
+pub use self::linux::mount_points;
+pub(crate) use self::posix::posix;
 use crate::api::{ContainerContext, IsolatorError};
 use crate::volume;
 
@@ -29,12 +31,6 @@ fn check_volumes(
         if !enabled.contains(needed) {
             return refuse(format!("volume '{path}': it needs '{needed}' in --isolation"));
         }
-    }
-    let persistent = context.requests.iter().any(|r| {
-        r.disk.as_ref().is_some_and(|disk| disk.volume.is_some() || disk.persistence.is_some())
-    });
-    if persistent {
-        return refuse("a persistent volume: persistent volumes are not supported yet".into());
     }
     Ok(())
 }

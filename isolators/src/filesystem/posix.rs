@@ -1,11 +1,13 @@
-//! `filesystem/posix`: the host's file system, as it is.
+//! `filesystem/posix`: the host's file system, as it is. Persistent volumes are links.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use super::check_volumes;
+use super::volumes::{Filesystem, Volumes};
 use crate::api::{ContainerContext, Contribution, Isolator, IsolatorError};
-use crate::simple::Preparing;
+use crate::config::Config;
+use crate::volume::persistent::Book;
 
 const NAME: &str = "filesystem/posix";
 
@@ -13,8 +15,18 @@ type Enabled = Arc<BTreeSet<&'static str>>;
 
 /// The isolator. `enabled`: names of all enabled isolators.
 #[must_use]
-pub fn posix(enabled: BTreeSet<&'static str>) -> Arc<dyn Isolator> {
-    Preparing::top_level(NAME, Arc::new(enabled), prepare)
+pub(crate) fn posix(
+    config: Arc<Config>,
+    enabled: BTreeSet<&'static str>,
+    book: Book,
+) -> Arc<dyn Isolator> {
+    Arc::new(Filesystem {
+        name: NAME,
+        settings: Arc::new(enabled),
+        prepare,
+        everywhere: false,
+        volumes: Volumes { config, book, bind: false },
+    })
 }
 
 fn prepare(enabled: &Enabled, context: &ContainerContext) -> Result<Contribution, IsolatorError> {

@@ -85,7 +85,11 @@ fn own_sysctls(
     for (isolator, name, Sysctl { value, optional }) in all {
         let refuse = |why| MergeError::Sysctl { isolator, name: name.clone(), why };
         let kind = sysctl::kind(&name).map_err(refuse)?;
-        let own = |space: &LinuxNamespace| space.typ() == kind && space.path().is_none();
+        // One that is kept by a file was made for it; below /proc it is another's.
+        let made = |space: &LinuxNamespace| {
+            space.path().as_ref().is_none_or(|path| !path.starts_with("/proc"))
+        };
+        let own = |space: &LinuxNamespace| space.typ() == kind && made(space);
         if namespaces.iter().any(own) {
             out.insert(name, value);
         } else if !optional {
@@ -158,6 +162,12 @@ mod tests {
                           namespace of its own";
             assert_eq!(error, wanted);
         }
+        // One that was made before the launch is its own, too.
+        let kept = vec![joined(LinuxNamespaceType::Network, "/run/x/ns")];
+        let set = HashMap::from([("net.core.somaxconn".to_owned(), "1".to_owned())]);
+        assert_eq!(with("net.core.somaxconn", false, kept), Ok(Some(set)));
+        let other = vec![joined(LinuxNamespaceType::Network, "/proc/1/ns/net")];
+        assert!(with("net.core.somaxconn", false, other).is_err());
         assert!(with("kernel.panic", true, own()).unwrap_err().contains("is the host's"));
         let value = || Sysctl { value: "1".into(), optional: true };
         let twice = || Contribution {

@@ -5,6 +5,7 @@
 
 mod host_path;
 mod image;
+pub(crate) mod persistent;
 mod sandbox_path;
 mod secret;
 
@@ -17,7 +18,7 @@ use mesos::{Volume, volume};
 
 pub use self::host_path::host_path;
 pub use self::image::image;
-pub use self::sandbox_path::sandbox_path;
+pub(crate) use self::sandbox_path::sandbox_path;
 pub use self::secret::secret;
 use crate::api::{ContainerContext, IsolatorError};
 use crate::config::{Config, Launcher};

@@ -1,6 +1,7 @@
 //! `volume/sandbox_path`: a path in the container's own sandbox, or in its
 //! parent's, seen elsewhere. A bind mount with the linux launcher and
-//! `filesystem/linux`, else a symbolic link in the sandbox.
+//! `filesystem/linux`, else a symbolic link in the sandbox. A path in a persistent
+//! volume of the parent leads to the volume itself.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -11,6 +12,7 @@ use kernel::beneath::{self, BeneathError};
 use mesos::Volume;
 use mesos::volume::Mode;
 
+use super::persistent::Book;
 use super::{Source, is_tame, target, volumes};
 use crate::api::{ContainerContext, Contribution, Isolator, IsolatorError};
 use crate::config::Config;
@@ -24,12 +26,14 @@ struct Settings {
     config: Arc<Config>,
     /// Containers have mount namespaces: bind, do not link.
     bind: bool,
+    /// Which container has which persistent volumes.
+    book: Book,
 }
 
 /// The isolator. `bind`: containers have a mount namespace of their own.
 #[must_use]
-pub fn sandbox_path(config: Arc<Config>, bind: bool) -> Arc<dyn Isolator> {
-    Preparing::everywhere(NAME, Settings { config, bind }, prepare)
+pub(crate) fn sandbox_path(config: Arc<Config>, bind: bool, book: Book) -> Arc<dyn Isolator> {
+    Preparing::everywhere(NAME, Settings { config, bind, book }, prepare)
 }
 
 fn prepare(settings: &Settings, context: &ContainerContext) -> Result<Contribution, IsolatorError> {
@@ -37,11 +41,14 @@ fn prepare(settings: &Settings, context: &ContainerContext) -> Result<Contributi
     let all = volumes(context).map_err(|text| IsolatorError::plain(NAME, "use", text))?;
     for (volume, source) in all {
         let Source::Sandbox { path, parent } = source else { continue };
-        let (source, is_dir) = source_path(context, volume, path, parent)?;
+        let Found { source, is_dir, read_only, wild } =
+            source_path(&settings.book, context, volume, path, parent)?;
+        part.wild.extend(wild);
+        let read_only = read_only || volume.mode == Mode::Ro as i32;
         if settings.bind {
             let directory = &settings.config.sandbox_directory;
             let target = target(NAME, context, directory, volume, is_dir)?;
-            part.mounts.push(bind(&source, &target, volume.mode == Mode::Ro as i32));
+            part.mounts.push(bind(&source, &target, read_only));
         } else {
             link(context, volume, &source)?;
         }
@@ -57,13 +64,23 @@ fn refuse<T>(volume: &Volume, why: &str) -> Result<T, IsolatorError> {
     Err(refused(volume, why))
 }
 
-/// The source on the host, made if it is missing, and whether it is a directory.
+/// A source on the host.
+struct Found {
+    source: PathBuf,
+    is_dir: bool,
+    read_only: bool,
+    /// The persistent volume that it is in.
+    wild: Option<PathBuf>,
+}
+
+/// The source, made if it is missing.
 fn source_path(
+    book: &Book,
     context: &ContainerContext,
     volume: &Volume,
     path: &Path,
     parent: bool,
-) -> Result<(PathBuf, bool), IsolatorError> {
+) -> Result<Found, IsolatorError> {
     if !is_tame(path) {
         return refuse(volume, "'..' is not allowed in its sandbox path");
     }
@@ -83,7 +100,14 @@ fn source_path(
         }
         (_, false) => &context.sandbox,
     };
-    let source = root.join(path);
+    let persistent = book.find(root, path);
+    let (root, path, read_only) = match &persistent {
+        Some((root, path, read_only)) => (root, path.as_path(), *read_only),
+        None => (root, path, false),
+    };
+    // `join` would put a slash behind it.
+    let source = if path.as_os_str().is_empty() { root.clone() } else { root.join(path) };
+    let path = if path.as_os_str().is_empty() { Path::new(".") } else { path };
     // A link planted in the sandbox must not lead out of it.
     let failed = |error: BeneathError| match error {
         BeneathError::Escapes { .. } => {
@@ -103,7 +127,8 @@ fn source_path(
         found => found,
     };
     let is_dir = found.map_err(failed)?.is_dir();
-    Ok((source, is_dir))
+    let wild = persistent.as_ref().map(|(root, ..)| root.clone());
+    Ok(Found { source, is_dir, read_only, wild })
 }
 
 fn link(context: &ContainerContext, volume: &Volume, source: &Path) -> Result<(), IsolatorError> {
@@ -139,6 +164,7 @@ mod tests {
     struct Fixture {
         dir: PathBuf,
         context: ContainerContext,
+        book: Book,
     }
 
     impl Fixture {
@@ -154,7 +180,7 @@ mod tests {
                 runtime: "/r".into(),
                 host_pid_namespace: false,
             });
-            Fixture { dir, context }
+            Fixture { dir, context, book: Book::default() }
         }
 
         fn prepare(
@@ -164,7 +190,8 @@ mod tests {
         ) -> Result<Contribution, IsolatorError> {
             self.context.info = Some(ContainerInfo { volumes, ..ContainerInfo::default() });
             let config = Arc::new(Config::new(Launcher::Linux, Hierarchies::default()));
-            prepare(&Settings { config, bind }, &self.context)
+            let book = self.book.clone();
+            prepare(&Settings { config, bind, book }, &self.context)
         }
     }
 
@@ -185,6 +212,23 @@ mod tests {
         fs::remove_dir(&to).unwrap();
         assert_eq!(f.prepare(false, shared()).unwrap(), Contribution::default());
         assert_eq!(fs::read_link(&to).unwrap(), from);
+    }
+
+    #[test]
+    fn a_path_in_a_persistent_volume_of_the_parent_leads_to_the_volume() {
+        let mut f = Fixture::new("persistent");
+        let volumes = f.dir.join("volumes/a");
+        fs::create_dir_all(&volumes).unwrap();
+        let config = super::super::persistent::tests::config(&f.dir);
+        let one = crate::disk::tests::volume("a", "data", 8.0, None);
+        let all = super::super::persistent::of(&config, &[one]).unwrap();
+        f.book.note(&f.dir.join("parent"), all);
+        for (path, source) in [("data", volumes.clone()), ("data/sub", volumes.join("sub"))] {
+            let part = f.prepare(true, vec![volume("seen", sandbox(path, Type::Parent))]).unwrap();
+            assert_eq!(part.mounts, [bind(&source, &f.dir.join("own/seen"), false)]);
+            assert_eq!(part.wild, [volumes.clone()]);
+        }
+        assert!(volumes.join("sub").is_dir() && !f.dir.join("parent/data").exists());
     }
 
     #[test]

@@ -48,7 +48,7 @@ async fn answer(context: &Context, request: &mut Request) -> Result<Response, Re
         }
         call::Type::Update => {
             let mut status = call.update.unwrap_or_default().status;
-            name_process(&*context.containerizer, &mut status);
+            complete(&*context.containerizer, &mut status).await;
             handle.update(framework, executor, status).await
         }
         call::Type::Message => {
@@ -61,14 +61,16 @@ async fn answer(context: &Context, request: &mut Request) -> Result<Response, Re
     Ok(Response::empty(StatusCode::ACCEPTED))
 }
 
-/// Adds the first process of a nested container that runs: executors do not know it,
-/// and the owner knows only those of executors.
-fn name_process(containerizer: &dyn Containerizer, status: &mut TaskStatus) {
+/// Adds the first process and the networks of a nested container that runs: executors do
+/// not know them, and the owner knows only those of executors.
+async fn complete(containerizer: &dyn Containerizer, status: &mut TaskStatus) {
     let Some(told) = &mut status.container_status else { return };
     let Some(id) = told.container_id.as_ref().filter(|id| id.parent.is_some()) else { return };
-    if told.executor_pid.is_none() {
-        let all = containerizer.containers();
-        told.executor_pid = all.into_iter().find(|(known, _)| known == id).and_then(|(_, pid)| pid);
+    if let Some(known) = containerizer.status(id).await {
+        told.executor_pid = told.executor_pid.or(known.executor_pid);
+        if told.network_infos.is_empty() {
+            told.network_infos = known.network_infos;
+        }
     }
 }
 

@@ -165,7 +165,7 @@ fn running(snapshot: &Snapshot) -> Vec<(String, f64)> {
 
 /// Total, used and used share of each resource, revocable ones apart.
 fn amounts(snapshot: &Snapshot) -> Vec<(String, f64)> {
-    let total = Resources::from_valid(&snapshot.info.resources);
+    let total = snapshot.resources.clone();
     let mut used = Resources::default();
     for (_, executor) in snapshot.executors() {
         used += &allocated_to(executor);

@@ -110,7 +110,9 @@ pub fn answer(about: &About, snapshot: &Snapshot, call: &Call) -> Option<Respons
             R::GetFrameworks
         }
         call::Type::GetOperations => {
-            answer.get_operations = Some(response::GetOperations::default());
+            answer.get_operations = Some(response::GetOperations {
+                operations: snapshot.operations.iter().map(|o| (**o).clone()).collect(),
+            });
             R::GetOperations
         }
         call::Type::GetResourceProviders => {

@@ -83,8 +83,8 @@ fn version_fields(w: &mut Writer, version: &mesos::VersionInfo) {
 }
 
 fn resource_fields(w: &mut Writer, snapshot: &Snapshot) {
-    let total = Resources::from_valid(&snapshot.info.resources);
-    model::resources(w.key("resources"), &total);
+    let total = &*snapshot.resources;
+    model::resources(w.key("resources"), total);
     model::resources_by_role(w.key("reserved_resources"), &total.reservations());
     model::resources(w.key("unreserved_resources"), &total.unreserved());
     w.key("reserved_resources_full").object(|w| {

@@ -29,7 +29,7 @@ pub struct Drain {
 
 impl Core {
     pub(super) fn drain(&mut self, config: DrainConfig) {
-        if self.frameworks.is_empty() {
+        if self.frameworks.is_empty() && self.operations.known.is_empty() {
             tracing::info!("nothing runs here: already drained");
             return;
         }
@@ -63,7 +63,8 @@ impl Core {
 
     /// Nothing is left: the order is forgotten.
     pub(super) fn drain_progress(&mut self) {
-        if self.drain.is_some() && self.frameworks.is_empty() {
+        let idle = self.frameworks.is_empty() && self.operations.known.is_empty();
+        if self.drain.is_some() && idle {
             tracing::info!("drained");
             self.drain = None;
             let agent = self.agent_id().to_owned();

@@ -178,6 +178,9 @@ pub enum Inbound {
     FrameworkToExecutor(m::FrameworkToExecutorMessage),
     Acknowledgement(m::StatusUpdateAcknowledgementMessage),
     ApplyOperation(Box<m::ApplyOperationMessage>),
+    AcknowledgeOperation(m::AcknowledgeOperationStatusMessage),
+    ReconcileOperations(m::ReconcileOperationsMessage),
+    CheckpointResources(m::CheckpointResourcesMessage),
     RegisterExecutor(m::RegisterExecutorMessage),
     ReregisterExecutor(Box<m::ReregisterExecutorMessage>),
     StatusUpdate(Box<m::StatusUpdateMessage>),
@@ -465,6 +468,15 @@ pub enum Timer {
         task: String,
         /// Of the update at the front of its stream.
         generation: u64,
+    },
+    /// Send an unacknowledged update of an operation again.
+    OperationRetry {
+        /// Its uuid.
+        operation: Vec<u8>,
+        /// Of its last sending.
+        generation: u64,
+        /// How long it waited for this time.
+        after: Duration,
     },
     /// Look at the disk and collect sandboxes.
     DiskWatch {

@@ -10,6 +10,7 @@ use mesos::{TaskInfo, TaskState, executor, task_status};
 
 use super::event::{CallId, Effect, Refusal, Timer, WireMessage};
 use super::messages::bare;
+use super::operations::has_volumes;
 use super::state::{ExecutorSink, ExecutorState, FrameworkState, StreamId};
 use super::status::{NewStatus, Origin};
 use super::{AgentState, Core, Then, names};
@@ -268,7 +269,12 @@ impl Core {
             // resources when its last task ends; here it lives on as it is.
             self.deliver(&container.value, &tasks);
         } else {
-            self.out.push(Effect::Update { container, requests, limits, tasks });
+            let volumes = has_volumes(&requests);
+            let update = Effect::Update { container, requests, limits, tasks };
+            match volumes {
+                true => self.when_stored(Then::Effects(vec![update])),
+                false => self.out.push(update),
+            }
         }
     }
 

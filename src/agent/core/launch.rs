@@ -9,6 +9,7 @@ use mesos::{
 };
 
 use super::event::{Effect, LaunchSpec, LaunchedContainer, Timer};
+use super::operations::has_volumes;
 use super::state::{Executor, ExecutorState, FrameworkState, Played, task_of};
 use super::tasks::is_default_executor;
 use super::{Core, Then, names, wire};
@@ -115,7 +116,9 @@ impl Core {
         let Some(spec) = self.launch_spec(framework, executor) else { return };
         let Some(e) = self.executor(framework, executor) else { return };
         let container = e.container_id.value.clone();
-        let (played, checkpoint) = (e.is_played(), e.checkpoint);
+        // What is checkpointed must be, and volumes must be there.
+        let wait = e.checkpoint || has_volumes(&spec.requests);
+        let played = e.is_played();
         let mut effects = vec![Effect::Launch(Box::new(spec))];
         if !played {
             effects.push(Effect::Schedule {
@@ -123,7 +126,7 @@ impl Core {
                 timer: Timer::ExecutorRegistration { container },
             });
         }
-        if checkpoint {
+        if wait {
             // The newest checkpoint is that of the executor's first task.
             self.when_stored(Then::Effects(effects));
         } else {

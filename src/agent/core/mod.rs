@@ -25,6 +25,7 @@ mod garbage;
 mod launch;
 mod messages;
 pub(in crate::agent) mod names;
+mod operations;
 mod played;
 mod random;
 pub mod recovery;
@@ -65,6 +66,8 @@ enum Then {
     AcknowledgementStored(Key),
     /// Tasks may be killed.
     DrainStored,
+    /// The update of this operation may be sent.
+    OperationStored(Vec<u8>),
 }
 
 /// See the module's header.
@@ -79,6 +82,7 @@ pub struct Core {
     /// Live runs: container to (framework, executor).
     containers: BTreeMap<String, (String, String)>,
     updates: Updates,
+    operations: operations::Operations,
     garbage: garbage::Collection,
     counters: Counters,
     drain: Option<drain::Drain>,
@@ -107,6 +111,7 @@ impl Core {
         let mut random = Random::new(seed);
         let registration = Registration::new(random.uuid());
         Core {
+            operations: operations::Operations::new(&config.info.resources),
             info: Arc::new(config.info.clone()),
             config,
             state: AgentState::Recovering,
@@ -176,6 +181,8 @@ impl Core {
             state: self.state,
             info: self.info.clone(),
             master: self.master.clone(),
+            resources: self.operations.total.clone(),
+            operations: self.operations.known.values().cloned().collect(),
             frameworks: self.frameworks.clone(),
             completed_frameworks: self.completed.clone(),
             counters,
@@ -220,6 +227,9 @@ impl Core {
             Inbound::ShutdownFramework(m) => self.shutdown_framework(&m.framework_id.value),
             Inbound::UpdateFramework(m) => self.update_framework(*m),
             Inbound::ApplyOperation(m) => self.apply_operation(*m),
+            Inbound::AcknowledgeOperation(m) => self.operation_acknowledged(&m),
+            Inbound::ReconcileOperations(m) => self.reconcile_operations(&m),
+            Inbound::CheckpointResources(m) => self.checkpoint_resources(m),
             other => tracing::debug!(kind = names::inbound(&other), "ignored"),
         }
     }
@@ -261,6 +271,9 @@ impl Core {
                 let actions = self.updates.timeout(&Key { framework, task }, generation);
                 self.act(actions);
             }
+            Timer::OperationRetry { operation, generation, after } => {
+                self.retry_operation(&operation, generation, after);
+            }
             Timer::DiskWatch { generation } => self.disk_watch(generation),
             Timer::StreamHeartbeat(stream) => self.stream_heartbeat(stream),
         }
@@ -299,6 +312,7 @@ impl Core {
             Then::Effects(effects) => self.out.extend(effects),
             Then::UpdateStored { key, uuid, origin } => self.update_stored(&key, &uuid, &origin),
             Then::DrainStored => self.drain_tasks(),
+            Then::OperationStored(uuid) => self.operation_stored(&uuid),
             Then::AcknowledgementStored(key) => {
                 let actions = self.updates.next(&key);
                 self.act(actions);

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use mesos::internal::StatusUpdate;
 use mesos::secrets::Secretive;
-use mesos::{ContainerId, SlaveInfo, TaskState, task_status, value};
+use mesos::{ContainerId, ContainerStatus, SlaveInfo, TaskState, task_status, value};
 use thiserror::Error;
 
 use super::event::{Effect, Timer};
@@ -48,6 +48,14 @@ pub enum RecoveryError {
         /// The link to be removed by the operator.
         remedy: String,
     },
+    /// `--resources` has no room for what was reserved and created here.
+    #[error(
+        "{detail}\nstart with --resources that hold them, or let the frameworks unreserve them first"
+    )]
+    Resources {
+        /// What does not fit.
+        detail: String,
+    },
 }
 
 impl Core {
@@ -56,15 +64,20 @@ impl Core {
     /// is sent yet.
     pub fn recover(&mut self, recovered: Recovered) -> Result<(), RecoveryError> {
         self.counters.recovery_errors = recovered.errors.len() as u64;
+        self.recover_resources(&recovered.resources.resources)
+            .map_err(|detail| RecoveryError::Resources { detail })?;
         self.rebooted = recovered.rebooted;
         let garbage = recovered.garbage;
+        let operations = recovered.resources.operations;
         let Some(old) = recovered.agent else {
+            self.drop_operations(&operations);
             self.recover_garbage(garbage);
             return Ok(());
         };
         if let Err(detail) = compatible(&old, &self.info, self.config.reconfiguration) {
             if recovered.rebooted {
                 tracing::warn!(detail, "agent info changed over a reboot: starting as a new agent");
+                self.drop_operations(&operations);
                 self.recover_garbage(garbage);
                 if let Some(id) = old.id {
                     self.discard_later(Garbage::Agent(id.value), "");
@@ -85,6 +98,7 @@ impl Core {
         for framework in recovered.frameworks {
             self.recover_framework(framework, recovered.rebooted);
         }
+        self.recover_operations(operations, &recovered.operations);
         self.recover_garbage(garbage);
         Ok(())
     }
@@ -227,6 +241,11 @@ impl Core {
             }
             let id = ContainerId { value: container.clone(), parent: None };
             self.out.push(Effect::Watch { container: id });
+            if let Some(status) = found.statuses.get(&container)
+                && let Some(e) = self.executor_mut(&framework, &executor)
+            {
+                e.container_status = Some(status.clone());
+            }
             if let Some(pid) = found.alive.get(&container) {
                 self.take_over(&framework, &executor, *pid);
             }
@@ -398,6 +417,8 @@ impl Core {
 pub struct FoundContainers {
     /// Those it knows, running or just ended, with their pids.
     pub alive: BTreeMap<String, Option<u32>>,
+    /// What isolators say of them: addresses, cgroups.
+    pub statuses: BTreeMap<String, ContainerStatus>,
     /// Those that never executed anything and may be launched.
     pub never_ran: BTreeSet<String>,
 }

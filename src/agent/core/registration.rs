@@ -82,20 +82,24 @@ impl Core {
         });
     }
 
-    fn register_message(&self) -> RegisterSlaveMessage {
+    fn register_message(&mut self) -> RegisterSlaveMessage {
         let mut message = RegisterSlaveMessage {
+            checkpointed_resources: self.operations.tell(),
             slave: (*self.info).clone(),
             version: Some(self.config.version.clone()),
             agent_capabilities: self.capabilities(),
             resource_version_uuid: Some(self.resource_version()),
             ..RegisterSlaveMessage::default()
         };
-        wire::downgrade(message.slave.resources.iter_mut());
+        wire::downgrade(
+            message.slave.resources.iter_mut().chain(&mut message.checkpointed_resources),
+        );
         message
     }
 
-    fn reregister_message(&self) -> ReregisterSlaveMessage {
+    fn reregister_message(&mut self) -> ReregisterSlaveMessage {
         let mut message = ReregisterSlaveMessage {
+            checkpointed_resources: self.operations.tell(),
             slave: (*self.info).clone(),
             version: Some(self.config.version.clone()),
             agent_capabilities: self.capabilities(),
@@ -125,6 +129,7 @@ impl Core {
                 .slave
                 .resources
                 .iter_mut()
+                .chain(&mut message.checkpointed_resources)
                 .chain(resources_of(message.tasks.iter_mut().chain(completed)))
                 .chain(message.executor_infos.iter_mut().flat_map(|e| &mut e.resources)),
         );
@@ -174,6 +179,8 @@ impl Core {
                 let actions = self.updates.resume();
                 self.act(actions);
                 self.expect_ping();
+                self.send_resources();
+                return self.after_registration();
             }
             AgentState::Running if self.agent_id() != message.slave_id.value => {
                 return self.wrong_id(&message.slave_id);
@@ -199,13 +206,23 @@ impl Core {
                 let actions = self.updates.resume();
                 self.act(actions);
                 self.expect_ping();
+                self.send_resources();
+                self.after_registration();
             }
-            AgentState::Running => {}
+            AgentState::Running => self.send_resources(),
             AgentState::Recovering | AgentState::Terminating => return,
         }
-        self.send_resources();
         for reconcile in message.reconciliations {
             self.reconcile(&reconcile);
+        }
+    }
+
+    /// The master knows of the operations by now, and may be told how they ended.
+    fn after_registration(&mut self) {
+        self.resume_operations();
+        if self.operations.outran() {
+            tracing::info!("registering again: resources changed meanwhile");
+            self.out.push(Effect::Detect);
         }
     }
 
@@ -244,7 +261,9 @@ impl Core {
         let message = UpdateSlaveMessage {
             slave_id,
             update_oversubscribed_resources: Some(false),
-            operations: Some(internal::update_slave_message::Operations::default()),
+            operations: Some(internal::update_slave_message::Operations {
+                operations: self.operations.known.values().map(|o| (**o).clone()).collect(),
+            }),
             resource_version_uuid: Some(self.resource_version()),
             resource_providers: Some(internal::update_slave_message::ResourceProviders::default()),
             ..UpdateSlaveMessage::default()

@@ -5,14 +5,12 @@ use std::time::Duration;
 
 use mesos::internal::{
     KillTaskMessage, ResourceVersionUuid, RunTaskGroupMessage, RunTaskMessage,
-    UpdateFrameworkMessage, UpdateOperationStatusMessage,
+    UpdateFrameworkMessage,
 };
 use mesos::{
-    ExecutorInfo, FrameworkInfo, OperationState, OperationStatus, TaskGroupInfo, TaskInfo,
-    TaskState, executor_info, task_status,
+    ExecutorInfo, FrameworkInfo, TaskGroupInfo, TaskInfo, TaskState, executor_info, task_status,
 };
 
-use super::event::WireMessage;
 use super::state::{ExecutorState, Framework, FrameworkState};
 use super::status::NewStatus;
 use super::{AgentState, Core, wire};
@@ -153,13 +151,16 @@ impl Core {
         if outdated {
             return refused(R::InvalidOffers, "Task assumes outdated resource state");
         }
-        let needs_checkpoint = |r: &mesos::Resource| {
-            r.disk.as_ref().is_some_and(|d| d.persistence.is_some()) || r.reservations.len() > 1
-        };
-        if run.tasks.iter().flat_map(|t| &t.resources).any(needs_checkpoint) {
+        if run.tasks.iter().any(|task| self.operations.missing(&task.resources)) {
             return refused(
                 R::ResourcesUnknown,
                 "The checkpointed resources being used by the task or task group are unknown to the agent",
+            );
+        }
+        if run.executor.as_ref().is_some_and(|e| self.operations.missing(&e.resources)) {
+            return refused(
+                R::ResourcesUnknown,
+                "The checkpointed resources being used by the executor are unknown to the agent",
             );
         }
         let existing = self.executor(framework, executor);
@@ -338,26 +339,6 @@ impl Core {
         self.checkpoint_framework(&framework);
         let actions = self.updates.resend(framework.id());
         self.act(actions);
-    }
-
-    /// Reserving and creating volumes is a later step: say so at once, so that
-    /// the master does not wait.
-    pub(super) fn apply_operation(&mut self, message: mesos::internal::ApplyOperationMessage) {
-        let status = OperationStatus {
-            operation_id: message.operation_info.id.clone(),
-            state: OperationState::OperationDropped as i32,
-            message: Some("This agent does not support operations on resources yet".to_owned()),
-            slave_id: self.info.id.clone(),
-            ..OperationStatus::default()
-        };
-        let update = UpdateOperationStatusMessage {
-            framework_id: message.framework_id,
-            slave_id: self.info.id.clone(),
-            status: status.clone(),
-            latest_status: Some(status),
-            operation_uuid: Some(message.operation_uuid),
-        };
-        self.send_to_master(WireMessage::of(&update));
     }
 }
 

@@ -6,5 +6,6 @@
 mod executors;
 mod garbage;
 mod model;
+mod operations;
 mod scenarios;
 mod world;

@@ -36,9 +36,13 @@ pub fn downgrade<'a>(resources: impl IntoIterator<Item = &'a mut Resource>) {
     }
 }
 
-/// Adds resources: scalars of the same kind are summed, the rest is listed.
+/// Adds resources: scalars of the same kind are summed, the rest is listed. A volume
+/// that several tasks share is there once.
 pub fn add(total: &mut Vec<Resource>, more: &[Resource]) {
     for resource in more {
+        if resource.shared.is_some() && total.contains(resource) {
+            continue;
+        }
         let same = |t: &&mut Resource| {
             let mut t = (**t).clone();
             t.scalar = resource.scalar;

@@ -107,6 +107,7 @@ fn failpoint_of(effect: &Effect) -> Option<&'static str> {
         Effect::Forget { .. } => "effect.forget",
         Effect::Send { message, .. } => match message.name.as_str() {
             UPDATE => "send.update.before",
+            "mesos.internal.UpdateOperationStatusMessage" => "send.operation.before",
             "mesos.internal.RegisterSlaveMessage" => "effect.register",
             "mesos.internal.ReregisterSlaveMessage" => "effect.reregister",
             _ => return None,
@@ -164,6 +165,10 @@ impl Driver {
                 self.calls.insert(id, reply);
                 self.streams.insert(stream, events);
                 Event::Call { id, command }
+            }
+            Mail::Discarded(paths) => {
+                self.collector.remove(None, paths);
+                return;
             }
             Mail::Detach => {
                 self.ended = Some(Ok(Outcome::Detached));

@@ -62,13 +62,14 @@ impl Parts {
         if self.config.gc_non_executor_sandboxes {
             self.watch_nested(&core);
         }
-        let alive = self
-            .containerizer
-            .containers()
-            .into_iter()
-            .filter(|(id, _)| id.parent.is_none())
-            .map(|(id, pid)| (id.value, pid))
-            .collect();
+        let mut found = FoundContainers::default();
+        for (id, pid) in self.containerizer.containers() {
+            if id.parent.is_none() {
+                let status = self.containerizer.status(&id).await;
+                found.statuses.extend(status.map(|status| (id.value.clone(), status)));
+                found.alive.insert(id.value, pid);
+            }
+        }
         let store = Store::new(self.config.work_dir.clone(), self.config.sync);
         let collector = Collector::new(&self.config, self.mail.clone());
         for path in store.discarded() {
@@ -76,8 +77,8 @@ impl Parts {
         }
         let storage = Storage::start(store, self.mail.clone())
             .map_err(|e| AgentError::Fatal(format!("failed to start the storage thread: {e}")))?;
-        let never_ran = never_ran.into_iter().map(|id| id.value).collect();
-        let effects = core.resume(now(), &FoundContainers { alive, never_ran });
+        found.never_ran = never_ran.into_iter().map(|id| id.value).collect();
+        let effects = core.resume(now(), &found);
         let mut driver = Driver {
             core,
             mailbox: self.mailbox,

@@ -17,7 +17,9 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::agent::core::event::{Event, NotDiscarded, Seq};
 use crate::agent::handle::Mail;
-use crate::checkpoint::{Flusher, Garbage, Record, RunKey, StorageError, Store, Unflushed};
+use crate::checkpoint::{
+    Flusher, Garbage, Record, RunKey, StorageError, Store, Unflushed, Written,
+};
 
 /// Between two tries to write on a full disk.
 const RETRY: Duration = Duration::from_millis(500);
@@ -136,10 +138,7 @@ impl Worker {
             Job::Refill => self.refill(),
             Job::Discard(garbage) => self.discard(garbage),
             Job::Write(seq, record) => match self.write(&record) {
-                Ok(files) => {
-                    self.batch.records.push(seq);
-                    self.batch.files.extend(files);
-                }
+                Ok(written) => self.written(seq, written),
                 Err(error) => {
                     self.report();
                     self.tell(Event::PersistFailed { seq, error: kernel::chain(&error) });
@@ -148,21 +147,29 @@ impl Worker {
         }
     }
 
+    fn written(&mut self, seq: Seq, written: Written) {
+        self.batch.records.push(seq);
+        self.batch.files.extend(written.unflushed);
+        if !written.discarded.is_empty() {
+            let _ = self.back.blocking_send(Mail::Discarded(written.discarded));
+        }
+    }
+
     /// Writes a record, however long it takes until there is room.
-    fn write(&mut self, record: &Record) -> Result<Unflushed, StorageError> {
+    fn write(&mut self, record: &Record) -> Result<Written, StorageError> {
         let mut waiting = false;
         loop {
             match self.store.write(record) {
-                Ok(files) => {
+                Ok(written) => {
                     if waiting {
                         tracing::info!("there is room for checkpoints again");
                         self.tell_room(false);
                     }
-                    return Ok(files);
+                    return Ok(written);
                 }
                 Err(error) if record.is_advice() => {
                     tracing::warn!(error = %kernel::chain(&error), "failed to note garbage");
-                    return Ok(Unflushed::default());
+                    return Ok(Written::default());
                 }
                 // A driver that is leaving does not wait for room.
                 Err(error) if error.is_full() && !self.jobs.is_closed() => {
@@ -199,9 +206,8 @@ impl Worker {
                     if record.is_owed() && record.run().is_some_and(|run| !held.contains(run)) =>
                 {
                     match self.store.write(&record) {
-                        Ok(files) => {
-                            self.batch.records.push(seq);
-                            self.batch.files.extend(files);
+                        Ok(written) => {
+                            self.written(seq, written);
                             self.report();
                         }
                         // It waits its turn and fails again there, if it has to.

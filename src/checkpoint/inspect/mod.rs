@@ -133,8 +133,25 @@ pub struct Resources {
     pub checkpointed: Vec<String>,
     /// Those that were to take their place when an agent died; the next one decides.
     pub target: Vec<String>,
-    /// Uuids of operations that are under way.
-    pub operations: Vec<String>,
+    /// Operations that somebody is yet to hear of.
+    pub operations: Vec<Operation>,
+}
+
+/// An operation.
+#[derive(Debug, Default, Serialize)]
+#[allow(missing_docs)]
+pub struct Operation {
+    pub uuid: String,
+    /// As its framework named it.
+    pub id: Option<String>,
+    pub framework: Option<String>,
+    pub kind: &'static str,
+    pub state: &'static str,
+    pub message: Option<String>,
+    /// Whether its end is in its log.
+    pub logged: bool,
+    /// Whether the framework or the master has it for sure.
+    pub acknowledged: bool,
 }
 
 /// Garbage.

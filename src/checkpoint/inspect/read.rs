@@ -4,12 +4,14 @@ use std::fs;
 use std::path::Path;
 
 use mesos::internal::slave::ResourceState;
-use mesos::internal::{StatusUpdateRecord, status_update_record};
+use mesos::internal::{StatusUpdateRecord, UpdateOperationStatusRecord, status_update_record};
 use mesos::resources::{Resources, upgrade_all};
 use mesos::{ExecutorInfo, FrameworkInfo, Resource, SlaveInfo};
 use prost::{Message, Name};
 
-use super::{Agent, Executor, Framework, Inspection, Outcome, Run, Task, Update, Waiting};
+use super::{
+    Agent, Executor, Framework, Inspection, Operation, Outcome, Run, Task, Update, Waiting,
+};
 use crate::checkpoint::files::{self, StorageError};
 use crate::checkpoint::paths::names;
 use crate::checkpoint::recover::{boot_id, latest_agent, subdirs, survey, text};
@@ -108,10 +110,29 @@ impl Reader<'_> {
             Some(target) => told(&target.resources),
             None => told(&self.log::<Resource>(&dir.join(names::RESOURCES_TARGET))),
         };
-        let operations = state.into_iter().flat_map(|state| state.operations);
-        self.found.resources.operations =
-            operations.map(|operation| hex(&operation.uuid.value)).collect();
+        let agent = latest_agent(self.work).unwrap_or_default();
+        for operation in state.into_iter().flat_map(|state| state.operations) {
+            let operation = self.operation(&agent, &operation);
+            self.found.resources.operations.push(operation);
+        }
         Ok(())
+    }
+
+    fn operation(&mut self, agent: &str, operation: &mesos::Operation) -> Operation {
+        let uuid = hex(&operation.uuid.value);
+        let log = self.work.meta_operation(agent, &uuid).join(names::OPERATION_UPDATES);
+        let records = self.log::<UpdateOperationStatusRecord>(&log);
+        let status = &operation.latest_status;
+        Operation {
+            id: operation.info.id.as_ref().map(|id| id.value.clone()),
+            framework: operation.framework_id.as_ref().map(|id| id.value.clone()),
+            kind: operation.info.r#type().as_str_name(),
+            state: status.state().as_str_name(),
+            message: status.message.clone(),
+            logged: records.iter().any(|record| record.update.is_some()),
+            acknowledged: records.iter().any(|r| r.uuid.is_some() && r.uuid == status.uuid),
+            uuid,
+        }
     }
 
     fn agent(&mut self, id: String) -> Result<Agent> {

@@ -1,7 +1,7 @@
 //! An [`Inspection`] for people: one thing per line, indented below what it belongs
 //! to.
 
-use super::{Agent, Executor, Framework, Inspection, Run, Task};
+use super::{Agent, Executor, Framework, Inspection, Operation, Run, Task};
 
 pub(super) fn render(found: &Inspection) -> Vec<String> {
     let mut out = Lines(Vec::new());
@@ -24,10 +24,10 @@ pub(super) fn render(found: &Inspection) -> Vec<String> {
     for (what, list) in [
         ("checkpointed resource", &resources.checkpointed),
         ("resource being checkpointed", &resources.target),
-        ("operation", &resources.operations),
     ] {
         list.iter().for_each(|one| out.add(1, format!("{what} {one}")));
     }
+    resources.operations.iter().for_each(|operation| out.operation(operation));
     let bytes: u64 = found.garbage.iter().filter_map(|g| g.item.bytes).sum();
     out.add(
         1,
@@ -55,6 +55,24 @@ struct Lines(Vec<String>);
 impl Lines {
     fn add(&mut self, depth: usize, line: String) {
         self.0.push(format!("{:1$}{line}", "", depth * 2));
+    }
+
+    fn operation(&mut self, operation: &Operation) {
+        let Operation { uuid, kind, state, .. } = operation;
+        let name = operation.id.as_deref().map_or(String::new(), |id| format!(" \"{id}\""));
+        let of = match &operation.framework {
+            Some(framework) => format!(" of framework {framework}"),
+            None => " of an operator".to_owned(),
+        };
+        let heard = match (operation.acknowledged, operation.logged) {
+            (true, _) => "acknowledged, will be forgotten",
+            (false, true) => "not acknowledged",
+            (false, false) => "not in its log yet, will be told",
+        };
+        self.add(1, format!("operation {uuid}{name} {kind}{of}: {state}, {heard}"));
+        if let Some(message) = &operation.message {
+            self.add(2, message.clone());
+        }
     }
 
     fn agent(&mut self, agent: &Agent) {

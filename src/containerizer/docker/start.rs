@@ -51,8 +51,9 @@ impl Container {
         let ids = ids_of(self.request.user.as_deref()).unwrap_or_default();
         self.fetch().await?;
         make_directories(&self.request.sandbox, &wanted.directories, ids)?;
-        self.enter(Phase::Pulling);
-        self.pull(&wanted, wanted.force_pull).await?;
+        if wanted.force_pull {
+            self.pull(&wanted, true).await?;
+        }
         self.enter(Phase::Starting);
         self.asked_for = true;
         for warning in self.create(&wanted).await? {
@@ -64,6 +65,7 @@ impl Container {
         let inspected = engine.inspect(&self.name).await.map_err(refused("inspect"))?;
         self.read(output);
         self.observe(&inspected);
+        self.use_image(&inspected);
         Ok(Launched { pid: inspected.pid, details: Some(details(&inspected)) })
     }
 
@@ -82,6 +84,7 @@ impl Container {
     }
 
     async fn pull(&self, wanted: &mapping::Wanted, force: bool) -> Result<(), Failure> {
+        self.enter(Phase::Pulling);
         let credentials = credentials(&self.request.sandbox);
         let images = &self.shared.images;
         let pulled = images.ensure(&wanted.image, force, credentials.as_ref(), None).await;
@@ -100,8 +103,9 @@ impl Container {
         let engine = &self.shared.engine;
         let mut made = engine.create(&self.name, &wanted.body).await;
         if made.as_ref().is_err_and(EngineError::is_missing) {
-            // Somebody has removed the image since.
+            // The image, most likely: mostly it is there, so nobody asked first.
             self.pull(wanted, false).await?;
+            self.enter(Phase::Starting);
             made = engine.create(&self.name, &wanted.body).await;
         }
         if made.as_ref().is_err_and(EngineError::is_conflict) {
@@ -110,6 +114,13 @@ impl Container {
             made = engine.create(&self.name, &wanted.body).await;
         }
         made.map_err(refused("create"))
+    }
+
+    /// Its image was used now; that is written down in passing.
+    fn use_image(&self, inspected: &Inspected) {
+        let images = Arc::clone(&self.shared.images);
+        let id = inspected.raw["Image"].as_str().unwrap_or_default().to_owned();
+        tokio::task::spawn_blocking(move || images.touch([id.as_str()].into_iter()));
     }
 
     /// Looks for a container that a former agent started. `None`: it runs.

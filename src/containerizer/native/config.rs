@@ -84,6 +84,8 @@ pub struct Config {
     pub ports: isolators::network::ports::settings::Settings,
     /// Flags of `gpu/nvidia`.
     pub gpu: isolators::gpu::Settings,
+    /// Flags of `network/cni`.
+    pub cni: isolators::network::cni::Settings,
     /// `--secrets_dir`: where secrets come from.
     pub secrets: isolators::secret::Secrets,
     /// Who makes root file systems of images, if anybody.
@@ -137,6 +139,7 @@ impl Default for Config {
             port_mapping: isolators::network::port_mapping::settings::Settings::default(),
             ports: isolators::network::ports::settings::Settings::default(),
             gpu: isolators::gpu::Settings::default(),
+            cni: isolators::network::cni::Settings::default(),
             secrets: isolators::secret::Secrets::default(),
             provisioner: None,
             image_gc: None,
@@ -215,6 +218,10 @@ impl Config {
                 ..self.ports.clone()
             },
             gpu: self.gpu.clone(),
+            cni: isolators::network::cni::Settings {
+                helper: self.helper().ok(),
+                ..self.cni.clone()
+            },
             secrets: self.secrets.clone(),
             provisioner: self.provisioner.clone().map(|provisioner| provisioner as _),
             docker_ignore_runtime: self.docker_ignore_runtime,

@@ -265,6 +265,11 @@ impl Native {
                 Refusal::Bad(what) => failed("check", what),
             }
         })?;
+        if !debug::is_guest(&request) {
+            let isolation = &self.shared.isolators.isolation.names;
+            request::networks(request.container.as_ref(), isolation)
+                .map_err(|text| failed("check", text))?;
+        }
         let parent = match &request.id.parent {
             None => None,
             Some(id) => {

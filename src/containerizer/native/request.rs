@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 use isolators::api::{ContainerContext, Parent};
 use isolators::plan::Environment;
 use isolators::secret::Secrets;
-use mesos::CommandInfo;
 use mesos::container_info::Type;
+use mesos::{CommandInfo, ContainerInfo};
 
 use super::image;
 use crate::containerizer::LaunchRequest;
@@ -52,9 +52,6 @@ pub(super) fn check(
         if info.tty_info.is_some() {
             return Err(Refusal::NotSupported("terminals are not supported yet".into()));
         }
-        if info.network_infos.iter().any(|network| network.name.is_some()) {
-            return Err(Refusal::Bad("named networks are not supported yet".into()));
-        }
     }
     let mut next = Some(&request.id);
     while let Some(id) = next {
@@ -66,6 +63,17 @@ pub(super) fn check(
         command(&request.command).map(|_| ()).map_err(Refusal::Bad)?;
     }
     command_environment(&request.command, secrets).map(|_| ()).map_err(Refusal::Bad)
+}
+
+/// Whether the named networks that a container asks for are anybody's business here.
+pub(super) fn networks(info: Option<&ContainerInfo>, isolation: &[&str]) -> Result<(), String> {
+    let infos = info.map(|info| info.network_infos.as_slice()).unwrap_or_default();
+    match infos.iter().find_map(|network| network.name.as_deref()) {
+        Some(name) if !isolation.contains(&"network/cni") => Err(format!(
+            "the network '{name}' needs the isolator 'network/cni': add it to --isolation"
+        )),
+        _ => Ok(()),
+    }
 }
 
 fn check_id(value: &str) -> Result<(), String> {
@@ -131,7 +139,7 @@ pub(super) fn context(
 
 #[cfg(test)]
 mod tests {
-    use mesos::{ContainerInfo, NetworkInfo};
+    use mesos::NetworkInfo;
 
     use super::*;
     use crate::containerizer::request::tests::request;
@@ -191,6 +199,10 @@ mod tests {
         let docker = ContainerInfo { r#type: Type::Docker as i32, ..ContainerInfo::default() };
         assert!(matches!(with(docker), Err(Refusal::NotSupported(_))));
         let network = NetworkInfo { name: Some("net".into()), ..NetworkInfo::default() };
-        assert!(with(ContainerInfo { network_infos: vec![network], ..mesos }).is_err());
+        let info = ContainerInfo { network_infos: vec![network], ..mesos };
+        let isolated = |names: &[&'static str]| networks(Some(&info), names);
+        assert!(isolated(&["filesystem/linux"]).unwrap_err().contains("add it to --isolation"));
+        assert_eq!(isolated(&["network/cni"]), Ok(()));
+        assert_eq!(networks(None, &[]), Ok(()));
     }
 }

@@ -146,7 +146,7 @@ impl Container {
             executable: merged.executable,
             overlay: self.home.as_ref().and_then(|home| home.root.overlay.clone()),
             cgroups: merged.cgroups,
-            wild: self.wild(),
+            wild: self.wild(merged.wild),
             file_operations: merged.file_operations,
             system_calls: merged.system_calls,
             oom_score_adj: merged.oom_score_adj,
@@ -155,11 +155,11 @@ impl Container {
         })
     }
 
-    /// The sandboxes that this container's volumes have to do with. A nested one
-    /// is usually below its parent's.
-    fn wild(&self) -> Vec<PathBuf> {
+    /// The sandboxes that this container's volumes have to do with, and `more`. A
+    /// nested one is usually below its parent's.
+    fn wild(&self, more: Vec<PathBuf>) -> Vec<PathBuf> {
         let parent = self.context.parent.as_ref().map(|parent| parent.sandbox.clone());
-        parent.into_iter().chain([self.request.sandbox.clone()]).collect()
+        parent.into_iter().chain([self.request.sandbox.clone()]).chain(more).collect()
     }
 
     fn is_guest(&self) -> bool {

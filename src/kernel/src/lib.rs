@@ -26,6 +26,7 @@ pub mod memfd;
 pub mod mounts;
 pub mod namespaces;
 pub mod netlink;
+pub mod netns;
 pub mod nvml;
 pub mod owners;
 pub mod perf;
@@ -38,6 +39,7 @@ pub mod remove;
 pub mod sched;
 pub mod spawn;
 pub mod users;
+pub mod volume;
 pub mod walk;
 pub mod xattr;
 

@@ -75,6 +75,46 @@ pub fn detach(target: &Path) -> Result<(), Error> {
     }
 }
 
+/// Makes a directory a mount of its own, whose changes reach the copies that other mount
+/// namespaces have of it. One that is already is left as it is.
+///
+/// # Errors
+/// As `mount`.
+pub fn share(directory: &Path) -> Result<(), Error> {
+    use nix::mount::{MsFlags, mount};
+    let failed = |verb, error: nix::errno::Errno| {
+        Error::new(verb, directory.display().to_string(), error.into())
+    };
+    if is_mounted(directory)? {
+        return Ok(());
+    }
+    let none = None::<&str>;
+    mount(Some(directory), directory, none, MsFlags::MS_BIND, none)
+        .map_err(|error| failed("mount", error))?;
+    // Private first: not a peer of what it was bound from.
+    for flags in [MsFlags::MS_PRIVATE, MsFlags::MS_SHARED] {
+        mount(none, directory, none, flags, none).map_err(|error| failed("share", error))?;
+    }
+    Ok(())
+}
+
+/// Undoes [`share`].
+///
+/// # Errors
+/// As `umount`.
+pub fn unshare(directory: &Path) -> Result<(), Error> {
+    while is_mounted(directory)? {
+        detach(directory)?;
+    }
+    Ok(())
+}
+
+/// Whether a directory is a mount point itself.
+fn is_mounted(directory: &Path) -> Result<bool, Error> {
+    let Ok(directory) = directory.canonicalize() else { return Ok(false) };
+    Ok(table()?.iter().any(|mount| mount.target == directory))
+}
+
 fn parse(line: &[u8]) -> Option<Mount> {
     let mut fields = line.split(|b| *b == b' ');
     let mut number = || std::str::from_utf8(fields.next()?).ok()?.parse().ok();

@@ -128,6 +128,12 @@ pub fn signal(pids: &[u32], signal: i32) {
     }
 }
 
+/// Kills every process of the group that `leader` leads or led.
+pub fn kill_group(leader: u32) {
+    // Refused only if everybody has just gone: whom we kill is ours.
+    let _ = nix::sys::signal::killpg(Pid::from_raw(leader.cast_signed()), Signal::SIGKILL);
+}
+
 /// Whether this process may do what root may.
 #[must_use]
 pub fn is_root() -> bool {

@@ -96,7 +96,7 @@ fn made_as_owner(
         add_device(program, device)?;
     }
     for operation in &plan.file_operations {
-        add_operation(program, operation)?;
+        add_operation(program, operation, own)?;
     }
     let paths = |list: Option<&Vec<String>>| list.cloned().unwrap_or_default();
     let masked = paths(linux.and_then(|linux| linux.masked_paths().as_ref()));
@@ -452,13 +452,25 @@ fn add_device(program: &mut Builder, device: &LinuxDevice) -> Result<(), LaunchE
     Ok(())
 }
 
-fn add_operation(program: &mut Builder, operation: &FileOperation) -> Result<(), LaunchError> {
+/// `own`: the mounts are the container's own.
+fn add_operation(
+    program: &mut Builder,
+    operation: &FileOperation,
+    own: bool,
+) -> Result<(), LaunchError> {
     let (code, from, to) = match operation {
         FileOperation::Mkdir { path, mode, recursive } => {
             return make_directory(program, path, *mode, *recursive);
         }
         FileOperation::Symlink { target, link } => (code::SYMLINK, target, link),
         FileOperation::Rename { from, to } => (code::RENAME, from, to),
+        FileOperation::Unmount { path } => {
+            if own {
+                let op = Op { code: code::UNMOUNT, a: program.path(path)?, ..Op::default() };
+                program.push(Step::Mount, path.display().to_string(), op);
+            }
+            return Ok(());
+        }
     };
     let (a, b) = (program.path(from)?, program.path(to)?);
     program.push(Step::File, to.display().to_string(), Op { code, a, b, ..Op::default() });

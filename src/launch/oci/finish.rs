@@ -72,6 +72,7 @@ fn run(operation: &Operation) -> io::Result<()> {
         }
         Operation::Symlink { target, link } => symlink(target, link),
         Operation::Rename { from, to } => return fs::rename(from, to),
+        Operation::Nothing => Ok(()),
     };
     match result {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),

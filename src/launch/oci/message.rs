@@ -81,9 +81,21 @@ pub(super) enum Root {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[allow(missing_docs)]
 pub(super) enum Operation {
-    Mkdir { path: PathBuf, mode: u32, recursive: bool },
-    Symlink { target: PathBuf, link: PathBuf },
-    Rename { from: PathBuf, to: PathBuf },
+    Mkdir {
+        path: PathBuf,
+        mode: u32,
+        recursive: bool,
+    },
+    Symlink {
+        target: PathBuf,
+        link: PathBuf,
+    },
+    Rename {
+        from: PathBuf,
+        to: PathBuf,
+    },
+    /// Of the host's root, which a container of this engine does not keep.
+    Nothing,
 }
 
 impl From<&FileOperation> for Operation {
@@ -98,6 +110,7 @@ impl From<&FileOperation> for Operation {
             FileOperation::Rename { from, to } => {
                 Operation::Rename { from: from.clone(), to: to.clone() }
             }
+            FileOperation::Unmount { .. } => Operation::Nothing,
         }
     }
 }

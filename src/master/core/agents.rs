@@ -10,7 +10,6 @@ use mesos::SlaveInfo;
 use mesos::internal::{
     MasterSlaveConnection, RegisterSlaveMessage, SlaveRegisteredMessage, UpdateSlaveMessage,
 };
-use mesos::resources::Item;
 use mesos::slave_info::capability::Type as Capability;
 
 use super::cluster::{Agent, Standing};
@@ -29,46 +28,6 @@ fn version_of(text: &str) -> Option<(u64, u64, u64)> {
     let version =
         (parts.next()??, parts.next().flatten().unwrap_or(0), parts.next().flatten().unwrap_or(0));
     Some(version)
-}
-
-/// What the agent has once its checkpointed reservations and volumes are
-/// applied to what it was started with; `None` if they do not fit.
-pub(super) fn with_checkpointed(
-    resources: &Resources,
-    checkpointed: &Resources,
-) -> Option<Resources> {
-    let mut total = resources.clone();
-    for item in checkpointed {
-        if item.provider_id().is_some() {
-            continue; // Its provider reports it.
-        }
-        let kept = Resources::from(item.clone());
-        let plain = stripped(item);
-        if !total.contains(&plain) {
-            return None;
-        }
-        total -= &plain;
-        total += &kept;
-    }
-    Some(total)
-}
-
-/// The resource an item was before it was reserved dynamically or made a volume.
-fn stripped(item: &Item) -> Resources {
-    let mut proto = item.to_proto();
-    proto.shared = None;
-    let dynamic = mesos::resource::reservation_info::Type::Dynamic;
-    while proto.reservations.last().is_some_and(|r| r.r#type() == dynamic) {
-        proto.reservations.pop();
-    }
-    if let Some(disk) = &mut proto.disk {
-        disk.persistence = None;
-        disk.volume = None;
-        if disk.source.is_none() {
-            proto.disk = None;
-        }
-    }
-    Resources::from_valid(&[proto])
 }
 
 /// The agent as the master will keep it.
@@ -172,7 +131,7 @@ impl Core {
         let id = new.info.id.as_ref().map(AgentId::from)?;
         let resources = Resources::from_valid(&new.info.resources);
         let checkpointed = Resources::from_valid(new.checkpointed);
-        let total = with_checkpointed(&resources, &checkpointed).unwrap_or_else(|| {
+        let total = resources.with_checkpointed(&checkpointed).unwrap_or_else(|| {
             tracing::warn!(agent = %id, "{checkpointed} does not fit into {resources}");
             resources.clone()
         });
@@ -213,7 +172,7 @@ impl Core {
         self.trigger(Scope::Agents([id].into()));
     }
 
-    /// UpdateSlaveMessage: oversubscribed resources and the resource version.
+    /// UpdateSlaveMessage: oversubscribed resources, the resource version, operations.
     pub(super) fn update_agent(&mut self, message: &UpdateSlaveMessage) {
         self.count("messages_update_slave");
         let id = AgentId::from(&message.slave_id);
@@ -221,6 +180,9 @@ impl Core {
             tracing::warn!(agent = %id, "ignoring update of an unknown agent");
             return;
         };
+        if let Some(reported) = &message.operations {
+            self.compare_operations(&id, &reported.operations);
+        }
         let mut total = agent.total.clone();
         let by_agent = !agent.can(Capability::ResourceProvider);
         let oversubscribed = message.update_oversubscribed_resources.unwrap_or(by_agent);
@@ -353,22 +315,5 @@ mod tests {
         assert_eq!(version_of("0.28"), Some((0, 28, 0)));
         assert_eq!(version_of(""), None);
         assert_eq!(version_of("x.1"), None);
-    }
-
-    #[test]
-    fn checkpointed_resources_replace_what_they_came_from() {
-        let parse = |text: &str| Resources::parse(text, "*").expect("resources");
-        let total = parse("cpus:4;disk:100");
-        let dynamic = mesos::resource::ReservationInfo {
-            r#type: Some(mesos::resource::reservation_info::Type::Dynamic as i32),
-            role: Some("web".into()),
-            ..Default::default()
-        };
-        let reserved = parse("cpus:1").push_reservation(&dynamic).expect("reserved");
-        let all = with_checkpointed(&total, &reserved).expect("fits");
-        assert!(all.contains(&reserved) && all.contains(&parse("cpus:3;disk:100")));
-        assert!(!all.contains(&total));
-        let much = parse("cpus:5").push_reservation(&dynamic).expect("reserved");
-        assert!(with_checkpointed(&total, &much).is_none());
     }
 }

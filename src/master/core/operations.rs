@@ -5,11 +5,14 @@
 //! and report on it; others get the full list of what they must keep.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use mesos::internal::{
     AcknowledgeOperationStatusMessage, ApplyOperationMessage, CheckpointResourcesMessage,
-    ResourceVersionUuid, UpdateOperationStatusMessage,
+    ReconcileOperationsMessage, ResourceVersionUuid, UpdateOperationStatusMessage,
+    reconcile_operations_message,
 };
+use mesos::model::is_terminal_operation;
 use mesos::offer::Operation;
 use mesos::offer::operation::Type as Kind;
 use mesos::resources::conversions;
@@ -25,17 +28,9 @@ use super::{Core, validate};
 use crate::master::Resources;
 use crate::master::ids::{AgentId, FrameworkId};
 
-fn is_terminal(state: OperationState) -> bool {
-    use OperationState as S;
-    matches!(
-        state,
-        S::OperationFinished
-            | S::OperationFailed
-            | S::OperationError
-            | S::OperationDropped
-            | S::OperationGoneByOperator
-    )
-}
+/// How long after an agent's return the operations of unknown frameworks are kept
+/// (Mesos' constant).
+const ORPHANED_AFTER: Duration = Duration::from_secs(600);
 
 impl Agent {
     /// What launches and operations must echo.
@@ -45,11 +40,6 @@ impl Agent {
             .into_iter()
             .collect()
     }
-}
-
-/// What an agent must remember over its restart.
-fn needs_checkpoint(total: &Resources) -> Resources {
-    total.filter(|item| item.is_dynamically_reserved() || item.is_persistent_volume())
 }
 
 impl Core {
@@ -157,7 +147,7 @@ impl Core {
         }
         work.remaining = remaining;
         self.allocator.update_allocation(&work.framework, &work.agent, &from, &to);
-        let checkpointed = needs_checkpoint(&total);
+        let checkpointed = total.to_checkpoint();
         if let Some(agent) = self.agent_mut(&work.agent) {
             agent.total = total;
             agent.checkpointed = checkpointed.clone();
@@ -226,26 +216,68 @@ impl Core {
         }
         let known = self.change_operation(&agent, &uuid, |operation| {
             let latest = message.latest_status.as_ref().unwrap_or(&message.status);
-            let ends = !is_terminal(operation.latest_status.state()) && is_terminal(latest.state());
+            let ends = !is_terminal_operation(operation.latest_status.state())
+                && is_terminal_operation(latest.state());
             operation.latest_status = latest.clone();
             operation.statuses.push(message.status.clone());
             let end = ends.then(|| (operation.info.r#type(), latest.state()));
-            (operation.info.id.is_some(), operation.framework_id.clone(), end)
+            (operation.info.id.clone(), operation.framework_id.clone(), end)
         });
         if let Some((_, _, Some((kind, state)))) = known {
             self.counters().add_operation(kind, state);
         }
         self.count("valid_operation_status_updates");
         let framework = known.as_ref().and_then(|(_, f, _)| f.as_ref()).map(FrameworkId::from);
-        let wanted = known.as_ref().is_some_and(|(has_id, ..)| *has_id);
-        match framework.filter(|f| wanted && self.framework(f).is_some()) {
-            Some(framework) => {
+        let name = known.as_ref().and_then(|(id, ..)| id.clone());
+        match framework.filter(|_| name.is_some()) {
+            // The agent tells it again.
+            Some(framework) if self.may_yet_come(&framework, &agent) => {}
+            Some(framework) if self.framework(&framework).is_some() => {
                 let mut event = event_of(event::Type::UpdateOperationStatus);
-                let status = message.status.clone();
+                // Agents do not know the name of what never reached them.
+                let status = OperationStatus { operation_id: name, ..message.status.clone() };
                 event.update_operation_status = Some(event::UpdateOperationStatus { status });
                 self.notify(&framework, event);
+                // Nobody acknowledges what has no uuid: this was the last word.
+                if message.status.uuid.is_none() && is_terminal_operation(message.status.state()) {
+                    self.forget_operation(&agent, &uuid);
+                }
             }
-            None => self.acknowledge_for_nobody(&agent, &uuid, &message.status),
+            _ => self.acknowledge_for_nobody(&agent, &uuid, &message.status),
+        }
+    }
+
+    /// Whether a framework that is unknown to this master may have had no time to
+    /// subscribe.
+    fn may_yet_come(&self, framework: &FrameworkId, agent: &AgentId) -> bool {
+        let since = self.agent(agent).and_then(|agent| agent.reregistered);
+        self.framework(framework).is_none()
+            && !self.frameworks.completed.contains(framework)
+            && since.is_some_and(|since| self.now.wall.saturating_sub(since) < ORPHANED_AFTER)
+    }
+
+    /// An agent says of which operations it knows: those of an earlier master are
+    /// learnt, and it is asked about those it does not mention.
+    pub(super) fn compare_operations(&mut self, id: &AgentId, reported: &[mesos::Operation]) {
+        let Some(agent) = self.agent_mut(id) else { return };
+        let operations = Arc::make_mut(&mut agent.operations);
+        let lost: Vec<_> = operations
+            .iter()
+            .filter(|o| !is_terminal_operation(o.latest_status.state()))
+            .filter(|o| reported.iter().all(|other| other.uuid != o.uuid))
+            .map(|o| reconcile_operations_message::Operation {
+                operation_uuid: Some(o.uuid.clone()),
+                ..Default::default()
+            })
+            .collect();
+        for operation in reported {
+            if operations.iter().all(|known| known.uuid != operation.uuid) {
+                operations.push(Arc::new(operation.clone()));
+            }
+        }
+        if !lost.is_empty() {
+            let message = ReconcileOperationsMessage { operations: lost, framework_id: None };
+            self.send_agent(id, &message);
         }
     }
 
@@ -264,7 +296,7 @@ impl Core {
             };
             self.send_agent(agent, &message);
         }
-        if is_terminal(status.state()) {
+        if is_terminal_operation(status.state()) {
             self.forget_operation(agent, uuid);
         }
     }
@@ -303,7 +335,7 @@ impl Core {
                 o.info.id.as_ref() == Some(&call.operation_id)
                     && o.framework_id.as_ref() == Some(&mine)
             })?;
-            let terminal = is_terminal(operation.latest_status.state());
+            let terminal = is_terminal_operation(operation.latest_status.state());
             Some((id, operation.uuid.clone(), terminal))
         });
         let Some((agent, uuid, terminal)) = found else {

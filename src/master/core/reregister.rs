@@ -14,7 +14,7 @@ use mesos::slave_info::capability::Type as Capability;
 use mesos::task_status::{Reason, Source};
 use mesos::{FrameworkInfo, Resource, TaskState, TaskStatus};
 
-use super::agents::{NewAgent, with_checkpointed};
+use super::agents::NewAgent;
 use super::cluster::roles_of;
 use super::registry::Pending;
 use super::tasks::{Verdict, holds_nothing, is_terminal};
@@ -232,7 +232,7 @@ impl Core {
             old.checkpointed.clone()
         };
         let resources = Resources::from_valid(&message.slave.resources);
-        let Some(mut total) = with_checkpointed(&resources, &checkpointed) else {
+        let Some(mut total) = resources.with_checkpointed(&checkpointed) else {
             let text = format!("{checkpointed} does not fit into {resources}");
             tracing::warn!(agent = %id, "refusing re-registration: {text}");
             self.send(pid, &ShutdownMessage { message: Some(text) });

@@ -342,6 +342,20 @@ pub fn offer(w: &mut Writer, o: &Offer) {
     });
 }
 
+/// Whether an operation in this state will never leave it.
+#[must_use]
+pub fn is_terminal_operation(state: crate::OperationState) -> bool {
+    use crate::OperationState as S;
+    matches!(
+        state,
+        S::OperationFinished
+            | S::OperationFailed
+            | S::OperationError
+            | S::OperationDropped
+            | S::OperationGoneByOperator
+    )
+}
+
 /// Whether a task in this state will never leave it.
 #[must_use]
 pub fn is_terminal(state: TaskState) -> bool {

@@ -13,6 +13,7 @@
 //! assert_eq!((&total - &task).to_string(), "cpus:3.5; mem:4096; ports:[31002-32000]");
 //! ```
 
+mod checkpointed;
 mod conversion;
 mod display;
 mod format;

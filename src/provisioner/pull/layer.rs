@@ -9,7 +9,7 @@ use std::io::{self, BufRead, BufReader, Cursor, Read, Seek, SeekFrom, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
 
 use kernel::beneath::BeneathError;
 use kernel::beneath::layer::{Attributes, Layer};
@@ -103,8 +103,9 @@ pub(super) fn apply(
 ) -> Result<Applied, LayerError> {
     std::thread::scope(|scope| {
         let (sender, receiver) = sync_channel(PIECES);
-        scope.spawn(move || decompress(source, &sender));
-        let mut reader = Reader::new(Pieces::new(receiver));
+        let (used, free) = channel();
+        scope.spawn(move || decompress(source, &sender, &free));
+        let mut reader = Reader::new(Pieces::new(receiver, used));
         let applied = Writer::open(into)?.unpack(&mut reader, budget)?;
         // What follows the archive counts for the digest.
         let mut pieces = reader.into_inner();
@@ -120,10 +121,15 @@ pub(super) fn apply(
 type Piece = io::Result<Vec<u8>>;
 
 /// Decompresses by what the content begins with, until nobody wants more.
-fn decompress(source: &mut (dyn Read + Send), pieces: &SyncSender<Piece>) {
+fn decompress(
+    source: &mut (dyn Read + Send),
+    pieces: &SyncSender<Piece>,
+    free: &Receiver<Vec<u8>>,
+) {
     let result = opened(source).and_then(|mut content| {
         loop {
-            let mut piece = vec![0; PIECE];
+            let mut piece = free.try_recv().unwrap_or_default();
+            piece.resize(PIECE, 0);
             let mut have = 0;
             while have < piece.len() {
                 match content.read(&mut piece[have..]) {
@@ -164,13 +170,15 @@ pub(super) fn opened<'a>(source: &'a mut (dyn Read + Send)) -> io::Result<Box<dy
 /// The pieces of the other thread, hashed as they are read.
 struct Pieces {
     receiver: Receiver<Piece>,
+    /// Where pieces go back to, to be filled again.
+    used: Sender<Vec<u8>>,
     piece: Cursor<Vec<u8>>,
     hash: Sha256,
 }
 
 impl Pieces {
-    fn new(receiver: Receiver<Piece>) -> Pieces {
-        Pieces { receiver, piece: Cursor::default(), hash: Sha256::new() }
+    fn new(receiver: Receiver<Piece>, used: Sender<Vec<u8>>) -> Pieces {
+        Pieces { receiver, used, piece: Cursor::default(), hash: Sha256::new() }
     }
 }
 
@@ -178,7 +186,10 @@ impl Read for Pieces {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         while self.piece.fill_buf()?.is_empty() {
             match self.receiver.recv() {
-                Ok(piece) => self.piece = Cursor::new(piece?),
+                Ok(piece) => {
+                    let old = std::mem::replace(&mut self.piece, Cursor::new(piece?));
+                    let _ = self.used.send(old.into_inner());
+                }
                 Err(_) => return Ok(0),
             }
             self.hash.update(self.piece.get_ref());

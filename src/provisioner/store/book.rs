@@ -101,11 +101,11 @@ impl Book {
         }))
     }
 
-    /// Notes a use.
-    pub fn touch(&mut self, reference: &Reference, at: SystemTime) {
-        if let Some(record) = self.references.get_mut(reference) {
-            record.used = at;
-        }
+    /// Notes a use, if the name still means this image.
+    pub fn touch(&mut self, image: &StoredImage, at: SystemTime) -> bool {
+        let record = self.references.get_mut(&image.reference);
+        let record = record.filter(|record| record.id == image.id);
+        record.map(|record| record.used = at).is_some()
     }
 
     pub fn lease(&mut self, id: Digest) {

@@ -129,7 +129,7 @@ impl Drop for Hold {
     fn drop(&mut self) {
         let mut book = self.inner.lock();
         book.book.release(self.image.id);
-        self.inner.touch(&mut book, &self.image.reference);
+        self.inner.touch(&mut book, &self.image);
     }
 }
 
@@ -188,10 +188,11 @@ impl Inner {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn touch(&self, state: &mut State, reference: &Reference) {
+    fn touch(&self, state: &mut State, image: &StoredImage) {
         let now = SystemTime::now();
-        state.book.touch(reference, now);
-        self.files.touch(reference, now);
+        if state.book.touch(image, now) {
+            self.files.touch(&image.reference, now);
+        }
     }
 }
 
@@ -251,7 +252,7 @@ impl Store {
     fn take(&self, reference: &Reference) -> Option<Lease> {
         let mut state = self.inner.lock();
         let image = state.book.find(&self.inner.files.dir, reference)?;
-        self.inner.touch(&mut state, reference);
+        self.inner.touch(&mut state, &image);
         Some(hold(&self.inner, &mut state, image))
     }
 

@@ -93,6 +93,8 @@ pub mod code {
     pub const FS_SET: u32 = 24;
     /// Make the file system that slot `a` describes; its tree goes into slot `b`.
     pub const FS_MAKE: u32 = 25;
+    /// Detach what is mounted at path `a`; nothing there is fine.
+    pub const UNMOUNT: u32 = 26;
 
     /// Write string `b` of length `c` to the file in slot `a`.
     pub const WRITE: u32 = 32;

@@ -98,6 +98,10 @@ pub fn run(shim: &mut Shim, op: &Op) -> Result<(), i32> {
         }
         code::MASK => mask(shim.string(op.a)?),
         code::PROTECT => protect(shim.string(op.a)?),
+        code::UNMOUNT => match call!(UMOUNT2, shim.string(op.a)?, sys::MNT_DETACH) {
+            Err(errno::ENOENT | errno::ENOTDIR | errno::EINVAL) => Ok(()),
+            other => done(other),
+        },
         _ => Err(errno::EINVAL),
     }
 }

@@ -1,6 +1,7 @@
-//! `make bench SCENARIO=network`: what the network isolators cost. Needs root and
-//! cgroups.
+//! `make bench SCENARIO=network`: what the network isolators cost. Needs root, cgroups
+//! and CNI's plugins.
 
+mod cni;
 #[path = "../ground.rs"]
 mod ground;
 mod mapping;
@@ -9,12 +10,14 @@ mod ports;
 mod support;
 
 fn main() {
-    require!(root, cgroup, iperf3, unshare);
-    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+    require!(root, cgroup, cni_plugins, iperf3, unshare);
+    let runtime = || tokio::runtime::Runtime::new().expect("a runtime");
     if mapping::is_inside() {
-        return runtime.block_on(mapping::inside());
+        return runtime().block_on(mapping::inside());
     }
-    runtime.block_on(ports::scan());
+    runtime().block_on(ports::scan());
     println!("network/port_mapping");
     mapping::start();
+    cni::enter_host();
+    runtime().block_on(cni::run());
 }

@@ -67,6 +67,10 @@ fn checkpoints_of_mesos_are_understood() {
     assert!(group.http && group.libprocess_pid.is_none());
     assert!(executor("t-fin").run.as_ref().expect("run").completed);
     assert!(!executor("custom").generated);
+    let kept: Vec<_> = found.resources.resources.iter().map(|r| r.name.as_str()).collect();
+    assert_eq!(kept, ["cpus", "mem", "disk"]);
+    let volume = found.resources.resources.last().and_then(|r| work.volume(r));
+    assert_eq!(volume, Some(work.root().join("volumes/roles/web/vol-1")));
     let finished = executor("t-fin").run.as_ref().expect("run");
     assert_eq!(finished.tasks[0].acknowledged.len(), finished.tasks[0].updates.len());
 }
@@ -86,6 +90,7 @@ fn checkpoints_are_written_as_mesos_writes_them() {
         store.write(&record).expect("write");
     };
     write(Record::Agent(Box::new(agent)));
+    write(Record::Resources(Box::new(found.resources.clone())));
     for framework in &found.frameworks {
         let pid = framework.pid.clone().unwrap_or_else(|| "@0.0.0.0:0".to_owned());
         write(Record::Framework { agent: id.clone(), info: Box::new(framework.info.clone()), pid });

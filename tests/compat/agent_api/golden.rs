@@ -9,8 +9,9 @@ use bulkhead::agent::core::state::{Executor, ExecutorState, Framework, Framework
 use bulkhead::agent::snapshot::{AgentState, Counters, Snapshot};
 use bulkhead::checkpoint::RunKey;
 use mesos::agent::{Call, Response, call};
+use mesos::resources::Resources;
 use mesos::slave_info::capability::Type as Capability;
-use mesos::{ContainerId, ExecutorInfo, FrameworkInfo, MasterInfo, Task};
+use mesos::{ContainerId, ExecutorInfo, FrameworkInfo, MasterInfo, Resource, Task};
 use prost::Message as _;
 use serde_json::Value;
 
@@ -91,11 +92,13 @@ impl Recorded {
         let full = self.state["reserved_resources_full"].as_object().expect("by role");
         let reserved = full.values().flat_map(|v| v.as_array().expect("a list"));
         let unreserved = self.state["unreserved_resources_full"].as_array().expect("a list");
-        let resources = reserved.chain(unreserved).map(resource).collect();
+        let resources: Vec<Resource> = reserved.chain(unreserved).map(resource).collect();
         Snapshot {
             generation: 1,
             state: AgentState::Running,
-            info: Arc::new(mesos::SlaveInfo { resources, ..info }),
+            resources: Arc::new(Resources::from_valid(&resources)),
+            operations: Vec::new(),
+            info: Arc::new(info),
             master: Some(Arc::new(MasterInfo {
                 hostname: Some("localhost".into()),
                 ..Default::default()
@@ -184,7 +187,7 @@ impl Recorded {
     }
 }
 
-fn resource(shown: &Value) -> mesos::Resource {
+fn resource(shown: &Value) -> Resource {
     mesos::json::from_json(shown.to_string().as_bytes()).expect("a resource")
 }
 

@@ -297,7 +297,7 @@ fn contradictory_isolators_are_refused_at_start() {
     let rows: [(&[&str], &str); 12] = [
         (&["--isolation=filesystem/posix,filesystem/linux"], "use exactly one filesystem isolator"),
         (&["--isolation=cgroups/cpu,cgroups/cpu"], "'cgroups/cpu' is twice"),
-        (&["--isolation=network/cni"], "'network/cni' in --isolation is not supported yet"),
+        (&["--isolation=docker/volume"], "'docker/volume' in --isolation is not supported yet"),
         (&["--launcher=posix", "--isolation=namespaces/pid"], "'linux' launcher must be used"),
         (&["--isolation=namespaces/pid"], "'filesystem/linux'"),
         (&["--isolation=volume/secret"], "'filesystem/linux'"),

@@ -53,6 +53,13 @@ async fn programs_that_know_passwords() {
     registry.push("private/x", "latest", &Parcel::small("private"));
     let name = format!("bulkhead-test-{}", std::process::id());
     let program = std::path::Path::new("/usr/local/bin").join(format!("docker-credential-{name}"));
+    struct Gone(std::path::PathBuf);
+    impl Drop for Gone {
+        fn drop(&mut self) {
+            let _ = std::fs::remove_file(&self.0);
+        }
+    }
+    let _gone = Gone(program.clone());
     let script = "#!/bin/sh\nread host\necho '{\"Username\":\"me\",\"Secret\":\"secret\"}'\n";
     std::fs::write(&program, script).expect("write");
     std::fs::set_permissions(&program, PermissionsExt::from_mode(0o755)).expect("chmod");
@@ -60,7 +67,6 @@ async fn programs_that_know_passwords() {
         settings.credentials = Some(json!({ "credHelpers": { &registry.host: name } }));
     });
     let pulled = place.get(&format!("{}/private/x", registry.host)).await;
-    std::fs::remove_file(&program).expect("remove");
     assert_eq!(read(&pulled.expect("pulled"), "file"), "private");
 }
 

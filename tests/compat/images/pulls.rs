@@ -60,7 +60,8 @@ async fn an_image_is_pulled_once_for_all_with_all_that_files_have() {
     assert_eq!((data("home/x").uid(), data("home/x").gid()), (70_000, 70_000));
     // Gone, in the form that overlay reads.
     assert_eq!((data("etc/motd").mode() & 0o170_000, data("etc/motd").rdev()), (0o020_000, 0));
-    let opaque = kernel::beneath::layer::xattr(&find(&a, "var"), c"trusted.overlay.opaque");
+    let var = std::fs::File::open(find(&a, "var")).expect("there");
+    let opaque = kernel::xattr::get(&var, "trusted.overlay.opaque");
     assert_eq!(opaque.expect("read").as_deref(), Some(&b"y"[..]));
     let store = std::fs::metadata(place.dir.path().join("store/layers")).expect("there");
     assert_eq!(store.mode() & 0o777, 0o700, "programs of images are nobody else's");

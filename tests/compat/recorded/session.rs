@@ -15,9 +15,6 @@ use crate::{cluster, require, support};
 
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// Steps that are left out: agents drop these operations (docs/COMPAT.md).
-const OPERATIONS: std::ops::RangeInclusive<usize> = 21..=26;
-
 const RULES: Rules<'static> =
     Rules { values: true, loose: &["timestamp", "executor_pid"], allowed: &[], by_id: false };
 
@@ -63,7 +60,7 @@ fn text(form: &str, name: &str, bytes: &[u8]) -> String {
 }
 
 /// The recorded events of a stream that are to come, too, in our session.
-fn events(form: &str, stream: &str, begin: f64, all: &[Step]) -> VecDeque<Event> {
+fn events(form: &str, stream: &str, begin: f64) -> VecDeque<Event> {
     let path = |end| format!("v1/scheduler/{form}/{stream}.{end}");
     let read = |end| {
         let path = support::golden().expect("required").join(path(end));
@@ -72,7 +69,6 @@ fn events(form: &str, stream: &str, begin: f64, all: &[Step]) -> VecDeque<Event>
     let times: Value = serde_json::from_slice(&read("decoded.json")).expect("JSON");
     let mut decoder = Decoder::new(16 << 20);
     decoder.feed(&read("recordio"));
-    let left_out = (all[*OPERATIONS.start() - 1].at, all[*OPERATIONS.end()].at);
     let mut events = VecDeque::new();
     for time in times.as_array().expect("a list") {
         let record = decoder.next_record().expect("well framed").expect("as many records");
@@ -81,8 +77,7 @@ fn events(form: &str, stream: &str, begin: f64, all: &[Step]) -> VecDeque<Event>
             at: begin + time["t"].as_f64().expect("a time"),
             value: serde_json::from_str(&value).expect("JSON"),
         };
-        let done = event.at < left_out.0 || event.at > left_out.1;
-        if done && !beats(&event) {
+        if !beats(&event) {
             events.push_back(event);
         }
     }
@@ -251,13 +246,10 @@ fn play(form: &'static str) {
     }
     let steps = steps(form);
     for (n, step) in steps.iter().enumerate() {
-        if OPERATIONS.contains(&(n + 1)) {
-            continue;
-        }
         session.catch_up(session.before(step));
         if step.stream {
             let begin = if n == 0 { 0.0 } else { step.at };
-            session.subscribe(step, events(form, &step.name, begin, &steps));
+            session.subscribe(step, events(form, &step.name, begin));
         } else {
             session.call(step);
         }

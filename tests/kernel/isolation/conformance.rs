@@ -60,6 +60,19 @@ impl Ground {
                 container.volumes = vec![secrets::value_at("token")];
                 info = Some(container);
             }
+            "network/cni" => {
+                let conf = place.path("networks");
+                std::fs::create_dir_all(&conf).expect("a directory");
+                let text = r#"{ "name": "alone", "type": "bulkhead-loopback" }"#;
+                std::fs::write(conf.join("alone.conf"), text).expect("write");
+                config.cni.config_dir = Some(conf.clone());
+                config.cni.plugins_dirs = vec![conf];
+                config.cni.root = root.join("cni");
+                let mut container = mesos_container(None);
+                let alone = mesos::NetworkInfo { name: Some("alone".into()), ..Default::default() };
+                container.network_infos = vec![alone];
+                info = Some(container);
+            }
             "devices/cdi" => {
                 config.cdi.directories = vec![cdi::specs(&place)];
                 requests = base().into_iter().chain(cdi::set(&["log0"])).collect();

@@ -80,6 +80,8 @@ pub struct World {
     /// What garbage is said to occupy.
     pub weights: BTreeMap<Garbage, u64>,
     pub crashes: usize,
+    /// How operations ended by what the master heard, repetitions left out.
+    pub operations: Vec<(Vec<u8>, mesos::OperationStatus)>,
     resource_version: Vec<u8>,
 }
 
@@ -165,6 +167,7 @@ impl World {
             collected: Vec::new(),
             weights: BTreeMap::new(),
             crashes: 0,
+            operations: Vec::new(),
             resource_version: Vec::new(),
         };
         world.boot();
@@ -195,7 +198,9 @@ impl World {
                 Container::Exited(_) => (id.clone(), None),
             })
             .collect();
-        let effects = self.core.resume(self.now, &FoundContainers { alive, never_ran });
+        let effects = self
+            .core
+            .resume(self.now, &FoundContainers { alive, never_ran, ..FoundContainers::default() });
         self.run(effects);
     }
 
@@ -314,6 +319,10 @@ impl World {
                 let it = m::StatusUpdateMessage::decode(body).unwrap();
                 self.status_update(it.update);
             }
+            "mesos.internal.UpdateOperationStatusMessage" if self.answers => {
+                let it = m::UpdateOperationStatusMessage::decode(body).unwrap();
+                self.operation_update(it);
+            }
             _ => {}
         }
     }
@@ -359,6 +368,31 @@ impl World {
             task_id: update.status.task_id,
             uuid,
         }));
+    }
+
+    fn operation_update(&mut self, update: m::UpdateOperationStatusMessage) {
+        let operation = update.operation_uuid.unwrap();
+        if !self.operations.iter().any(|(uuid, _)| *uuid == operation.value) {
+            self.operations.push((operation.value.clone(), update.status.clone()));
+        }
+        let Some(status_uuid) = update.status.uuid else { return };
+        self.tell_agent(Inbound::AcknowledgeOperation(m::AcknowledgeOperationStatusMessage {
+            status_uuid,
+            operation_uuid: operation,
+            resource_provider_id: None,
+        }));
+    }
+
+    /// Sends an operation; its uuid.
+    pub fn operate(&mut self, number: u8, operation: mesos::offer::Operation) -> Vec<u8> {
+        let uuid = vec![number; 16];
+        self.tell_agent(Inbound::ApplyOperation(Box::new(m::ApplyOperationMessage {
+            framework_id: Some(FrameworkId { value: "F".into() }),
+            operation_info: operation,
+            operation_uuid: mesos::Uuid { value: uuid.clone() },
+            resource_version_uuid: m::ResourceVersionUuid::default(),
+        })));
+        uuid
     }
 
     pub fn tell_agent(&mut self, message: Inbound) {
@@ -535,7 +569,7 @@ fn config(dir: &std::path::Path) -> Config {
     let info = SlaveInfo {
         hostname: "agent1.example".into(),
         port: Some(5051),
-        resources: vec![scalar("cpus", 4.0), scalar("mem", 4096.0)],
+        resources: vec![scalar("cpus", 4.0), scalar("mem", 4096.0), scalar("disk", 1024.0)],
         checkpoint: Some(true),
         ..SlaveInfo::default()
     };

@@ -7,11 +7,10 @@
 //! files are character devices 0/0, directories that hide what is below them have
 //! `trusted.overlay.opaque=y` (`Documentation/filesystems/overlayfs.rst`).
 
-use std::ffi::{CStr, CString, OsStr};
+use std::ffi::OsStr;
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::os::unix::ffi::OsStrExt;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Component, Path, PathBuf};
 
 use nix::errno::Errno;
@@ -26,7 +25,7 @@ use nix::unistd::{Gid, Uid, UnlinkatFlags, fchown, fchownat, linkat, symlinkat, 
 use super::{BeneathError, path_only, split};
 
 /// Mark of a directory that hides what is below it.
-const OPAQUE: &CStr = c"trusted.overlay.opaque";
+const OPAQUE: &str = "trusted.overlay.opaque";
 
 /// What belongs to a file besides its content.
 #[derive(Debug, Clone, Copy)]
@@ -242,7 +241,8 @@ impl Layer {
     /// The directory `dir`, made if it is missing, with those above it. `replace`: what
     /// bears its name and is none makes room, links included.
     fn enter(&mut self, dir: &Path, replace: bool) -> Result<BorrowedFd<'_>, Errno> {
-        if self.last.as_ref().is_none_or(|(path, _)| path != dir) {
+        // The way to what was written to last may lead over a link that is to be replaced.
+        if replace || self.last.as_ref().is_none_or(|(path, _)| path != dir) {
             let made = match if replace { Err(Errno::ENOENT) } else { self.resolve(dir) } {
                 Err(Errno::ENOENT | Errno::ENOTDIR) => self.make(dir, replace)?,
                 other => other?,
@@ -359,8 +359,8 @@ fn mark(dir: BorrowedFd<'_>) -> Result<(), Errno> {
 /// none; what gives rights must not be lost.
 fn set_xattrs(file: BorrowedFd<'_>, xattrs: &[(Vec<u8>, Vec<u8>)]) -> Result<(), Errno> {
     for (name, value) in xattrs {
-        let text = CString::new(name.as_slice()).map_err(|_| Errno::EINVAL)?;
-        match set_xattr(file, &text, value) {
+        let text = std::str::from_utf8(name).map_err(|_| Errno::EINVAL)?;
+        match set_xattr(file, text, value) {
             Err(Errno::EOPNOTSUPP) if name.starts_with(b"user.") => {}
             other => other?,
         }
@@ -368,34 +368,9 @@ fn set_xattrs(file: BorrowedFd<'_>, xattrs: &[(Vec<u8>, Vec<u8>)]) -> Result<(),
     Ok(())
 }
 
-fn set_xattr(file: BorrowedFd<'_>, name: &CStr, value: &[u8]) -> Result<(), Errno> {
-    // SAFETY: name and value live through the call; the length is the value's.
-    let result = unsafe {
-        libc::fsetxattr(file.as_raw_fd(), name.as_ptr(), value.as_ptr().cast(), value.len(), 0)
-    };
-    Errno::result(result).map(drop)
-}
-
-/// Reads an extended attribute of what `path` names, links not followed; `None` if it
-/// has none of that name.
-///
-/// # Errors
-/// The system's.
-pub fn xattr(path: &Path, name: &CStr) -> io::Result<Option<Vec<u8>>> {
-    let path = CString::new(path.as_os_str().as_bytes())?;
-    let mut value = vec![0_u8; 64 << 10];
-    // SAFETY: path and name live through the call, which writes at most the length.
-    let length = unsafe {
-        libc::lgetxattr(path.as_ptr(), name.as_ptr(), value.as_mut_ptr().cast(), value.len())
-    };
-    match Errno::result(length) {
-        Ok(length) => {
-            value.truncate(usize::try_from(length).unwrap_or(0));
-            Ok(Some(value))
-        }
-        Err(Errno::ENODATA | Errno::EOPNOTSUPP) => Ok(None),
-        Err(error) => Err(error.into()),
-    }
+fn set_xattr(file: BorrowedFd<'_>, name: &str, value: &[u8]) -> Result<(), Errno> {
+    let set = crate::xattr::set(&file, name, value);
+    set.map_err(|error| error.raw_os_error().map_or(Errno::EINVAL, Errno::from_raw))
 }
 
 /// Writes all of the file system that `directory` is on to its disk. Blocking.

@@ -12,6 +12,7 @@ use crate::Error;
 const NEW: u16 = 16;
 const DELETE: u16 = 17;
 const GET: u16 = 18;
+const SET: u16 = 19;
 const GET_STATISTICS: u16 = 94;
 /// `struct if_stats_msg`.
 const STATISTICS_FIXED: usize = 12;
@@ -32,6 +33,8 @@ const STATISTICS: u16 = 23;
 const NETWORK_OF_FD: u16 = 28;
 const INFO_KIND: u16 = 1;
 const INFO_DATA: u16 = 2;
+const PORT: u16 = 12;
+const PORT_HAIRPIN: u16 = 4;
 const VETH_PEER: u16 = 1;
 
 /// The longest name in bytes (`IFNAMSIZ` without its NUL).
@@ -258,6 +261,20 @@ pub fn change(socket: &mut Socket, index: u32, change: Change<'_>) -> Result<(),
         Change::Network(fd) => plain.number(NETWORK_OF_FD, fd.as_raw_fd().cast_unsigned()),
     };
     let what = || format!("network interface {index}: {change:?}");
+    socket.tell(request).map_err(|e| e.doing("change", what()))
+}
+
+/// Whether a port of a bridge sends back what came from it.
+///
+/// # Errors
+/// It is no port of a bridge.
+pub fn hairpin(socket: &mut Socket, index: u32, on: bool) -> Result<(), Error> {
+    let mut fixed = about(index, 0, 0);
+    fixed[0] = libc::AF_BRIDGE as u8;
+    let request = Request::new(SET, 0)
+        .fixed(&fixed)
+        .nested(PORT, |port| port.attribute(PORT_HAIRPIN, &[u8::from(on)]));
+    let what = || format!("the hairpin mode of network interface {index}");
     socket.tell(request).map_err(|e| e.doing("change", what()))
 }
 

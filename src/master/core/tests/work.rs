@@ -124,6 +124,77 @@ fn kills_reach_the_agent_and_unknown_tasks_are_reconciled() {
 }
 
 #[test]
+fn operations_are_learnt_and_lost_ones_asked_for() {
+    use mesos::offer::operation::{self as op, Type};
+    use mesos::{OperationState as O, OperationStatus};
+    let mut world = World::new();
+    world.register(AGENT, "cpus:4;mem:4096;disk:1000");
+    let id = world.subscribe("s", info("f", "web"));
+    let offer = world.offers("s").pop().expect("an offer");
+    let agent = offer.slave_id.clone();
+    let reservation = mesos::resource::ReservationInfo {
+        r#type: Some(mesos::resource::reservation_info::Type::Dynamic as i32),
+        role: Some("web".into()),
+        ..Default::default()
+    };
+    let resources = parse("disk:64").push_reservation(&reservation).expect("reserved").to_protos();
+    let reserve = mesos::offer::Operation {
+        r#type: Some(Type::Reserve as i32),
+        reserve: Some(op::Reserve { source: Vec::new(), resources }),
+        ..Default::default()
+    };
+    world.call("s", &id, accept(&offer, vec![reserve.clone()])).expect("taken");
+    let applied = world.sent::<m::ApplyOperationMessage>("ApplyOperationMessage").remove(0);
+    // The agent knows of another one, of an earlier master, and not of this.
+    let status = OperationStatus {
+        state: O::OperationFinished as i32,
+        uuid: Some(mesos::Uuid { value: vec![2; 16] }),
+        ..Default::default()
+    };
+    let id_of = |value: &str| Some(mesos::OperationId { value: value.into() });
+    let other = |framework: &str| mesos::Operation {
+        framework_id: Some(mesos::FrameworkId { value: framework.into() }),
+        slave_id: Some(agent.clone()),
+        info: mesos::offer::Operation { id: id_of("old"), ..reserve.clone() },
+        latest_status: status.clone(),
+        statuses: Vec::new(),
+        uuid: mesos::Uuid { value: vec![1; 16] },
+    };
+    let update = m::UpdateSlaveMessage {
+        slave_id: agent.clone(),
+        operations: Some(m::update_slave_message::Operations { operations: vec![other(&id)] }),
+        ..Default::default()
+    };
+    world.message(AGENT, &update);
+    let asked = world.sent::<m::ReconcileOperationsMessage>("ReconcileOperationsMessage").remove(0);
+    assert_eq!(asked.operations.len(), 1);
+    assert_eq!(asked.operations[0].operation_uuid.as_ref(), Some(&applied.operation_uuid));
+    let known = world.core.cluster().agents.values().next().expect("one").operations.clone();
+    assert_eq!(known.len(), 2);
+    // What the agent then says of both: one is forwarded, the other forgotten.
+    let say = |uuid: &mesos::Uuid, status: OperationStatus| m::UpdateOperationStatusMessage {
+        framework_id: None,
+        slave_id: Some(agent.clone()),
+        latest_status: Some(status.clone()),
+        status,
+        operation_uuid: Some(uuid.clone()),
+    };
+    world.message(AGENT, &say(&mesos::Uuid { value: vec![1; 16] }, status.clone()));
+    let dropped =
+        OperationStatus { state: O::OperationDropped as i32, ..OperationStatus::default() };
+    world.message(AGENT, &say(&applied.operation_uuid, dropped));
+    let told: Vec<_> = world
+        .events("s")
+        .into_iter()
+        .filter_map(|event| event.update_operation_status)
+        .map(|update| (update.status.operation_id, update.status.uuid.is_some()))
+        .collect();
+    assert_eq!(told, [(id_of("old"), true)]);
+    let known = world.core.cluster().agents.values().next().expect("one").operations.clone();
+    assert_eq!(known.len(), 1, "it waits for the framework's acknowledgement");
+}
+
+#[test]
 fn reserve_create_launch_destroy_unreserve() {
     use mesos::offer::operation::{self as op, Type};
     let mut world = World::new();

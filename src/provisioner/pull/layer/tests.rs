@@ -126,7 +126,8 @@ fn what_is_gone_is_marked_for_overlay() {
         let data = temp.tree().join(gone).symlink_metadata().expect(gone);
         assert_eq!((data.mode() & 0o170_000, data.rdev()), (0o020_000, 0), "{gone}");
     }
-    let opaque = kernel::beneath::layer::xattr(&temp.tree().join("var"), c"trusted.overlay.opaque");
+    let var = File::open(temp.tree().join("var")).expect("there");
+    let opaque = kernel::xattr::get(&var, "trusted.overlay.opaque");
     assert_eq!(opaque.expect("read").as_deref(), Some(&b"y"[..]));
     assert!(!temp.tree().join("dev").exists(), "devices of /dev are left out");
     assert!(!temp.tree().join("etc/.wh.passwd").exists());

@@ -64,7 +64,7 @@ fn what_belongs_to_files_is_kept() {
     assert_eq!(at("a/same").ino(), at("a/b/file").ino());
     assert_eq!((at("a/link").mtime(), at("a/pipe").mode() & 0o7777), (1_000_000_000, 0o622));
     assert_eq!(at("a/marked").mode() & 0o7777, 0o4755);
-    let mood = xattr(&temp.root().join("a/marked"), c"user.mood").expect("read");
+    let mood = crate::xattr::get(&file, "user.mood").expect("read");
     assert!(mood.is_none_or(|value| value == b"a\nb"), "where the file system has any");
 }
 
@@ -99,8 +99,9 @@ fn nothing_leaves() {
     layer.hard_link(p("stolen"), p("dir")).expect_err("a directory");
     layer.hard_link(p("stolen"), p("none")).expect_err("nothing");
     write(&mut layer, "inside/x", "fine").expect("a link that stays");
-    write(&mut layer, "secret", "mine").expect("a link is replaced");
     layer.directory(p("inside"), &ours(0o755)).expect("a link is replaced by a directory");
+    assert!(temp.root().join("inside").symlink_metadata().expect("there").is_dir());
+    write(&mut layer, "secret", "mine").expect("a link is replaced");
     write(&mut layer, "inside/y", "fine").expect("in the new directory");
     write(&mut layer, "dir", "no").expect_err("a directory that holds something stays");
     layer.finish().expect("finished");
@@ -131,8 +132,10 @@ fn a_name_that_was_marked_as_gone_is_used_again() {
     layer.opaque(p("")).expect("the top");
     layer.opaque(p("made")).expect("made and marked");
     layer.finish().expect("finished");
-    let opaque =
-        |path: &str| xattr(&temp.root().join(path), OPAQUE).expect(path).as_deref() == Some(b"y");
+    let opaque = |path: &str| {
+        let dir = File::open(temp.root().join(path)).expect(path);
+        crate::xattr::get(&dir, OPAQUE).expect(path).as_deref() == Some(b"y")
+    };
     for (path, expected) in [
         ("dir", true),
         ("deep", true),

@@ -1,0 +1,80 @@
+//! After a restart of the agent: containers that run stay as they are and are checked,
+//! what nobody claims is taken off its networks, and plugins are told what there is.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use tracing::warn;
+
+use super::handle::Member;
+use super::plugins::Place;
+use super::{Shared, attachment, detach, key};
+use crate::api::{Isolation, Known, Recovered};
+
+pub(super) async fn recover(shared: &Arc<Shared>, known: &[Known]) -> Recovered {
+    let mut handles: Vec<Box<dyn Isolation>> = Vec::with_capacity(known.len());
+    let mut claimed = BTreeSet::new();
+    for Known { context, pid } in known {
+        claimed.insert(key(context));
+        handles.push(Box::new(Member::recovered(shared, context, *pid)));
+    }
+    // Before anything is added or taken off: the specification wants it so. What is to be
+    // taken off still counts as there, since its turn comes.
+    collect(shared).await;
+    let mut leftovers = Vec::new();
+    for key in shared.store.scan() {
+        if !claimed.contains(&key) {
+            leftovers.push(format!("container '{key}' on CNI networks"));
+            detach::detach_later(shared, &key);
+        }
+    }
+    let running = known.iter().filter(|known| known.pid.is_some());
+    let running: Vec<String> = running.map(|known| key(&known.context)).collect();
+    tokio::spawn(check(Arc::clone(shared), running));
+    Recovered { handles, leftovers }
+}
+
+/// Lets the plugins of every network remove what they have of containers that are no more.
+async fn collect(shared: &Arc<Shared>) {
+    let Some(inventory) = &shared.inventory else { return };
+    let keys = shared.store.scan();
+    let all: Vec<(String, super::store::Stored)> = keys
+        .iter()
+        .flat_map(|key| shared.store.load(key).into_iter().map(|stored| (key.clone(), stored)))
+        .collect();
+    let networks = inventory.scan().networks;
+    let calls = networks.into_values().map(|(_, network)| {
+        let on_it = all.iter().filter(|(_, stored)| stored.network.name == network.name);
+        let valid: Vec<(String, String)> =
+            on_it.map(|(key, stored)| (key.clone(), stored.interface.clone())).collect();
+        let shared = Arc::clone(shared);
+        tokio::spawn(async move {
+            for error in attachment::collect(&shared.plugins, &network, &valid).await {
+                warn!(network = network.name, %error, "the CNI network may not be in order");
+            }
+        })
+    });
+    for call in calls.collect::<Vec<_>>() {
+        // One that panics has said so.
+        let _ = call.await;
+    }
+}
+
+/// Asks after containers that run; what is found wrong is for people.
+async fn check(shared: Arc<Shared>, running: Vec<String>) {
+    for key in running {
+        let netns = shared.store.netns(&key);
+        for stored in shared.store.load(&key) {
+            let place = Place {
+                container: &key,
+                interface: &stored.interface,
+                netns: Some(&netns),
+                log: &stored.log,
+            };
+            if let Err(error) = attachment::check(&shared.plugins, &stored, place).await {
+                warn!(container = %key, network = stored.network.name, %error,
+                      "a running container is not as its CNI network wants it");
+            }
+        }
+    }
+}

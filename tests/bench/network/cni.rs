@@ -1,0 +1,244 @@
+//! Containers on networks of their own: with nothing but a loopback, on a bridge that is
+//! made without a process, and on the same by CNI's reference plugins. In a network
+//! namespace that plays the host.
+
+use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use bulkhead::containerizer::Containerizer;
+use bulkhead::containerizer::native::{Config, Native};
+use isolators::api::{ContainerContext, Isolator};
+use isolators::network::cni::Settings;
+use isolators::registry;
+use mesos::{ContainerInfo, NetworkInfo, container_info};
+use serde_json::json;
+
+use crate::ground::{self, cpu_ms, figure, id, request};
+use crate::support::TempDir;
+
+const ROUNDS: usize = 20;
+const PER_ROUND: usize = 10;
+const AT_ONCE: usize = 16;
+const MANY: usize = 400;
+const CONTAINERS: usize = 1000;
+const SWEEPS: u32 = 20;
+
+/// Leaves the machine's network. Before there are other threads.
+pub fn enter_host() {
+    nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).expect("a network namespace");
+    let up = Command::new("ip").args(["link", "set", "lo", "up"]).status();
+    assert!(up.expect("ip").success());
+}
+
+fn networks(dir: &TempDir) -> Settings {
+    let conf = dir.path().join("conf");
+    std::fs::create_dir_all(&conf).expect("a directory");
+    let bridge = |kind: &str, number: u8| {
+        json!({ "cniVersion": "1.0.0", "name": kind, "type": kind, "bridge": format!("br{number}"),
+            "isGateway": true, "ipam": { "type": "host-local",
+                "dataDir": dir.path().join("leases").display().to_string(),
+                "subnet": format!("10.{number}.0.0/16"), "routes": [{ "dst": "0.0.0.0/0" }] } })
+    };
+    let loopback = json!({ "cniVersion": "1.0.0", "name": "none", "type": "bulkhead-loopback" });
+    for (name, text) in
+        [("a", bridge("bulkhead-bridge", 201)), ("b", bridge("bridge", 202)), ("c", loopback)]
+    {
+        std::fs::write(conf.join(format!("{name}.conf")), text.to_string()).expect("write");
+    }
+    Settings {
+        plugins_dirs: vec!["/usr/lib/cni".into()],
+        config_dir: Some(conf),
+        root: dir.path().join("cni"),
+        ..Settings::default()
+    }
+}
+
+fn on(network: &str) -> ContainerInfo {
+    let info = NetworkInfo { name: Some(network.into()), ..NetworkInfo::default() };
+    ContainerInfo {
+        r#type: container_info::Type::Mesos as i32,
+        network_infos: vec![info],
+        ..ContainerInfo::default()
+    }
+}
+
+fn median(times: &mut [f64]) -> f64 {
+    times.sort_by(f64::total_cmp);
+    times[times.len() / 2]
+}
+
+struct Ground {
+    dir: TempDir,
+    native: Arc<Native>,
+}
+
+impl Ground {
+    async fn new() -> Ground {
+        let dir = TempDir::new("bench-cni");
+        let config = Config {
+            isolation: "filesystem/linux,namespaces/pid,network/cni".into(),
+            runtime_dir: dir.path().join("runtime"),
+            cgroups_root: format!("bulkhead-bench-{}", std::process::id()),
+            statistics_age: Duration::ZERO,
+            cni: networks(&dir),
+            ..Config::default()
+        };
+        let native = Native::new(config).expect("a containerizer");
+        native.recover(Vec::new()).await.expect("recovery of nothing");
+        Ground { dir, native: Arc::new(native) }
+    }
+
+    async fn launch(&self, name: &str, network: Option<&str>) -> f64 {
+        let mut request = request(&id(name), self.dir.path(), "exec sleep 100000");
+        request.container = network.map(on);
+        let start = Instant::now();
+        self.native.launch(request).await.expect("launch");
+        start.elapsed().as_secs_f64() * 1e3
+    }
+
+    async fn end(&self, name: &str) {
+        self.native.destroy(&id(name), None).await;
+        self.native.forget(&id(name)).await;
+    }
+
+    /// Does `each` for that many numbers, so many at once; how many per second.
+    async fn rate<F>(&self, count: usize, each: impl Fn(usize) -> F + Clone + Send + 'static) -> f64
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        let next = Arc::new(AtomicUsize::new(0));
+        let start = Instant::now();
+        let workers: Vec<_> = (0..AT_ONCE)
+            .map(|_| {
+                let (next, each) = (Arc::clone(&next), each.clone());
+                tokio::spawn(async move {
+                    loop {
+                        let number = next.fetch_add(1, Ordering::Relaxed);
+                        if number >= count {
+                            return;
+                        }
+                        each(number).await;
+                    }
+                })
+            })
+            .collect();
+        for worker in workers {
+            worker.await.expect("a worker");
+        }
+        count as f64 / start.elapsed().as_secs_f64()
+    }
+}
+
+pub async fn run() {
+    let ground = Arc::new(Ground::new().await);
+    alone(&ground).await;
+    many(&ground).await;
+    side_by_side(&ground).await;
+    sweep(&ground).await;
+    drop(ground);
+    ground::remove_cgroups(&format!("bulkhead-bench-{}", std::process::id()));
+}
+
+/// One container at a time, on the host's network and with a loopback of its own.
+async fn alone(ground: &Ground) {
+    let (mut none, mut own) = (Vec::new(), Vec::new());
+    for round in 0..ROUNDS {
+        for (network, times) in [(None, &mut none), (Some("none"), &mut own)] {
+            for number in 0..PER_ROUND {
+                let name = format!("a{round}-{number}-{}", network.is_some());
+                times.push(ground.launch(&name, network).await);
+                ground.end(&name).await;
+            }
+        }
+    }
+    let (none, own) = (median(&mut none), median(&mut own));
+    println!("network/cni, launches one at a time: {none:.2} ms, own namespace {own:.2} ms");
+    figure("network.netns_over_none", own / none);
+}
+
+/// Many at once, on a bridge.
+async fn many(ground: &Arc<Ground>) {
+    let other = Arc::clone(ground);
+    let launched = ground
+        .rate(MANY, move |number| {
+            let ground = Arc::clone(&other);
+            async move {
+                ground.launch(&format!("m{number}"), Some("bulkhead-bridge")).await;
+            }
+        })
+        .await;
+    let other = Arc::clone(ground);
+    let ended = ground
+        .rate(MANY, move |number| {
+            let ground = Arc::clone(&other);
+            async move { ground.end(&format!("m{number}")).await }
+        })
+        .await;
+    println!("  on a bridge, {AT_ONCE} at once: {launched:.0} launches/s, {ended:.0} ends/s");
+    figure("network.veth_per_s_16", launched);
+}
+
+/// What the isolator does for one container, by our bridge and by CNI's.
+async fn side_by_side(ground: &Ground) {
+    let config = isolators::config::Config {
+        cgroups_root: format!("bulkhead-bench-{}", std::process::id()),
+        cni: Settings { root: ground.dir.path().join("side"), ..networks(&ground.dir) },
+        ..isolators::config::Config::new(
+            isolators::config::Launcher::Linux,
+            kernel::cgroup::Hierarchies::detect().expect("the mount table"),
+        )
+    };
+    let made = registry::create("network/cni", Arc::new(config)).expect("isolators");
+    let cni = made.all.iter().find(|isolator| isolator.name() == "network/cni").expect("there");
+    let (mut ours, mut theirs) = (Vec::new(), Vec::new());
+    for round in 0..ROUNDS {
+        for (network, times) in [("bulkhead-bridge", &mut ours), ("bridge", &mut theirs)] {
+            for number in 0..PER_ROUND / 2 {
+                let context = ContainerContext {
+                    id: id(&format!("s{round}-{number}-{network}")),
+                    info: Some(on(network)),
+                    ..ContainerContext::default()
+                };
+                let mut handle = Isolator::attach(&**cni, &Arc::new(context));
+                let start = Instant::now();
+                handle.prepare().await.expect("prepared");
+                handle.cleanup().await.expect("cleaned up");
+                times.push(start.elapsed().as_secs_f64() * 1e3);
+            }
+        }
+    }
+    let (ours, theirs) = (median(&mut ours), median(&mut theirs));
+    println!("  joined and left: bulkhead-bridge {ours:.2} ms, CNI's bridge {theirs:.2} ms");
+    figure("network.cni_bridge_over_ours", theirs / ours);
+}
+
+/// Cpu time of one pass over the interfaces of many containers.
+async fn sweep(ground: &Arc<Ground>) {
+    let other = Arc::clone(ground);
+    ground
+        .rate(CONTAINERS, move |number| {
+            let ground = Arc::clone(&other);
+            async move {
+                ground.launch(&format!("w{number}"), Some("bulkhead-bridge")).await;
+            }
+        })
+        .await;
+    // The first pass opens the files.
+    assert_eq!(ground.native.statistics().await.len(), CONTAINERS);
+    let before = cpu_ms();
+    for _ in 0..SWEEPS {
+        ground.native.statistics().await;
+    }
+    let cost = (cpu_ms() - before) / f64::from(SWEEPS);
+    let other = Arc::clone(ground);
+    ground
+        .rate(CONTAINERS, move |number| {
+            let ground = Arc::clone(&other);
+            async move { ground.end(&format!("w{number}")).await }
+        })
+        .await;
+    println!("  interfaces of {CONTAINERS} containers: {cost:.2} ms cpu a sweep");
+    figure("network.stats_cpu_ms", cost);
+}
