@@ -194,19 +194,11 @@ impl Writer<'_> {
                 Ok(())
             }
             Record::OperationUpdate { agent, operation, record } => {
-                let dir = work.meta_operation(agent, operation);
-                let path = dir.join(names::OPERATION_UPDATES);
+                let path = work.meta_operation(agent, operation).join(names::OPERATION_UPDATES);
                 self.append(path, &framed(&**record), record.update.is_some())
             }
             Record::ForgetOperation { agent, operation } => {
-                let dir = work.meta_operation(agent, operation);
-                remove(dir.join(names::OPERATION_UPDATES))?;
-                match fs::remove_dir(&dir) {
-                    Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
-                        Err(StorageError::Remove { path: dir, source })
-                    }
-                    _ => Ok(()),
-                }
+                forget_operation(work.meta_operation(agent, operation))
             }
             Record::ForgetAgent => remove(work.latest_agent()),
             Record::Scheduled { garbage, item } => garbage::add(&work.garbage_log(), garbage, item),
@@ -277,6 +269,17 @@ fn aged<M: Message + Clone>(message: &M, resources: fn(&mut M) -> &mut Vec<Resou
     match convert(resources(&mut old), Format::Pre) {
         Ok(()) => framed(&old),
         Err(_) => framed(message),
+    }
+}
+
+/// Removes an operation's log and its directory.
+fn forget_operation(dir: PathBuf) -> Result<()> {
+    remove(dir.join(names::OPERATION_UPDATES))?;
+    match fs::remove_dir(&dir) {
+        Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
+            Err(StorageError::Remove { path: dir, source })
+        }
+        _ => Ok(()),
     }
 }
 

@@ -89,7 +89,6 @@ impl Core {
             version: Some(self.config.version.clone()),
             agent_capabilities: self.capabilities(),
             resource_version_uuid: Some(self.resource_version()),
-            ..RegisterSlaveMessage::default()
         };
         wire::downgrade(
             message.slave.resources.iter_mut().chain(&mut message.checkpointed_resources),

@@ -42,7 +42,7 @@ pub fn create(handle: &Path, settings: &[(&str, &str)]) -> Result<(), Error> {
 /// Whether a namespace is kept at `handle`.
 #[must_use]
 pub fn is_kept(handle: &Path) -> bool {
-    nix::sys::statfs::statfs(handle).is_ok_and(|found| found.filesystem_type().0 as i64 == NSFS)
+    nix::sys::statfs::statfs(handle).is_ok_and(|found| found.filesystem_type().0 == NSFS)
 }
 
 /// Lets go of the namespace at `handle`, and removes the file. It is gone when the

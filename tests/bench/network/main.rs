@@ -18,6 +18,7 @@ fn main() {
     runtime().block_on(ports::scan());
     println!("network/port_mapping");
     mapping::start();
+    // Last, because there is no way back to the machine's network.
     cni::enter_host();
     runtime().block_on(cni::run());
 }

@@ -135,7 +135,13 @@ fn bridge(socket: &mut Socket, conf: &Conf) -> Result<Link, String> {
         None => {
             // Somebody else may be quicker.
             unless_there(link::add(socket, &conf.bridge, "bridge"))?;
-            find(socket)?.ok_or("the bridge that was just made is gone")?
+            let made = find(socket)?.ok_or("the bridge that was just made is gone")?;
+            // Said once, it stays; else it is the lowest of the ports', and containers that
+            // know their gateway by it lose it when others come and go.
+            if let Ok(own) = <[u8; 6]>::try_from(made.address.as_slice()) {
+                link::change(socket, made.index, Change::Address(own)).map_err(words)?;
+            }
+            made
         }
     };
     if found.kind.as_deref() != Some("bridge") {

@@ -5,7 +5,7 @@
 //! chain. All that it does to the host is in one nftables table of its own, changed in
 //! transactions. Called by `bulkhead-helper`; one process per call, no threads.
 
-mod core;
+mod conf;
 mod rules;
 
 use std::io::{self, Write};
@@ -13,7 +13,7 @@ use std::process::{Command, ExitCode, Stdio};
 
 use serde_json::Value;
 
-use self::core::{Conf, targets};
+use self::conf::{Conf, targets};
 use super::cni::addresses_of;
 use super::nft::{self, Element};
 use super::plugin::{self, BAD_ARGUMENTS, Call, DELEGATE_FAILED, Outcome, RULES_FAILED, fail};

@@ -6,7 +6,7 @@
 
 use std::net::IpAddr;
 
-use super::core::{Conf, Mapping};
+use super::conf::{Conf, Mapping};
 use crate::network::nft::Element;
 
 /// Our table, in the family `inet`.
