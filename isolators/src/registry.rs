@@ -254,6 +254,18 @@ pub fn create(flag: &str, config: Arc<Config>) -> Result<Isolators, CreateError>
     create_with(flag, config, &[])
 }
 
+/// With what other flags bring along.
+fn completed(mut isolation: Isolation, config: &Config) -> Isolation {
+    if config.userns_remap.is_some() {
+        isolation.imply("namespaces/user");
+    }
+    // As in Mesos, where it is always there.
+    if config.cni.is_configured() && !isolation.names.contains(&"network/port_mapping") {
+        isolation.imply("network/cni");
+    }
+    isolation
+}
+
 /// The same where `flag` may name `plugins`, which come after all others.
 ///
 /// # Errors
@@ -264,14 +276,7 @@ pub fn create_with(
     plugins: &[Arc<dyn Isolator>],
 ) -> Result<Isolators, CreateError> {
     let known: Vec<&'static str> = plugins.iter().map(|plugin| plugin.name()).collect();
-    let mut isolation = parse_with(flag, &known)?;
-    if config.userns_remap.is_some() {
-        isolation.imply("namespaces/user");
-    }
-    // As in Mesos, where it is always there.
-    if config.cni.is_configured() && !isolation.names.contains(&"network/port_mapping") {
-        isolation.imply("network/cni");
-    }
+    let isolation = completed(parse_with(flag, &known)?, &config);
     let enabled: BTreeSet<&'static str> = isolation.names.iter().copied().collect();
     let linux_fs = enabled.contains("filesystem/linux");
     let binds = linux_fs && config.launcher == Launcher::Linux;

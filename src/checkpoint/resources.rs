@@ -286,9 +286,13 @@ mod tests {
         let state = ResourceState { resources: vec![b.clone()], ..Default::default() };
         let target = it.0.resources().join(names::RESOURCE_STATE_TARGET);
         files::replace(&target, &framed(&state), false).unwrap();
-        assert_eq!(recover(&it.0, false).unwrap().resources, [b.clone()], "as an agent will");
+        assert_eq!(
+            recover(&it.0, false).unwrap().resources,
+            std::slice::from_ref(&b),
+            "as an agent will"
+        );
         assert!(target.exists() && it.0.volume(&a).unwrap().exists(), "looking changes nothing");
-        assert_eq!(recover(&it.0, true).unwrap().resources, [b.clone()]);
+        assert_eq!(recover(&it.0, true).unwrap().resources, std::slice::from_ref(&b));
         assert!(it.0.volume(&b).unwrap().is_dir() && !it.0.volume(&a).unwrap().exists());
         assert_eq!(it.names(), [names::RESOURCES, names::RESOURCE_STATE]);
     }

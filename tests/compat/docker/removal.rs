@@ -5,7 +5,7 @@ use std::path::Path;
 use serde_json::{Value, json};
 
 use super::scene::{cluster, container, docker_task, eventually, file};
-use crate::cluster::get;
+use crate::cluster::{Cluster, get};
 use crate::dockerd::{Dockerd, IMAGE, Network};
 use crate::framework::{Framework, offered};
 use crate::require;
@@ -66,6 +66,18 @@ fn bytes(path: &Path) -> u64 {
     entries.map(size).sum()
 }
 
+/// A running container of the agent's that it knows nothing of.
+fn orphan(engine: &Dockerd, cluster: &Cluster) {
+    let owner = cluster.dir.path().join("agent").canonicalize().expect("a path");
+    let body = json!({ "Image": IMAGE, "Cmd": ["sleep", "1000"],
+        "Labels": { "bulkhead.owner": owner }, "HostConfig": { "NetworkMode": "none" } });
+    let path = "/containers/create?name=mesos-orphan";
+    let (status, answer) = engine.api("POST", path, Some(&body));
+    assert_eq!(status, 201, "{answer}");
+    let (status, answer) = engine.api("POST", "/containers/mesos-orphan/start", None);
+    assert_eq!(status, 204, "{answer}");
+}
+
 #[tokio::test]
 async fn a_crash_loop_leaves_the_last_few_and_others_are_left_alone() {
     require!(root, cgroup, busybox, docker);
@@ -117,14 +129,7 @@ async fn a_crash_loop_leaves_the_last_few_and_others_are_left_alone() {
     launch(&mut framework, &dying).await;
     framework.until("the first of them", 60, |f| f.end(&dying[0]).is_some()).await;
     cluster.kill_agent();
-    let orphan = json!({ "Image": IMAGE, "Cmd": ["sleep", "1000"],
-        "Labels": { "bulkhead.owner": cluster.dir.path().join("agent").canonicalize().expect("a path") },
-        "HostConfig": { "NetworkMode": "none" } });
-    let (status, answer) =
-        engine.api("POST", "/containers/create?name=mesos-orphan", Some(&orphan));
-    assert_eq!(status, 201, "{answer}");
-    let (status, answer) = engine.api("POST", "/containers/mesos-orphan/start", None);
-    assert_eq!(status, 204, "{answer}");
+    orphan(&engine, &cluster);
     cluster.start_agent();
     framework.until("the rest", 120, |f| dying.iter().all(|id| f.end(id).is_some())).await;
     let last = crash(&mut framework, "third", count - count / 3 * 2).await;

@@ -10,7 +10,7 @@ use bulkhead::containerizer::{Class, Containerizer, LaunchRequest};
 use serde_json::{Value, json};
 
 use super::scene::{cluster, container, docker_task, eventually, file, sandbox};
-use crate::cluster::{binary, get};
+use crate::cluster::{Cluster, binary, get};
 use crate::dockerd::{Dockerd, IMAGE, Network};
 use crate::framework::{Framework, command};
 use crate::require;
@@ -88,6 +88,25 @@ async fn command_tasks_need_no_executor_and_lose_no_output() {
     eventually("leftovers to go", || engine.containers().len() == 3).await;
 }
 
+/// Input of a session goes in, and its end too.
+fn input_goes_in(cluster: &Cluster) {
+    let mut upper = std::process::Command::new(binary("bulkhead"))
+        .args(["exec", "--master", &cluster.master, "stubborn", "--", "sh", "-c"])
+        .arg("while read line; do echo got $line; done; echo end")
+        .stdin(std::process::Stdio::piped())
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .expect("run bulkhead");
+    let text: String = (0..2000).map(|n| format!("{n}\n")).collect();
+    let mut input = upper.stdin.take().expect("its input");
+    let writing =
+        std::thread::spawn(move || std::io::Write::write_all(&mut input, text.as_bytes()));
+    let answer = upper.wait_with_output().expect("it ends");
+    writing.join().expect("no panic").expect("it reads");
+    let wanted: String = (0..2000).map(|n| format!("got {n}\n")).collect();
+    assert_eq!(String::from_utf8_lossy(&answer.stdout), wanted + "end\n");
+}
+
 #[tokio::test]
 async fn both_containerizers_work_side_by_side() {
     require!(root, cgroup, busybox, docker);
@@ -137,22 +156,7 @@ async fn both_containerizers_work_side_by_side() {
     let name = container(&cluster, "stubborn");
     assert_eq!(String::from_utf8_lossy(&inside.stdout).trim(), name, "{inside:?}");
     assert_eq!(inside.status.code(), Some(5), "{inside:?}");
-    // Input goes in, and its end too.
-    let mut upper = std::process::Command::new(binary("bulkhead"))
-        .args(["exec", "--master", &cluster.master, "stubborn", "--", "sh", "-c"])
-        .arg("while read line; do echo got $line; done; echo end")
-        .stdin(std::process::Stdio::piped())
-        .stdout(std::process::Stdio::piped())
-        .spawn()
-        .expect("run bulkhead");
-    let text: String = (0..2000).map(|n| format!("{n}\n")).collect();
-    let mut input = upper.stdin.take().expect("its input");
-    let writing =
-        std::thread::spawn(move || std::io::Write::write_all(&mut input, text.as_bytes()));
-    let answer = upper.wait_with_output().expect("it ends");
-    writing.join().expect("no panic").expect("it reads");
-    let wanted: String = (0..2000).map(|n| format!("got {n}\n")).collect();
-    assert_eq!(String::from_utf8_lossy(&answer.stdout), wanted + "end\n");
+    input_goes_in(&cluster);
 
     // The figures are the engine's.
     let engines = || {

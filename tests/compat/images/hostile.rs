@@ -98,91 +98,94 @@ async fn bombs() {
     refused(&place, "limit", &["--docker_image_size_limit"]).await;
 }
 
+/// What a registry answers instead of the truth: to a path and a head, of an image.
+type Lie = fn(&str, &str, &Parcel) -> Option<Answer>;
+/// Lies and what is said of them.
+const LIES: [(&str, Lie, &[&str]); 10] = [
+    (
+        "manifest of 10 MB",
+        |path, _, _| path.contains("/manifests/").then(|| Answer::ok(vec![b' '; 10 << 20])),
+        &["failed to get the manifest 'latest'", "larger than 4194304 bytes"],
+    ),
+    (
+        "endless redirects",
+        |path, _, _| {
+            let again = format!("302 Found\r\nLocation: {path}x");
+            path.contains("/manifests/").then(|| Answer::status(&again))
+        },
+        &["more than 20 redirects"],
+    ),
+    (
+        "a page",
+        |path, _, _| path.contains("/manifests/").then(|| Answer::ok(b"<html>".to_vec())),
+        &["the manifest 'latest' is of no use", "it is no manifest"],
+    ),
+    (
+        "an old manifest",
+        |path, _, _| {
+            let old = br#"{"schemaVersion":1,"fsLayers":[]}"#.to_vec();
+            path.contains("/manifests/").then(|| Answer::ok(old))
+        },
+        &["manifests of schema version 1 are not supported"],
+    ),
+    (
+        "another configuration",
+        |path, _, parcel| {
+            let config = parcel.id().to_string();
+            path.ends_with(&config).then(|| Answer::ok(b"{}".to_vec()))
+        },
+        &["the digest of its configuration is sha256:"],
+    ),
+    (
+        "another blob of the same size",
+        |path, _, parcel| {
+            let packed = &parcel.layers[1].packed;
+            // The operating system of a gzip header: the content is the same.
+            let mut other = packed.clone();
+            other[9] ^= 1;
+            path.ends_with(&Digest::of(packed).to_string()).then(|| Answer::ok(other))
+        },
+        &["failed to check layer sha256:", "the digest of its content is"],
+    ),
+    (
+        "a short blob",
+        |path, _, parcel| {
+            let packed = &parcel.layers[1].packed;
+            let short = packed[..packed.len() - 3].to_vec();
+            path.ends_with(&Digest::of(packed).to_string()).then(|| Answer::ok(short))
+        },
+        &["its content ends after", "were promised"],
+    ),
+    (
+        "a long blob",
+        |path, _, parcel| {
+            let packed = &parcel.layers[1].packed;
+            let long = [packed.as_slice(), &[0; 100_000]].concat();
+            path.ends_with(&Digest::of(packed).to_string()).then(|| Answer::ok(long))
+        },
+        &["its content has more than", "were promised"],
+    ),
+    (
+        "a refusal with reasons",
+        |path, _, _| {
+            let body = json!({ "errors": [{ "code": "DENIED", "message": "go away" }] });
+            let answer =
+                Answer { head: "403 Forbidden".into(), ..Answer::ok(body.to_string().into()) };
+            path.contains("/manifests/").then_some(answer)
+        },
+        &["answered 403: go away"],
+    ),
+    (
+        "no way in",
+        |_, _, _| Some(Answer::status("401 Unauthorized\r\nWWW-Authenticate: Negotiate")),
+        &["in a way that is not supported (negotiate)"],
+    ),
+];
+
 #[tokio::test(flavor = "multi_thread")]
 async fn registries_that_lie() {
     require!(root);
-    type Lie = fn(&str, &str, &Parcel) -> Option<Answer>;
-    let rows: [(&str, Lie, &[&str]); 10] = [
-        (
-            "manifest of 10 MB",
-            |path, _, _| path.contains("/manifests/").then(|| Answer::ok(vec![b' '; 10 << 20])),
-            &["failed to get the manifest 'latest'", "larger than 4194304 bytes"],
-        ),
-        (
-            "endless redirects",
-            |path, _, _| {
-                let again = format!("302 Found\r\nLocation: {path}x");
-                path.contains("/manifests/").then(|| Answer::status(&again))
-            },
-            &["more than 20 redirects"],
-        ),
-        (
-            "a page",
-            |path, _, _| path.contains("/manifests/").then(|| Answer::ok(b"<html>".to_vec())),
-            &["the manifest 'latest' is of no use", "it is no manifest"],
-        ),
-        (
-            "an old manifest",
-            |path, _, _| {
-                let old = br#"{"schemaVersion":1,"fsLayers":[]}"#.to_vec();
-                path.contains("/manifests/").then(|| Answer::ok(old))
-            },
-            &["manifests of schema version 1 are not supported"],
-        ),
-        (
-            "another configuration",
-            |path, _, parcel| {
-                let config = parcel.id().to_string();
-                path.ends_with(&config).then(|| Answer::ok(b"{}".to_vec()))
-            },
-            &["the digest of its configuration is sha256:"],
-        ),
-        (
-            "another blob of the same size",
-            |path, _, parcel| {
-                let packed = &parcel.layers[1].packed;
-                // The operating system of a gzip header: the content is the same.
-                let mut other = packed.clone();
-                other[9] ^= 1;
-                path.ends_with(&Digest::of(packed).to_string()).then(|| Answer::ok(other))
-            },
-            &["failed to check layer sha256:", "the digest of its content is"],
-        ),
-        (
-            "a short blob",
-            |path, _, parcel| {
-                let packed = &parcel.layers[1].packed;
-                let short = packed[..packed.len() - 3].to_vec();
-                path.ends_with(&Digest::of(packed).to_string()).then(|| Answer::ok(short))
-            },
-            &["its content ends after", "were promised"],
-        ),
-        (
-            "a long blob",
-            |path, _, parcel| {
-                let packed = &parcel.layers[1].packed;
-                let long = [packed.as_slice(), &[0; 100_000]].concat();
-                path.ends_with(&Digest::of(packed).to_string()).then(|| Answer::ok(long))
-            },
-            &["its content has more than", "were promised"],
-        ),
-        (
-            "a refusal with reasons",
-            |path, _, _| {
-                let body = json!({ "errors": [{ "code": "DENIED", "message": "go away" }] });
-                let answer =
-                    Answer { head: "403 Forbidden".into(), ..Answer::ok(body.to_string().into()) };
-                path.contains("/manifests/").then_some(answer)
-            },
-            &["answered 403: go away"],
-        ),
-        (
-            "no way in",
-            |_, _, _| Some(Answer::status("401 Unauthorized\r\nWWW-Authenticate: Negotiate")),
-            &["in a way that is not supported (negotiate)"],
-        ),
-    ];
-    for (what, lie, expected) in rows {
+    for (what, lie, expected) in LIES {
         let parcel = image(&[file("more", b"y")]);
         let files = parcel.shelved("x", "latest");
         let shelf = Shelf::start(move |path, head| {
