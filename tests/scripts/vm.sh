@@ -29,7 +29,7 @@ tests/scripts/deps.sh vm
 # Kernel modules that the guest loads, in this order.
 modules="virtio_ring virtio virtio_pci_legacy_dev virtio_pci_modern_dev virtio_pci virtio_blk
   libcrc32c xfs quota_tree quota_v2 overlay loop dummy veth cls_cgroup inet_diag tcp_diag udp_diag
-  sch_ingress cls_bpf sch_htb sch_fq_codel fuse"
+  sch_ingress cls_bpf sch_htb fuse"
 
 # The kernel, downloaded once.
 kernel() {

@@ -241,7 +241,36 @@ fn everybody_has_the_hosts_address_and_ports_of_their_own() {
             assert!(ask.starts_with("failed"), "{ask}");
         }
 
-        // Out of the container, and to the host itself; with a port of its block.
+        // All that answered was counted.
+        let statistics = native.statistics().await;
+        let of = |id: &str| statistics.iter().find(|(has, _)| has.value == id).map(|(_, s)| s);
+        let tcp4 = of("tcp4").expect("figures");
+        assert!(tcp4.net_rx_packets > Some(5) && tcp4.net_tx_bytes > Some(100), "{tcp4:?}");
+        let block = tcp4.net_ephemeral_ports.as_ref().expect("a block");
+        assert_eq!(block.end - block.begin + 1, 16);
+
+        native.destroy(&top("udp4"), None).await.expect("destroyed");
+        let heard = outside.probe(&["connect", "udp", "10.77.0.2:31001"]);
+        assert!(heard.starts_with("failed"), "its port is nobody's: {heard}");
+        for (id, _) in native.containers() {
+            native.destroy(&id, None).await.expect("destroyed");
+        }
+    });
+    assert_eq!(interfaces(), Vec::<String>::new());
+}
+
+#[test]
+fn containers_reach_others_from_ports_of_their_block() {
+    require!(root, cgroup);
+    let test = "port_mapping::containers_reach_others_from_ports_of_their_block";
+    if !have_probe(test) || !in_a_network(test) {
+        return;
+    }
+    let outside = Outside::start();
+    let place = place("mapping-out");
+    in_a_life(async {
+        let native = place.start();
+        native.recover(Vec::new()).await.expect("recovery of nothing");
         let _answering: Vec<Answering> = ["tcp", "udp"]
             .iter()
             .flat_map(|protocol| {
@@ -271,17 +300,6 @@ fn everybody_has_the_hosts_address_and_ports_of_their_own() {
             let end = end.expect("in time").expect("known");
             assert_eq!(end.status, Some(0), "{}", place.output("ping"));
         }
-        // All that answered was counted.
-        let statistics = native.statistics().await;
-        let of = |id: &str| statistics.iter().find(|(has, _)| has.value == id).map(|(_, s)| s);
-        let tcp4 = of("tcp4").expect("figures");
-        assert!(tcp4.net_rx_packets > Some(5) && tcp4.net_tx_bytes > Some(100), "{tcp4:?}");
-        let block = tcp4.net_ephemeral_ports.as_ref().expect("a block");
-        assert_eq!(block.end - block.begin + 1, 16);
-
-        native.destroy(&top("udp4"), None).await.expect("destroyed");
-        let heard = outside.probe(&["connect", "udp", "10.77.0.2:31001"]);
-        assert!(heard.starts_with("failed"), "its port is nobody's: {heard}");
         for (id, _) in native.containers() {
             native.destroy(&id, None).await.expect("destroyed");
         }

@@ -1,6 +1,6 @@
 //! What the port mapper is asked: its configuration, and which ports. Pure.
 
-use std::net::IpAddr;
+use core::net::IpAddr;
 
 use mesos::NetworkInfo;
 use serde_json::{Map, Value};

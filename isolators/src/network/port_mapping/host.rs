@@ -93,9 +93,9 @@ impl Host {
         let mut own = all.iter().filter(|a| a.index == public.index && a.scope == 0).map(|a| a.ip);
         let v4 = own.clone().find_map(|ip| if let IpAddr::V4(ip) = ip { Some(ip) } else { None });
         let v6 = own.find_map(|ip| if let IpAddr::V6(ip) = ip { Some(ip) } else { None });
-        if v4.is_none() {
-            return Err(unfit(format!("the interface '{}': it has no IPv4 address", public.name)));
-        }
+        let v4 = v4.ok_or_else(|| {
+            unfit(format!("the interface '{}': it has no IPv4 address", public.name))
+        })?;
         // The kernel takes the stricter of this one and the interface's own.
         if setting("net/ipv4/conf/all/rp_filter").trim() == "1" {
             let text = "net.ipv4.conf.all.rp_filter=1: containers have the host's address, whose \
@@ -204,9 +204,9 @@ impl Host {
         traffic::set_filter(&mut socket, loopback.index, Way::Egress, PRIORITY, filter)?;
         link::change(&mut socket, loopback.index, Change::Up(true))?;
         link::change(&mut socket, own.index, Change::Up(true))?;
-        let v4 = self.facts.v4.map(|ip| (IpAddr::V4(ip), 32, GATEWAY4));
+        let v4 = (IpAddr::V4(self.facts.v4), 32, GATEWAY4);
         let v6 = self.facts.v6.map(|ip| (IpAddr::V6(ip), 128, GATEWAY6));
-        for (ip, prefix, way_out) in v4.into_iter().chain(v6) {
+        for (ip, prefix, way_out) in std::iter::once(v4).chain(v6) {
             let index = own.index;
             address::add(&mut socket, &Address { index, ip, prefix, scope: 0 })?;
             neighbour::set(&mut socket, index, way_out, gateway)?;

@@ -63,7 +63,7 @@ const IDENTIFIERS6: i32 = 0x1_0000;
 #[derive(Debug, Clone, Copy)]
 pub struct Host {
     /// The address that everybody has.
-    pub v4: Option<Ipv4Addr>,
+    pub v4: Ipv4Addr,
     /// The same of IPv6.
     pub v6: Option<Ipv6Addr>,
     /// Hardware address of the public interface, and of all containers.
@@ -143,25 +143,17 @@ impl Assembly {
     /// Goes to `local` if the address at `at` is the host's, or with `loops` a
     /// loopback address; else on.
     fn if_host4(&mut self, host: &Host, at: i32, loops: bool, local: &'static str) {
-        self.word(at);
-        if let Some(v4) = host.v4 {
-            self.if_equal(u32::from(v4).cast_signed(), local);
-        }
+        self.word(at).if_equal(u32::from(host.v4).cast_signed(), local);
         if loops {
             self.push(op(SHIFT_RIGHT, RESULT, 24)).if_equal(127, local);
         }
     }
 
-    /// Goes to `other` unless the address at `at` is the host's.
-    fn unless_host6(&mut self, host: &Host, at: i32, other: &'static str) {
-        match host.v6 {
-            None => drop(self.go(other)),
-            Some(v6) => {
-                for (place, part) in v6.octets().chunks(4).enumerate() {
-                    let part = part.iter().fold(0u32, |all, byte| all << 8 | u32::from(*byte));
-                    self.word(at + place as i32 * 4).if_other(part.cast_signed(), other);
-                }
-            }
+    /// Goes to `other` unless the address at `at` is `v6`.
+    fn unless_host6(&mut self, v6: Ipv6Addr, at: i32, other: &'static str) {
+        for (place, part) in v6.octets().chunks(4).enumerate() {
+            let part = part.iter().fold(0u32, |all, byte| all << 8 | u32::from(*byte));
+            self.word(at + place as i32 * 4).if_other(part.cast_signed(), other);
         }
     }
 
@@ -178,10 +170,15 @@ impl Assembly {
         self.push(op(EXIT, 0, 0))
     }
 
-    fn start(&mut self) {
+    /// The kernel refuses parts that are never reached: without an address of IPv6
+    /// nothing is said of it.
+    fn start(&mut self, host: &Host) {
         self.push(copy(SKB, CONTEXT));
         self.push(load(OWN, INTERFACE));
-        self.half(ETHERTYPE).if_equal(0x0800, "v4").if_equal(0x86dd, "v6");
+        self.half(ETHERTYPE).if_equal(0x0800, "v4");
+        if host.v6.is_some() {
+            self.if_equal(0x86dd, "v6");
+        }
     }
 
     /// The program.
@@ -205,7 +202,7 @@ fn plain4(asm: &mut Assembly, other: &'static str) {
 #[must_use]
 pub fn inbound(host: &Host, loops: bool) -> Vec<Instruction> {
     let mut asm = Assembly::default();
-    asm.start();
+    asm.start(host);
     asm.go("next").here("v4");
     asm.if_host4(host, IP4 + 16, loops, "ours4");
     asm.go("next").here("ours4");
@@ -221,16 +218,18 @@ pub fn inbound(host: &Host, loops: bool) -> Vec<Instruction> {
     asm.here("ping4").half(PORTS4 + 4).go("ping");
     asm.here("ports4").half(PORTS4 + 2).go("port");
 
-    asm.here("v6");
-    asm.unless_host6(host, IP6 + 24, "next");
-    asm.byte(IP6 + 6).if_equal(TCP, "ports6").if_equal(UDP, "ports6").if_other(ICMP6, "next");
-    asm.byte(PORTS6).if_equal(129, "ping6").if_equal(1, "error6");
-    asm.if_equal(2, "error6").if_equal(3, "error6").if_other(4, "next").here("error6");
-    let quoted = PORTS6 + 8;
-    asm.byte(quoted + 6).if_equal(TCP, "quoted6").if_other(UDP, "next").here("quoted6");
-    asm.half(quoted + 40).go("port");
-    asm.here("ping6").half(PORTS6 + 4).push(op(OR, RESULT, IDENTIFIERS6)).go("ping");
-    asm.here("ports6").half(PORTS6 + 2);
+    if let Some(v6) = host.v6 {
+        asm.here("v6");
+        asm.unless_host6(v6, IP6 + 24, "next");
+        asm.byte(IP6 + 6).if_equal(TCP, "ports6").if_equal(UDP, "ports6").if_other(ICMP6, "next");
+        asm.byte(PORTS6).if_equal(129, "ping6").if_equal(1, "error6");
+        asm.if_equal(2, "error6").if_equal(3, "error6").if_other(4, "next").here("error6");
+        let quoted = PORTS6 + 8;
+        asm.byte(quoted + 6).if_equal(TCP, "quoted6").if_other(UDP, "next").here("quoted6");
+        asm.half(quoted + 40).go("port");
+        asm.here("ping6").half(PORTS6 + 4).push(op(OR, RESULT, IDENTIFIERS6)).go("ping");
+        asm.here("ports6").half(PORTS6 + 2);
+    }
 
     asm.here("port").look_up(host.ports, "next").push(copy(TARGET, RESULT)).go("send");
     asm.here("ping").look_up(host.pings, "next").push(copy(TARGET, RESULT));
@@ -243,14 +242,12 @@ pub fn inbound(host: &Host, loops: bool) -> Vec<Instruction> {
 #[must_use]
 pub fn outbound(host: &Host) -> Vec<Instruction> {
     let mut asm = Assembly::default();
-    asm.start();
+    asm.start(host);
     // There is nothing else to say: neighbours are known.
     asm.go("drop").here("v4");
     // LOCAL: it comes from a loopback address, and must not leave the host.
     asm.push(op(MOVE, LOCAL, 0)).word(IP4 + 12);
-    if let Some(v4) = host.v4 {
-        asm.if_equal(u32::from(v4).cast_signed(), "from4");
-    }
+    asm.if_equal(u32::from(host.v4).cast_signed(), "from4");
     asm.push(op(SHIFT_RIGHT, RESULT, 24)).if_other(127, "drop");
     asm.push(op(MOVE, LOCAL, 1)).here("from4");
     asm.byte(IP4).if_other(0x45, "drop");
@@ -269,24 +266,26 @@ pub fn outbound(host: &Host) -> Vec<Instruction> {
     asm.if_host4(host, IP4 + 16, true, "drop");
     asm.go("out");
 
-    asm.here("v6").push(op(MOVE, LOCAL, 0));
-    asm.unless_host6(host, IP6 + 8, "drop");
-    asm.byte(IP6 + 6).if_equal(TCP, "ports6").if_equal(UDP, "ports6").if_other(ICMP6, "drop");
-    // Errors and pings. Neighbours and routers are known: nobody asks for them.
-    asm.byte(PORTS6);
-    for kind in [1, 2, 3, 4, 129] {
-        asm.if_equal(kind, "rest6");
+    if let Some(v6) = host.v6 {
+        asm.here("v6").push(op(MOVE, LOCAL, 0));
+        asm.unless_host6(v6, IP6 + 8, "drop");
+        asm.byte(IP6 + 6).if_equal(TCP, "ports6").if_equal(UDP, "ports6").if_other(ICMP6, "drop");
+        // Errors and pings. Neighbours and routers are known: nobody asks for them.
+        asm.byte(PORTS6);
+        for kind in [1, 2, 3, 4, 129] {
+            asm.if_equal(kind, "rest6");
+        }
+        asm.if_other(128, "drop");
+        asm.half(PORTS6 + 4).push(op(OR, RESULT, IDENTIFIERS6));
+        remember(&mut asm, host);
+        asm.here("rest6");
+        asm.unless_host6(v6, IP6 + 24, "out");
+        asm.go("drop");
+        asm.here("ports6").half(PORTS6).look_up(host.ports, "drop");
+        asm.to("drop", unless_same(RESULT, OWN));
+        asm.unless_host6(v6, IP6 + 24, "out");
+        asm.half(PORTS6 + 2);
     }
-    asm.if_other(128, "drop");
-    asm.half(PORTS6 + 4).push(op(OR, RESULT, IDENTIFIERS6));
-    remember(&mut asm, host);
-    asm.here("rest6");
-    asm.unless_host6(host, IP6 + 24, "out");
-    asm.go("drop");
-    asm.here("ports6").half(PORTS6).look_up(host.ports, "drop");
-    asm.to("drop", unless_same(RESULT, OWN));
-    asm.unless_host6(host, IP6 + 24, "out");
-    asm.half(PORTS6 + 2);
 
     // For somebody on this host: another container, or the host itself.
     asm.here("port").look_up(host.ports, "up").push(copy(TARGET, RESULT));
@@ -313,17 +312,19 @@ fn remember(asm: &mut Assembly, host: &Host) {
 #[must_use]
 pub fn inside(host: &Host, own: u32, way_out: u32) -> Vec<Instruction> {
     let mut asm = Assembly::default();
-    asm.start();
+    asm.start(host);
     asm.go("stay").here("v4");
     asm.if_host4(host, IP4 + 16, true, "ours4");
     asm.go("stay").here("ours4");
     plain4(&mut asm, "stay");
     asm.byte(IP4 + 9).if_equal(TCP, "ports4").if_other(UDP, "stay").here("ports4");
     asm.half(PORTS4 + 2).go("port");
-    asm.here("v6");
-    asm.unless_host6(host, IP6 + 24, "stay");
-    asm.byte(IP6 + 6).if_equal(TCP, "ports6").if_other(UDP, "stay").here("ports6");
-    asm.half(PORTS6 + 2);
+    if let Some(v6) = host.v6 {
+        asm.here("v6");
+        asm.unless_host6(v6, IP6 + 24, "stay");
+        asm.byte(IP6 + 6).if_equal(TCP, "ports6").if_other(UDP, "stay").here("ports6");
+        asm.half(PORTS6 + 2);
+    }
     asm.here("port").look_up(host.ports, "leave").if_equal(own.cast_signed(), "stay");
     asm.here("leave").push(op(MOVE, 1, way_out.cast_signed())).push(op(MOVE, 2, 0));
     asm.push(call(REDIRECT)).push(op(EXIT, 0, 0));
@@ -333,36 +334,54 @@ pub fn inside(host: &Host, own: u32, way_out: u32) -> Vec<Instruction> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::classifier;
+    use super::super::map::Map;
     use super::*;
 
-    fn host() -> Host {
-        Host {
-            v4: Some(Ipv4Addr::new(192, 168, 7, 9)),
+    /// With an address of IPv6 and without one.
+    fn hosts(ports: RawFd, pings: RawFd) -> [Host; 2] {
+        let both = Host {
+            v4: Ipv4Addr::new(192, 168, 7, 9),
             v6: Some("fd00::9".parse().unwrap()),
             mac: [2, 3, 4, 5, 6, 7],
             public: 2,
-            ports: 3,
-            pings: 4,
+            ports,
+            pings,
+        };
+        [both, Host { v6: None, ..both }]
+    }
+
+    fn programs(host: &Host) -> [Vec<Instruction>; 4] {
+        [inbound(host, false), inbound(host, true), outbound(host), inside(host, 7, 2)]
+    }
+
+    #[test]
+    fn jumps_lead_forwards() {
+        for program in hosts(3, 4).iter().flat_map(programs) {
+            assert!(program.len() < 250, "{}", program.len());
+            for (at, instruction) in program.iter().enumerate() {
+                let jumps = [JUMP, JUMP_EQUAL, JUMP_OTHER, JUMP_NULL].contains(&instruction.code);
+                let target = at as i64 + 1 + i64::from(instruction.offset);
+                assert!(!jumps || (target as usize) < program.len(), "{at}: {instruction:?}");
+                assert!(!jumps || instruction.offset >= 0, "{at}: {instruction:?}");
+            }
         }
     }
 
-    /// Every jump leads forwards, into the program: the kernel refuses others.
     #[test]
-    fn jumps_lead_forwards() {
-        let hosts = [host(), Host { v6: None, ..host() }, Host { v4: None, ..host() }];
-        for host in hosts {
-            for program in
-                [inbound(&host, false), inbound(&host, true), outbound(&host), inside(&host, 7, 2)]
-            {
-                assert!(program.len() < 250, "{}", program.len());
-                for (at, instruction) in program.iter().enumerate() {
-                    let target = at as i64 + 1 + i64::from(instruction.offset);
-                    let jumps =
-                        [JUMP, JUMP_EQUAL, JUMP_OTHER, JUMP_NULL].contains(&instruction.code);
-                    assert!(!jumps || (target as usize) < program.len(), "{at}: {instruction:?}");
-                    assert!(!jumps || instruction.offset >= 0, "{at}: {instruction:?}");
-                }
-            }
+    fn the_kernel_takes_them() {
+        if !crate::proctree::is_root() {
+            eprintln!("SKIPPED: needs root");
+            return;
         }
+        let (ports, pings) = (Map::array("ports", 1 << 16), Map::recent("pings", 64));
+        let (ports, pings) = (ports.expect("a map"), pings.expect("a map"));
+        for program in hosts(ports.fd(), pings.fd()).iter().flat_map(programs) {
+            classifier("test", &program).expect("a program");
+        }
+        ports.set(80, 7).expect("set");
+        assert_eq!((ports.get(80).expect("80"), ports.get(81).expect("81")), (7, 0));
+        assert_eq!(pings.get(5).expect("none"), 0);
+        assert!(ports.set(1 << 16, 1).is_err());
     }
 }
