@@ -146,8 +146,7 @@ pub fn merge(
     let mut rlimits = Owned::new("rlimits");
     let mut capabilities = Owned::new("capabilities");
     let mut seccomp = Owned::new("seccomp filter");
-    let mut oom_score_adj = Owned::new("OOM score");
-    let mut hostname = Owned::new("hostname");
+    let (mut oom_score_adj, mut hostname) = (Owned::new("OOM score"), Owned::new("hostname"));
     let mut own = OwnNamespaces::new();
     let mut environment = base.environment;
     let (mut mounts, mut devices) = (Vec::new(), Vec::new());

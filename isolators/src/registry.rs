@@ -110,6 +110,17 @@ pub struct Isolation {
 }
 
 impl Isolation {
+    /// What other flags bring along.
+    fn imply_by(&mut self, config: &Config) {
+        if config.userns_remap.is_some() {
+            self.imply("namespaces/user");
+        }
+        // As in Mesos, where it is always there.
+        if config.cni.is_configured() && !self.names.contains(&"network/port_mapping") {
+            self.imply("network/cni");
+        }
+    }
+
     /// Another flag brings an isolator of the table along.
     fn imply(&mut self, name: &'static str) {
         if !self.names.contains(&name) {
@@ -254,18 +265,6 @@ pub fn create(flag: &str, config: Arc<Config>) -> Result<Isolators, CreateError>
     create_with(flag, config, &[])
 }
 
-/// With what other flags bring along.
-fn completed(mut isolation: Isolation, config: &Config) -> Isolation {
-    if config.userns_remap.is_some() {
-        isolation.imply("namespaces/user");
-    }
-    // As in Mesos, where it is always there.
-    if config.cni.is_configured() && !isolation.names.contains(&"network/port_mapping") {
-        isolation.imply("network/cni");
-    }
-    isolation
-}
-
 /// The same where `flag` may name `plugins`, which come after all others.
 ///
 /// # Errors
@@ -276,7 +275,8 @@ pub fn create_with(
     plugins: &[Arc<dyn Isolator>],
 ) -> Result<Isolators, CreateError> {
     let known: Vec<&'static str> = plugins.iter().map(|plugin| plugin.name()).collect();
-    let isolation = completed(parse_with(flag, &known)?, &config);
+    let mut isolation = parse_with(flag, &known)?;
+    isolation.imply_by(&config);
     let enabled: BTreeSet<&'static str> = isolation.names.iter().copied().collect();
     let linux_fs = enabled.contains("filesystem/linux");
     let binds = linux_fs && config.launcher == Launcher::Linux;

@@ -62,7 +62,7 @@ impl Remote {
                 format!("--ip={}", self.address),
                 format!("--hostname={}", self.name),
                 format!("--port={}", free_port()),
-                format!("--work_dir={dir}/agent"),
+                format!("--work_dir={dir}/work"),
                 format!("--runtime_dir={dir}/run"),
                 format!("--fetcher_cache_dir={dir}/fetch"),
                 format!("--cgroups_root={}", self.cgroups),
@@ -133,8 +133,8 @@ fn said(host: &Remote, task: &str, text: &str) {
     let by = Instant::now() + Duration::from_secs(60);
     let read = || {
         let line = format!(
-            "cat {}/agent/slaves/*/frameworks/*/executors/{task}/runs/latest/stdout",
-            host.dir.display()
+            "cat {}/slaves/*/frameworks/*/executors/{task}/runs/latest/stdout",
+            host.dir.join("work").display()
         );
         let output = Command::new("sh").args(["-c", &line]).output().expect("sh");
         String::from_utf8_lossy(&output.stdout).into_owned()

@@ -20,10 +20,10 @@ use crate::network::{bridge, groups, port_mapper};
 pub const LOOPBACK: &str = "bulkhead-loopback";
 /// CNI's `bridge` and `host-local` without a process.
 pub const BRIDGE: &str = "bulkhead-bridge";
-/// A plugin that is in the helper program: its name and what it does.
-pub type InHelper = (&'static str, fn() -> ExitCode);
-/// All of them, found wherever the helper is.
-pub const IN_HELPER: [InHelper; 4] = [
+/// A plugin's own `main`.
+pub type Main = fn() -> ExitCode;
+/// Plugins that are in the helper program, found wherever that is.
+pub const IN_HELPER: [(&str, Main); 4] = [
     (BRIDGE, bridge::main),
     ("bulkhead-port-mapper", port_mapper::main),
     ("mesos-cni-port-mapper", port_mapper::main),
