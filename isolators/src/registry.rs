@@ -254,15 +254,12 @@ pub fn create(flag: &str, config: Arc<Config>) -> Result<Isolators, CreateError>
     create_with(flag, config, &[])
 }
 
-/// The same where `flag` may name `plugins`, which come after all others.
-///
-/// # Errors
-/// As [`create`].
-pub fn create_with(
+/// What a flag value enables, with what other flags bring along.
+fn enabled(
     flag: &str,
-    config: Arc<Config>,
+    config: &Config,
     plugins: &[Arc<dyn Isolator>],
-) -> Result<Isolators, CreateError> {
+) -> Result<Isolation, ParseError> {
     let known: Vec<&'static str> = plugins.iter().map(|plugin| plugin.name()).collect();
     let mut isolation = parse_with(flag, &known)?;
     if config.userns_remap.is_some() {
@@ -272,6 +269,19 @@ pub fn create_with(
     if config.cni.is_configured() && !isolation.names.contains(&"network/port_mapping") {
         isolation.imply("network/cni");
     }
+    Ok(isolation)
+}
+
+/// The same where `flag` may name `plugins`, which come after all others.
+///
+/// # Errors
+/// As [`create`].
+pub fn create_with(
+    flag: &str,
+    config: Arc<Config>,
+    plugins: &[Arc<dyn Isolator>],
+) -> Result<Isolators, CreateError> {
+    let isolation = enabled(flag, &config, plugins)?;
     let enabled: BTreeSet<&'static str> = isolation.names.iter().copied().collect();
     let linux_fs = enabled.contains("filesystem/linux");
     let binds = linux_fs && config.launcher == Launcher::Linux;

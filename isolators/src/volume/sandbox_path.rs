@@ -226,7 +226,7 @@ mod tests {
         for (path, source) in [("data", volumes.clone()), ("data/sub", volumes.join("sub"))] {
             let part = f.prepare(true, vec![volume("seen", sandbox(path, Type::Parent))]).unwrap();
             assert_eq!(part.mounts, [bind(&source, &f.dir.join("own/seen"), false)]);
-            assert_eq!(part.wild, [volumes.clone()]);
+            assert_eq!(part.wild, std::slice::from_ref(&volumes));
         }
         assert!(volumes.join("sub").is_dir() && !f.dir.join("parent/data").exists());
     }
