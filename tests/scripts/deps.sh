@@ -29,7 +29,6 @@ for purpose in "$@"; do
       PATH=$PATH:/usr/sbin:/sbin need fsfreeze util-linux
       PATH=$PATH:/usr/sbin:/sbin need mkfs.ext4 e2fsprogs
       PATH=$PATH:/usr/sbin:/sbin need logrotate logrotate
-      need iperf3 iperf3
       need journalctl systemd
       PATH=$PATH:/usr/lib/cni need host-local containernetworking-plugins
       PATH=$PATH:/usr/sbin:/sbin need nft nftables
