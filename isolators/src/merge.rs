@@ -152,8 +152,7 @@ pub fn merge(
     let mut environment = base.environment;
     let (mut mounts, mut devices) = (Vec::new(), Vec::new());
     let (mut masked, mut readonly) = (Vec::new(), Vec::new());
-    let (mut groups, mut file_operations) = (Vec::new(), Vec::new());
-    let mut wild = Vec::new();
+    let (mut groups, mut wild, mut file_operations) = (Vec::new(), Vec::new(), Vec::new());
     let (mut no_new_privileges, mut wait_for) = (false, Vec::new());
 
     for (name, part) in contributions {

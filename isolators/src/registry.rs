@@ -110,6 +110,17 @@ pub struct Isolation {
 }
 
 impl Isolation {
+    /// What flags bring along.
+    fn imply_by(&mut self, config: &Config) {
+        if config.userns_remap.is_some() {
+            self.imply("namespaces/user");
+        }
+        // As in Mesos, where it is always there.
+        if config.cni.is_configured() && !self.names.contains(&"network/port_mapping") {
+            self.imply("network/cni");
+        }
+    }
+
     /// Another flag brings an isolator of the table along.
     fn imply(&mut self, name: &'static str) {
         if !self.names.contains(&name) {
@@ -265,13 +276,7 @@ pub fn create_with(
 ) -> Result<Isolators, CreateError> {
     let known: Vec<&'static str> = plugins.iter().map(|plugin| plugin.name()).collect();
     let mut isolation = parse_with(flag, &known)?;
-    if config.userns_remap.is_some() {
-        isolation.imply("namespaces/user");
-    }
-    // As in Mesos, where it is always there.
-    if config.cni.is_configured() && !isolation.names.contains(&"network/port_mapping") {
-        isolation.imply("network/cni");
-    }
+    isolation.imply_by(&config);
     let enabled: BTreeSet<&'static str> = isolation.names.iter().copied().collect();
     let linux_fs = enabled.contains("filesystem/linux");
     let binds = linux_fs && config.launcher == Launcher::Linux;
