@@ -26,10 +26,10 @@ use tracing::{info, warn};
 use super::Shared;
 use super::image::Home;
 use super::logs::Kept;
+use crate::containerizer::images::Progress;
 use crate::containerizer::request;
 use crate::containerizer::runtime::ContainerDir;
 use crate::containerizer::table::Failure;
-use crate::containerizer::images::Progress;
 use crate::containerizer::{LaunchRequest, Termination, Trouble};
 use crate::launch::{End, Running};
 

@@ -224,8 +224,8 @@ impl ImageStore for Images {
 mod tests {
     use mesos::CommandInfo;
 
-    use crate::containerizer::request::tests::request;
     use super::*;
+    use crate::containerizer::request::tests::request;
 
     #[test]
     fn an_image_never_gives_more_than_its_framework_has() {

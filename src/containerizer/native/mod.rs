@@ -42,11 +42,11 @@ pub use self::config::Config;
 use self::container::{Command, Container, Door, Handle, Phase, Start, View};
 use self::plugins::Plugins;
 use self::request::Refusal;
+use super::images::{ImageStore, NamedStore, Progress};
 use super::request::{Machine, ids_of, key};
 use super::runtime::{ContainerDir, RuntimeDir};
 use super::sampler::Sampler;
 use super::table::{MAILBOX, Table, ended, launched};
-use super::images::{ImageStore, NamedStore, Progress};
 use super::{
     Containerizer, ContainerizerError, KnownContainer, LaunchRequest, Launched, Sample,
     Termination, Trouble,
