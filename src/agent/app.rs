@@ -75,15 +75,16 @@ struct Containers {
 impl Containers {
     fn new(flags: &Flags, work_dir: PathBuf, runtime_dir: &Path) -> Result<Containers, AppError> {
         let names = startup::containerizers(flags)?;
-        let (mut native, mut docker, mut excluded_images) = (None, None, Vec::new());
+        let (mut native, mut docker) = (None, None);
+        let image_gc = image_flags::collection(flags)?;
+        let excluded = image_gc.iter().flat_map(|gc| &gc.excluded);
+        let excluded_images = excluded.map(ToString::to_string).collect();
         if names.contains(&"mesos") {
             let mut config = startup::containerizer(flags, runtime_dir.to_owned())?;
             config.work_dir = Some(work_dir.clone());
             let launcher = startup::launcher(flags, kernel::proctree::is_root())?;
             config.provisioner = image_flags::provisioner(flags, &work_dir, launcher)?;
-            config.image_gc = image_flags::collection(flags)?;
-            let excluded = config.image_gc.iter().flat_map(|gc| &gc.excluded);
-            excluded_images.extend(excluded.map(ToString::to_string));
+            config.image_gc = image_gc;
             native = Some(Arc::new(Native::new(config)?));
         }
         let fetcher = match &native {

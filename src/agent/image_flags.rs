@@ -89,8 +89,11 @@ pub(super) fn provisioner(
     launcher: &str,
 ) -> Result<Option<Arc<Provisioner>>, StartError> {
     if !wanted(flags)? {
-        if flags.json("image_gc_config").is_some() {
-            let text = "no value without --image_providers";
+        // The engine of the docker containerizer has images of its own.
+        let containerizers = flags.text("containerizers").unwrap_or_default();
+        let docker = containerizers.split(',').any(|name| name.trim() == "docker");
+        if flags.json("image_gc_config").is_some() && !docker {
+            let text = "no value without --image_providers or docker in --containerizers";
             return Err(invalid("image_gc_config", "...", text));
         }
         return Ok(None);
