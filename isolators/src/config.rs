@@ -14,7 +14,7 @@ use crate::gpu::settings::Settings as GpuSettings;
 use crate::ids::IdRange;
 use crate::image::Provisioner;
 use crate::linux::capabilities::Set;
-use crate::network::cni::Settings as CniSettings;
+use crate::network::cni::settings::Settings as CniSettings;
 use crate::network::port_mapping::settings::Settings as MappingSettings;
 use crate::network::ports::settings::Settings as PortSettings;
 use crate::secret::Secrets;

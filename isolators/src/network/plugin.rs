@@ -7,7 +7,7 @@ use std::process::ExitCode;
 
 use serde_json::{Value, json};
 
-use super::cni::versions;
+use super::cni::version::versions;
 
 /// What went wrong, with its code for whoever called.
 #[derive(Debug)]

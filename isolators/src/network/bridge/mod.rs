@@ -30,7 +30,7 @@ use serde_json::{Value, json};
 use self::conf::Conf;
 use self::leases::Leases;
 use self::range::Range;
-use super::cni::addresses_of;
+use super::cni::outcome::addresses_of;
 use super::plugin::{self, Outcome, RULES_FAILED, fail, hash};
 
 /// One call.

@@ -7,7 +7,7 @@
 //! of is undone by the next one. Taking a container off a network holds nobody up: what
 //! takes long, or fails, goes on in the background until it is done.
 //!
-//! * `conf`, `version`, `request`, `outcome`, `dns`, `files`: pure.
+//! * `settings`, `conf`, `version`, `request`, `outcome`, `dns`, `files`: pure.
 //! * `inventory`: the configured networks. `plugins`, `exec`: calling plugins.
 //! * `attachment`: one container and one network. `store`: what is kept on disk.
 //! * `handle`: one container. `detach`: its end. `recover`: after a restart.
@@ -20,17 +20,16 @@ mod exec;
 mod files;
 mod handle;
 mod inventory;
-mod outcome;
+pub(super) mod outcome;
 mod plugins;
 mod recover;
 mod request;
+pub(crate) mod settings;
 mod statistics;
 mod store;
-mod version;
+pub(super) mod version;
 
-use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
 
 use async_trait::async_trait;
 use tracing::warn;
@@ -41,53 +40,13 @@ use self::handle::Member;
 use self::inventory::Inventory;
 use self::plugins::Plugins;
 pub use self::plugins::{IN_HELPER, LOOPBACK};
+pub use self::settings::Settings;
 use self::store::Store;
 use crate::api::{ContainerContext, Isolation, Isolator, IsolatorError, Known, Recovered};
 use crate::config::{Config, Launcher};
 
 /// Name as in `--isolation`.
 pub const NAME: &str = "network/cni";
-
-/// Flags of this isolator.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Settings {
-    /// `--network_cni_plugins_dir`, split at `:`.
-    pub plugins_dirs: Vec<PathBuf>,
-    /// `--network_cni_config_dir`.
-    pub config_dir: Option<PathBuf>,
-    /// Where what is known of containers is kept; see `--network_cni_root_dir_persist`.
-    pub root: PathBuf,
-    /// `--network_cni_metrics`: figures of interfaces.
-    pub metrics: bool,
-    /// `--default_container_dns`.
-    pub dns: DefaultDns,
-    /// `--network_cni_timeout`, ours: for one call of a plugin.
-    pub timeout: Duration,
-    /// Our helper program, which has plugins of its own.
-    pub helper: Option<PathBuf>,
-}
-
-impl Default for Settings {
-    fn default() -> Settings {
-        Settings {
-            plugins_dirs: Vec::new(),
-            config_dir: None,
-            root: "/var/run/mesos/isolators/network/cni".into(),
-            metrics: true,
-            dns: DefaultDns::default(),
-            timeout: Duration::from_secs(60),
-            helper: None,
-        }
-    }
-}
-
-impl Settings {
-    /// Whether there may be networks at all.
-    #[must_use]
-    pub fn is_configured(&self) -> bool {
-        self.config_dir.is_some()
-    }
-}
 
 /// What all containers share.
 #[derive(Debug)]
@@ -158,22 +117,6 @@ pub fn cni(config: &Config, own_names: bool) -> Result<Arc<dyn Isolator>, Isolat
         remapped: config.userns_remap.is_some(),
         detacher: Detacher::default(),
     }))))
-}
-
-/// The versions that we speak, as texts.
-pub(super) fn versions() -> Vec<String> {
-    version::SPOKEN.iter().map(ToString::to_string).collect()
-}
-
-/// The container's addresses in a result.
-///
-/// # Errors
-/// It is not one.
-pub(super) fn addresses_of(
-    result: &serde_json::Value,
-    interface: &str,
-) -> Result<Vec<std::net::IpAddr>, String> {
-    outcome::outcome(result, interface).map(|outcome| outcome.addresses)
 }
 
 /// What a container is called here, and for plugins.

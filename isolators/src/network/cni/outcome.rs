@@ -18,6 +18,14 @@ pub struct Outcome {
     pub dns: Dns,
 }
 
+/// The container's addresses in a result.
+///
+/// # Errors
+/// It is not one.
+pub fn addresses_of(result: &Value, interface: &str) -> Result<Vec<IpAddr>, String> {
+    outcome(result, interface).map(|outcome| outcome.addresses)
+}
+
 /// What a plugin says when it fails.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Refusal {

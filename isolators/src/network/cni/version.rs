@@ -78,6 +78,12 @@ fn list(all: &[Version]) -> String {
     }
 }
 
+/// The versions that we speak, as texts.
+#[must_use]
+pub fn versions() -> Vec<String> {
+    SPOKEN.iter().map(ToString::to_string).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -13,7 +13,7 @@ use std::process::ExitCode;
 use mesos::NetworkInfo;
 use serde_json::Value;
 
-use super::cni::addresses_of;
+use super::cni::outcome::addresses_of;
 use super::nft::{self, Element};
 use super::plugin::{self, BAD_ARGUMENTS, Call, Outcome, RULES_FAILED, fail};
 

@@ -14,7 +14,7 @@ use std::process::{Command, ExitCode, Stdio};
 use serde_json::Value;
 
 use self::conf::{Conf, targets};
-use super::cni::addresses_of;
+use super::cni::outcome::addresses_of;
 use super::nft::{self, Element};
 use super::plugin::{self, BAD_ARGUMENTS, Call, DELEGATE_FAILED, Outcome, RULES_FAILED, fail};
 

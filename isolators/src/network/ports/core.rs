@@ -7,15 +7,12 @@ use mesos::resources::Ranges;
 use mesos::task_status::Reason;
 use mesos::value;
 
-use super::settings::Settings;
+use super::settings::{EVERY, Settings};
 use crate::api::Limitation;
 
 /// A port that was taken away may be listened on this much longer: what used it is
 /// ending, and takes its time.
 const GRACE: Duration = Duration::from_secs(30);
-
-/// Every port there is.
-pub const EVERY: (u64, u64) = (1, 65535);
 
 /// What is known of one container's ports.
 #[derive(Debug, Default)]

@@ -5,6 +5,9 @@ use std::time::Duration;
 
 use mesos::resources::{Ranges, Resources};
 
+/// Every port there is.
+pub const EVERY: (u64, u64) = (1, 65535);
+
 /// `--container_ports_bind`, ours: what `bind()` in a container may ask for.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Bind {
@@ -76,7 +79,7 @@ pub fn parse_ports(text: &str) -> Result<Ranges, String> {
     }
     let parsed = Resources::parse(&format!("ports:{plain}"), "*").map_err(|_| wrong())?;
     let ports = parsed.ports().unwrap_or_default();
-    let fits = ports.iter().all(|(_, last)| last <= super::core::EVERY.1);
+    let fits = ports.iter().all(|(_, last)| last <= EVERY.1);
     if fits { Ok(ports) } else { Err(wrong()) }
 }
 
