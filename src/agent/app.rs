@@ -14,7 +14,7 @@ use super::api::metrics::Surroundings;
 use super::api::{self, About, Api};
 use super::flags::StartError;
 use super::info::InfoError;
-use super::{AgentError, Config, Handle, Outcome, PostOutbox, flags as startup, image_flags};
+use super::{AgentError, Config, Handle, Outcome, PostOutbox, flags as startup};
 use crate::containerizer::composing::{Composing, Named};
 use crate::containerizer::docker::Docker;
 use crate::containerizer::native::Native;
@@ -76,14 +76,14 @@ impl Containers {
     fn new(flags: &Flags, work_dir: PathBuf, runtime_dir: &Path) -> Result<Containers, AppError> {
         let names = startup::containerizers(flags)?;
         let (mut native, mut docker) = (None, None);
-        let image_gc = image_flags::collection(flags)?;
+        let image_gc = startup::images::collection(flags)?;
         let excluded = image_gc.iter().flat_map(|gc| &gc.excluded);
         let excluded_images = excluded.map(ToString::to_string).collect();
         if names.contains(&"mesos") {
             let mut config = startup::containerizer(flags, runtime_dir.to_owned())?;
             config.work_dir = Some(work_dir.clone());
             let launcher = startup::launcher(flags, kernel::proctree::is_root())?;
-            config.provisioner = image_flags::provisioner(flags, &work_dir, launcher)?;
+            config.provisioner = startup::images::provisioner(flags, &work_dir, launcher)?;
             config.image_gc = image_gc;
             native = Some(Arc::new(Native::new(config)?));
         }
@@ -92,7 +92,7 @@ impl Containers {
             None => Arc::new(Fetcher::new(startup::fetcher(flags))),
         };
         if names.contains(&"docker") {
-            let config = super::docker_flags::config(flags, &work_dir, runtime_dir)?;
+            let config = startup::docker::config(flags, &work_dir, runtime_dir)?;
             docker = Some(Arc::new(Docker::new(config, fetcher.clone())?));
         }
         let mut all: Vec<Named> = Vec::new();

@@ -9,20 +9,13 @@
 
 pub mod api;
 pub mod app;
-mod cgroup_flags;
 pub mod config;
 pub mod core;
-mod devices;
-mod docker_flags;
 pub mod driver;
 pub mod flags;
 pub mod handle;
-mod image_flags;
 pub mod inbox;
 pub mod info;
-mod log_flags;
-mod network_flags;
-mod port_flags;
 pub mod resources;
 pub mod snapshot;
 pub mod updates;

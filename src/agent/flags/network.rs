@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use isolators::network::cni::{DefaultDns, Settings};
 
-use super::flags::{StartError, invalid};
+use super::values::{StartError, invalid};
 use crate::daemon::flags::Flags;
 
 /// Below the runtime or the work directory, as in Mesos.

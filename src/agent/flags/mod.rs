@@ -4,59 +4,36 @@
 //! The table of flags is `daemon::flags::agent`; here each becomes behaviour, and
 //! values that make no sense are refused by name.
 
+mod cgroups;
+mod devices;
+pub(super) mod docker;
+pub(super) mod images;
+mod logs;
+mod network;
+mod ports;
+mod values;
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::Duration;
 
 use isolator_plugin::{RemoteIsolator, manifest};
 use isolators::ids::IdRange;
 use isolators::linux::capabilities::Set;
 use isolators::linux::sysctl;
-use isolators::secret::{Directory, Secrets};
 use mesos::SlaveInfo;
-use thiserror::Error;
 
+pub use self::values::{StartError, launcher_dir};
+use self::values::{invalid, one_of, parsed, secrets};
 use super::config::{Config, ReconfigurationPolicy, RecoverMode};
 use super::info::{self, InfoError, Whereabouts};
-use super::log_flags;
-use super::resources::{self, Machine, ResourcesError};
+use super::resources::{self, Machine};
 use crate::checkpoint::WorkDir;
 use crate::containerizer::native;
 use crate::daemon::api::Common;
 use crate::daemon::flags::{Flags, nearest};
 use crate::fetch;
 use crate::launch::Engine;
-
-/// Why the agent does not start with these flags.
-#[derive(Debug, Error)]
-#[allow(missing_docs)]
-pub enum StartError {
-    #[error("{0}")]
-    Info(#[from] InfoError),
-    #[error("{0}")]
-    Resources(#[from] ResourcesError),
-    #[error("missing required option --master")]
-    NoMaster,
-    #[error("--master={0}: finding the master in ZooKeeper is not supported yet; give host:port")]
-    ZooKeeper(String),
-    #[error("invalid value '{value}' for --{flag}: {expected}")]
-    Value { flag: &'static str, value: String, expected: String },
-    #[error("failed to create the agent's {what} '{}': {message}", path.display())]
-    Directory { what: &'static str, path: PathBuf, message: String },
-    #[error("{0}")]
-    Plugins(String),
-    #[error("failed to find the agent's devices: {0}")]
-    Devices(String),
-    #[error("failed to prepare for container images: {0}")]
-    Images(String),
-    #[error("--launcher=linux needs root; give --launcher=posix")]
-    NotRoot,
-}
-
-pub(super) fn invalid(flag: &'static str, value: &str, expected: impl Into<String>) -> StartError {
-    StartError::Value { flag, value: value.to_owned(), expected: expected.into() }
-}
 
 /// Where the agent listens and how it is called.
 ///
@@ -107,10 +84,10 @@ pub fn slave_info(
 ) -> Result<SlaveInfo, StartError> {
     let machine = Machine::detect(work_dir);
     let default_role = flags.text("default_role").unwrap_or("*");
-    let found = super::devices::found(flags)?;
+    let found = devices::found(flags)?;
     let given = flags.text("resources");
     let all = resources::complete(given, default_role, &machine, &found)?.to_protos();
-    super::devices::check(flags, &all, &found)?;
+    devices::check(flags, &all, &found)?;
     resources::prepare_disks(&all, work_dir)?;
     let attributes = flags.text("attributes").map(mesos::attributes::parse).transpose();
     let attributes = attributes.map_err(InfoError::from)?.unwrap_or_default();
@@ -186,21 +163,8 @@ pub fn config(
         one_of(flags, "metrics_per_container", &[("none", ()), ("executors", ()), ("all", ())])?;
     }
     config.executor_environment = executor_environment(flags)?;
-    config.default_container_info = super::image_flags::container_info(flags)?;
+    config.default_container_info = images::container_info(flags)?;
     Ok(config)
-}
-
-pub(super) fn one_of<T: Copy>(
-    flags: &Flags,
-    name: &'static str,
-    known: &[(&'static str, T)],
-) -> Result<T, StartError> {
-    let given = flags.text(name).unwrap_or_default();
-    if let Some((_, value)) = known.iter().find(|(n, _)| *n == given) {
-        return Ok(*value);
-    }
-    let names: Vec<&str> = known.iter().map(|(n, _)| *n).collect();
-    Err(invalid(name, given, format!("one of {}", names.join(", "))))
 }
 
 /// `--containerizers`, in the order they are asked.
@@ -226,15 +190,6 @@ pub fn containerizers(flags: &Flags) -> Result<Vec<&'static str>, StartError> {
         return Err(invalid("containerizers", given, expected));
     }
     Ok(all)
-}
-
-/// `--launcher_dir`, or where this program lies.
-#[must_use]
-pub fn launcher_dir(flags: &Flags) -> PathBuf {
-    flags.text("launcher_dir").map(PathBuf::from).unwrap_or_else(|| {
-        let own = std::env::current_exe().and_then(|p| p.canonicalize());
-        own.ok().and_then(|p| p.parent().map(Path::to_owned)).unwrap_or_default()
-    })
 }
 
 /// `linux` or `posix`; the default is what this user may do.
@@ -275,7 +230,7 @@ pub fn fill_in(flags: &mut Flags, hostname: &str) -> Result<(), StartError> {
 /// `--isolator_plugins`; and `--modules`, which it replaces.
 fn plugins(flags: &Flags, runtime_dir: &Path) -> Result<Vec<RemoteIsolator>, StartError> {
     // Loggers are built in.
-    let others = flags.json("modules").map(|modules| log_flags::split(modules).1);
+    let others = flags.json("modules").map(|modules| logs::split(modules).1);
     if let Some(refusal) = others.as_ref().and_then(manifest::refused_modules) {
         return Err(StartError::Plugins(refusal));
     }
@@ -333,22 +288,21 @@ pub fn containerizer(flags: &Flags, runtime_dir: PathBuf) -> Result<native::Conf
         disallow_sharing_agent_pid_namespace: flags.bool("disallow_sharing_agent_pid_namespace"),
         disallow_sharing_agent_ipc_namespace: flags.bool("disallow_sharing_agent_ipc_namespace"),
         default_container_shm_size: flags.bytes("default_container_shm_size"),
-        container_sysctls: super::cgroup_flags::parsed(flags, "container_sysctls", sysctl::parse)?
-            .unwrap_or_default(),
-        userns_remap: super::cgroup_flags::parsed(flags, "userns_remap", IdRange::parse)?,
-        cgroups: super::cgroup_flags::settings(flags)?,
+        container_sysctls: parsed(flags, "container_sysctls", sysctl::parse)?.unwrap_or_default(),
+        userns_remap: parsed(flags, "userns_remap", IdRange::parse)?,
+        cgroups: cgroups::settings(flags)?,
         effective_capabilities: capabilities(flags, "effective_capabilities")?,
         bounding_capabilities: capabilities(flags, "bounding_capabilities")?,
         seccomp_config_dir: flags.text("seccomp_config_dir").map(PathBuf::from),
         seccomp_profile_name: flags.text("seccomp_profile_name").map(str::to_owned),
         disk: disk(flags),
-        ports: super::port_flags::settings(flags)?,
-        port_mapping: super::port_flags::mapping(flags)?,
-        cdi: super::devices::cdi(flags)?,
-        gpu: super::devices::gpu(flags)?,
-        cni: super::network_flags::cni(flags, &runtime_dir)?,
+        ports: ports::settings(flags)?,
+        port_mapping: ports::mapping(flags)?,
+        cdi: devices::cdi(flags)?,
+        gpu: devices::gpu(flags)?,
+        cni: network::cni(flags, &runtime_dir)?,
         secrets: secrets(flags)?,
-        logs: log_flags::settings(flags)?,
+        logs: logs::settings(flags)?,
         docker_ignore_runtime: flags.bool("docker_ignore_runtime"),
         ..native::Config::default()
     })
@@ -358,21 +312,6 @@ pub fn containerizer(flags: &Flags, runtime_dir: PathBuf) -> Result<native::Conf
 fn capabilities(flags: &Flags, flag: &'static str) -> Result<Option<Set>, StartError> {
     let Some(json) = flags.json(flag) else { return Ok(None) };
     Set::of_flag(json).map(Some).map_err(|text| invalid(flag, &json.to_string(), text))
-}
-
-/// Where the secrets come from that tasks refer to.
-pub(super) fn secrets(flags: &Flags) -> Result<Secrets, StartError> {
-    if let Some(module) = flags.text("secret_resolver").filter(|name| !name.is_empty()) {
-        let expected = "no module: shared libraries are not loaded; see --secrets_dir";
-        return Err(invalid("secret_resolver", module, expected));
-    }
-    let Some(directory) = flags.text("secrets_dir").filter(|path| !path.is_empty()) else {
-        return Ok(Secrets::default());
-    };
-    if !Path::new(directory).is_dir() {
-        return Err(invalid("secrets_dir", directory, "a directory"));
-    }
-    Ok(Secrets::with(Arc::new(Directory::new(directory))))
 }
 
 /// What the fetcher is told.

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::flags::{StartError, invalid};
+use super::values::{StartError, invalid};
 use crate::checkpoint::WorkDir;
 use crate::containerizer::docker::{Config, ImagePolicy, Policy};
 use crate::daemon::flags::Flags;
@@ -15,7 +15,7 @@ const LEAST_LOG: u64 = 64 << 10;
 ///
 /// # Errors
 /// A flag whose value makes no sense, or that asks for what is not there.
-pub(super) fn config(
+pub(in crate::agent) fn config(
     flags: &Flags,
     work_dir: &Path,
     runtime_dir: &Path,
@@ -34,7 +34,7 @@ pub(super) fn config(
         stop_timeout: flags.duration("docker_stop_timeout").unwrap_or(default.stop_timeout),
         kill_orphans: flags.bool("docker_kill_orphans"),
         credentials: flags.json("docker_config").cloned(),
-        secrets: super::flags::secrets(flags)?,
+        secrets: super::values::secrets(flags)?,
         default_dns: flags.json("default_container_dns").cloned(),
         policy: Policy {
             delay: flags.duration("docker_remove_delay").unwrap_or(default.policy.delay),
@@ -44,7 +44,7 @@ pub(super) fn config(
         },
         image_policy: image_policy(flags)?,
         image_records: WorkDir::new(work_dir).docker_images(),
-        logs: super::log_flags::settings(flags)?,
+        logs: super::logs::settings(flags)?,
         engine_log: engine_log(flags)?,
         persistent: |work_dir, resource| WorkDir::new(work_dir).volume(resource),
         ..default
@@ -63,7 +63,7 @@ fn engine_log(flags: &Flags) -> Result<Option<u64>, StartError> {
 
 /// `--image_gc_config`, for the engine's store.
 fn image_policy(flags: &Flags) -> Result<Option<ImagePolicy>, StartError> {
-    let collection = super::image_flags::collection(flags)?;
+    let collection = super::images::collection(flags)?;
     Ok(collection.map(|Collection { headroom, interval, excluded }| ImagePolicy {
         headroom,
         interval,

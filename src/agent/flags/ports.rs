@@ -3,9 +3,8 @@
 use isolators::network::port_mapping::settings::Settings as Mapping;
 use isolators::network::ports::settings::{Bind, Settings, parse_ports};
 
-use super::cgroup_flags::parsed;
-use super::flags::{StartError, invalid};
-use super::resources;
+use super::values::{StartError, invalid, parsed};
+use crate::agent::resources;
 use crate::daemon::flags::Flags;
 
 const ONLY_AGENT: &str = "check_agent_port_range_only";

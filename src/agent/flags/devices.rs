@@ -11,7 +11,7 @@ use isolators::gpu;
 use isolators::quantity::{scalar, total};
 use mesos::{Resource, value};
 
-use super::flags::{StartError, invalid, one_of};
+use super::values::{StartError, invalid, one_of};
 use crate::daemon::flags::Flags;
 
 fn enabled(flags: &Flags, isolator: &str) -> bool {

@@ -6,7 +6,7 @@ use std::time::Duration;
 use isolators::cgroups::{Settings, blkio, hugetlb, net_cls, net_prio, perf_event};
 use mesos::DeviceWhitelist;
 
-use super::flags::{StartError, invalid};
+use super::values::{StartError, invalid, parsed};
 use crate::daemon::flags::Flags;
 
 /// # Errors
@@ -30,16 +30,6 @@ pub(super) fn settings(flags: &Flags) -> Result<Settings, StartError> {
         net_prio: parsed(flags, "cgroups_net_prio_map", net_prio::parse_map)?.unwrap_or_default(),
         perf: perf(flags)?,
     })
-}
-
-/// A flag that an isolator has the grammar of.
-pub(super) fn parsed<T>(
-    flags: &Flags,
-    name: &'static str,
-    parse: impl Fn(&str) -> Result<T, String>,
-) -> Result<Option<T>, StartError> {
-    let value = flags.text(name).filter(|text| !text.is_empty());
-    value.map(|text| parse(text).map_err(|expected| invalid(name, text, expected))).transpose()
 }
 
 fn ratio(flags: &Flags, name: &'static str) -> Result<Option<f64>, StartError> {

@@ -6,7 +6,7 @@
 
 use serde_json::Value as Json;
 
-use super::flags::{StartError, invalid};
+use super::values::{StartError, invalid};
 use crate::daemon::flags::{Flags, nearest};
 use crate::logs::options::Rotation;
 use crate::logs::rotation::PAGE;

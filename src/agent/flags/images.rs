@@ -8,7 +8,7 @@ use std::time::Duration;
 use mesos::ContainerInfo;
 use mesos::internal::ImageGcConfig;
 
-use super::flags::{StartError, invalid, secrets};
+use super::values::{StartError, invalid, secrets};
 use crate::checkpoint::WorkDir;
 use crate::daemon::flags::{Flags, nearest};
 use crate::provisioner::store::settings;
@@ -34,7 +34,7 @@ pub(super) fn container_info(flags: &Flags) -> Result<Option<ContainerInfo>, Sta
 ///
 /// # Errors
 /// It is none.
-pub(super) fn collection(flags: &Flags) -> Result<Option<Collection>, StartError> {
+pub(in crate::agent) fn collection(flags: &Flags) -> Result<Option<Collection>, StartError> {
     const FLAG: &str = "image_gc_config";
     let Some(json) = flags.json(FLAG) else { return Ok(None) };
     let text = json.to_string();
@@ -83,7 +83,7 @@ fn wanted(flags: &Flags) -> Result<bool, StartError> {
 ///
 /// # Errors
 /// A flag whose value makes no sense, or what cannot work here.
-pub(super) fn provisioner(
+pub(in crate::agent) fn provisioner(
     flags: &Flags,
     work_dir: &Path,
     launcher: &str,
@@ -142,7 +142,7 @@ fn settings(flags: &Flags) -> Result<Settings, StartError> {
         registry: Location::parse(flags.text("docker_registry").unwrap_or_default())
             .map_err(wrong)?,
         credentials: flags.json("docker_config").cloned(),
-        helper: super::flags::launcher_dir(flags).join("bulkhead-helper"),
+        helper: super::values::launcher_dir(flags).join("bulkhead-helper"),
         insecure: settings::insecure(insecure).map_err(wrong)?,
         mirrors: mirrors.map_err(wrong)?.unwrap_or_default(),
         certificates: path("docker_certs_dir").unwrap_or_else(|| CERTIFICATES.into()),
