@@ -140,6 +140,9 @@ fn far(image: &str, now: &Value) -> String {
 async fn list(api: &Api, output: Output) -> Result<(), CliError> {
     let answer = api.get(IMAGES).await?;
     let images = answer["images"].as_array().cloned().unwrap_or_default();
+    for error in answer["errors"].as_array().into_iter().flatten() {
+        output.progress(&format!("{}: {}", text(error, "containerizer"), text(error, "message")));
+    }
     if output.is_json() {
         images.iter().for_each(|row| output.result(row, ""));
         return Ok(());

@@ -61,18 +61,19 @@ pub(super) async fn serve(context: &Arc<Context>, mut request: Request) -> Respo
     }
 }
 
+/// A store that does not answer hides only its own images.
 async fn list(context: &Context) -> Response {
-    let mut all = Vec::new();
+    let (mut all, mut errors) = (Vec::new(), Vec::new());
     for (containerizer, store) in context.containerizer.images() {
         match store.list().await {
             Ok(rows) => all.extend(rows.iter().map(|row| shown(containerizer, row))),
             Err(error) => {
-                let text = format!("{containerizer}: {}", kernel::chain(&error));
-                return Response::text(StatusCode::INTERNAL_SERVER_ERROR, text);
+                let message = kernel::chain(&error);
+                errors.push(json!({ "containerizer": containerizer, "message": message }));
             }
         }
     }
-    Response::json(json!({ "images": all }).to_string())
+    Response::json(json!({ "images": all, "errors": errors }).to_string())
 }
 
 fn shown(containerizer: &str, row: &ImageRow) -> Value {
