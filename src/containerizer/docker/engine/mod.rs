@@ -28,6 +28,8 @@ use crate::wire::client::{Call, Client, ClientError, Reply, Streaming};
 const QUICK: Duration = Duration::from_secs(15);
 /// How long it may take to make, start or remove something.
 const SLOW: Duration = Duration::from_secs(120);
+/// Between two looks whether it lives while a long one waits.
+const PING_PAUSE: Duration = Duration::from_secs(5);
 /// How long a pull may say nothing.
 const STALL: Duration = Duration::from_secs(300);
 
@@ -147,7 +149,11 @@ impl Engine {
         call: Call<'_>,
     ) -> Result<Reply, EngineError> {
         let asked = self.ask(operation, object);
-        let reply = Client::unix(&self.socket).timeout(limit).call(call).await;
+        let client = Client::unix(&self.socket).timeout(limit);
+        let reply = tokio::select! {
+            reply = client.call(call) => reply,
+            error = self.mute(), if limit > QUICK => Err(error),
+        };
         drop(asked);
         self.heard(reply.as_ref().err());
         let reply = reply.map_err(|source| silent(operation, object, source))?;
@@ -155,6 +161,18 @@ impl Engine {
             return Ok(reply);
         }
         Err(refused(operation, object, reply.status.as_u16(), &reply.body))
+    }
+
+    /// Completes when the engine does not answer the simplest question: what takes it
+    /// long is not waited for in vain.
+    async fn mute(&self) -> ClientError {
+        loop {
+            tokio::time::sleep(PING_PAUSE).await;
+            let client = Client::unix(&self.socket).timeout(QUICK);
+            if let Err(error) = client.call(Call::get("/_ping")).await {
+                return error;
+            }
+        }
     }
 
     /// One question whose answer comes in pieces; the head within `limit`.
