@@ -99,7 +99,7 @@ pub const FLAGS: &[Flag] = &[
     Flag::new("egress_unique_flow_per_container", Bool, None, "One egress flow per container (port mapping).").not_yet(),
     Flag::new("enforce_container_disk_quota", Bool, Some("false"), "End containers that use more disk than they asked for."),
     Flag::new("enforce_container_ports", Bool, None, "End containers that listen on ports they do not own (network/ports)."),
-    Flag::new("ephemeral_ports_per_container", Number, Some("1024"), "Ephemeral ports of each container (port mapping)."),
+    Flag::new("ephemeral_ports_per_container", Number, None, "Ephemeral ports of each container (port mapping); default: 1024."),
     Flag::new("eth0_name", Text, None, "Public network interface (port mapping)."),
     Flag::new("executor_environment_variables", Json, None, "Environment of executors and tasks as JSON, instead of the agent's PATH and LIBPROCESS settings."),
     Flag::new("executor_registration_timeout", Duration, Some("1mins"), "How long a started executor may take to register."),
