@@ -377,8 +377,7 @@ impl Containerizer for Native {
     }
 
     async fn status(&self, id: &ContainerId) -> Option<ContainerStatus> {
-        let phase = self.door(id)?.view.borrow().phase;
-        if phase == Phase::Provisioning {
+        if self.door(id)?.view.borrow().progress.is_some() {
             // A pull may take long.
             let container_id = Some(id.clone());
             return Some(ContainerStatus { container_id, ..ContainerStatus::default() });
