@@ -5,7 +5,7 @@ use std::os::unix::fs::FileExt;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use bulkhead::launch::{End, Engine, Recovered, Step, recover};
+use bulkhead::launch::{End, Engine, LaunchError, Recovered, Step, recover};
 use isolators::plan::LinuxNamespaceType as Kind;
 
 use crate::{Fixture, end_of, require, until};
@@ -97,8 +97,12 @@ async fn a_record_of_another_boot_is_lost() {
 async fn what_is_no_record_is_an_error() {
     let fixture = Fixture::new("no-record", Engine::Posix);
     assert!(recover(&fixture.path("none")).await.is_err());
-    std::fs::write(fixture.path("short"), "x").expect("write");
-    assert!(recover(&fixture.path("short")).await.is_err());
+    std::fs::write(fixture.path("other"), [b'x'; 4096]).expect("write");
+    assert!(recover(&fixture.path("other")).await.is_err());
+    // Made by an agent that died before it wrote it, and started the shim.
+    std::fs::write(fixture.path("short"), "").expect("write");
+    let found = recover(&fixture.path("short")).await.expect("recover");
+    assert!(matches!(found, Recovered::Failed(LaunchError::Lost(None))), "{found:?}");
 }
 
 /// Not a test: the agent of the next one, in a process of its own.
