@@ -13,6 +13,7 @@
 //! * `log`: lines for people in the sandbox.
 //! * `uri`: what a URI asks for (pure). `message`: what agent and helper say.
 //! * `fetcher`, `process`: the agent's side. `cache`: downloads kept for the next.
+//! * `speech`: a helper's side. `wanted`: work that several wait for.
 //! * `helper`: body of `bulkhead-helper fetch`. `unpack`: archives.
 
 mod cache;
@@ -21,10 +22,14 @@ mod helper;
 mod log;
 mod message;
 mod process;
+mod speech;
 mod unpack;
 mod uri;
+mod wanted;
 
 pub use fetcher::{FetchError, Fetcher, Figures, Settings, Wanted};
 pub use helper::main;
 pub(crate) use process::Program;
+pub(crate) use speech::{read_job, tell};
 pub(crate) use unpack::Frames;
+pub(crate) use wanted::while_wanted;

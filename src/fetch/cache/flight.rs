@@ -12,7 +12,7 @@ use super::core::{Key, Reservation};
 use super::{Inner, Landing, Lease};
 use crate::fetch::message::{Job, Report, Task, Trouble, Validators};
 use crate::fetch::process::Program;
-use crate::fetch::uri;
+use crate::fetch::{uri, while_wanted};
 
 /// What a download is made with: those of the task that asked first.
 #[derive(Debug)]
@@ -31,23 +31,15 @@ pub(super) async fn fly(
     order: Order,
     waiting: Arc<watch::Sender<Landing>>,
 ) {
-    let landing = {
-        let download = download(&inner, &key, order);
-        tokio::pin!(download);
-        loop {
-            tokio::select! {
-                landing = &mut download => break Some(landing),
-                () = waiting.closed() => {
-                    let mut state = inner.lock();
-                    // Somebody may have come since.
-                    if waiting.receiver_count() == 0 {
-                        state.flights.remove(&key);
-                        break None;
-                    }
-                }
-            }
+    let leave = || {
+        let mut state = inner.lock();
+        let nobody = waiting.receiver_count() == 0;
+        if nobody {
+            state.flights.remove(&key);
         }
+        nobody
     };
+    let landing = while_wanted(download(&inner, &key, order), &waiting, leave).await;
     let Some(landing) = landing else {
         info!(uri = %key.uri, "gave up a download that nobody waits for");
         return;

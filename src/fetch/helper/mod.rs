@@ -11,8 +11,7 @@ mod place;
 mod program;
 mod sink;
 
-use std::fs::File;
-use std::io::{self, Read, Write};
+use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::process::ExitCode;
 
@@ -24,6 +23,7 @@ use self::http::HttpError;
 use self::sink::Sink;
 use super::log;
 use super::message::{CACHE_FD, Job, Report, SANDBOX_FD, Task, Trouble, VERSION, Validators};
+use super::speech::{read_job, tell};
 use super::unpack::UnpackError;
 use super::uri::{self, Source};
 
@@ -94,7 +94,8 @@ pub fn main() -> ExitCode {
 
 /// Reads the job and becomes who it says.
 fn prepare() -> Result<Job, String> {
-    let job = read_job().map_err(|error| format!("failed to read the job: {error}"))?;
+    let job: Job = read_job(VERSION, |job: &Job| job.version)
+        .map_err(|error| format!("failed to read the job: {error}"))?;
     if let Some(user) = &job.user {
         users::become_user(user.uid, user.gid, &user.groups).map_err(|e| chain(&e))?;
     }
@@ -103,30 +104,6 @@ fn prepare() -> Result<Job, String> {
     leash::close_on_exec(&[SANDBOX_FD, CACHE_FD]).map_err(|e| chain(&e))?;
     leash::limit_file_size(job.size_limit).map_err(|e| chain(&e))?;
     Ok(job)
-}
-
-fn read_job() -> io::Result<Job> {
-    let (mut bytes, mut buffer) = (Vec::new(), vec![0; 64 << 10]);
-    let mut stdin = File::from(io::stdin().as_fd().try_clone_to_owned()?);
-    while !bytes.ends_with(b"\n") {
-        match stdin.read(&mut buffer)? {
-            0 => return Err(io::ErrorKind::UnexpectedEof.into()),
-            count => bytes.extend_from_slice(&buffer[..count]),
-        }
-    }
-    let job: Job = serde_json::from_slice(&bytes)?;
-    if job.version != VERSION {
-        let text = format!("it is of version {}, this program of {VERSION}", job.version);
-        return Err(io::Error::new(io::ErrorKind::InvalidData, text));
-    }
-    Ok(job)
-}
-
-/// Tells the agent; if it is gone, so are we.
-fn tell(report: &Report) {
-    let line = serde_json::to_string(report).unwrap_or_default() + "\n";
-    let _ = io::stdout().write_all(line.as_bytes());
-    let _ = io::stdout().flush();
 }
 
 fn run(job: &Job) -> Result<Report, FetchFailure> {

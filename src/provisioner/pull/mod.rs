@@ -20,7 +20,7 @@ mod registry;
 mod tar;
 
 use std::fs::File;
-use std::io::{self, Read, Write};
+use std::io::{self, Read};
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -41,6 +41,7 @@ use super::image::{ConfigError, ImageConfig};
 use super::message::{Job, Report, Source, VERSION};
 use super::reference::Digest;
 use super::store::files::{self, LayerRecord};
+use crate::fetch::{read_job, tell};
 use crate::wire::blocking::HttpError;
 
 pub use self::registry::environment;
@@ -127,34 +128,10 @@ pub fn main() -> ExitCode {
 }
 
 fn prepare() -> Result<Job, String> {
-    let job = read_job().map_err(|error| format!("failed to read the job: {error}"))?;
+    let job = read_job(VERSION, |job: &Job| job.version)
+        .map_err(|error| format!("failed to read the job: {error}"))?;
     leash::die_with_writer(io::stdin().as_fd()).map_err(|error| chain(&error))?;
     Ok(job)
-}
-
-fn read_job() -> io::Result<Job> {
-    let (mut bytes, mut buffer) = (Vec::new(), vec![0; 64 << 10]);
-    let mut stdin = File::from(io::stdin().as_fd().try_clone_to_owned()?);
-    while !bytes.ends_with(b"\n") {
-        match stdin.read(&mut buffer)? {
-            0 => return Err(io::ErrorKind::UnexpectedEof.into()),
-            count => bytes.extend_from_slice(&buffer[..count]),
-        }
-    }
-    let job: Job = serde_json::from_slice(&bytes)?;
-    if job.version != VERSION {
-        let text = format!("it is of version {}, this program of {VERSION}", job.version);
-        return Err(io::Error::new(io::ErrorKind::InvalidData, text));
-    }
-    Ok(job)
-}
-
-/// Tells the agent; if it is gone, so are we.
-fn tell(report: &Report) {
-    let line = serde_json::to_string(report).unwrap_or_default() + "\n";
-    let mut output = io::stdout().lock();
-    let _ = output.write_all(line.as_bytes());
-    let _ = output.flush();
 }
 
 /// One layer to bring.

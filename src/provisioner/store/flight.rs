@@ -12,6 +12,7 @@ use tracing::{info, warn};
 
 use super::files::{self, ReferenceRecord};
 use super::{Inner, Lease, Progress, hold};
+use crate::fetch::while_wanted;
 use crate::provisioner::message::{Job, Report, VERSION};
 use crate::provisioner::pull;
 use crate::provisioner::reference::{Digest, Reference};
@@ -76,23 +77,15 @@ impl Drop for Working {
 /// Pulls, unless all who wait lose interest.
 async fn fly(working: Working, key: Key, waiting: Arc<watch::Sender<Landing>>) {
     let inner = Arc::clone(&working.0);
-    let landing = {
-        let pull = pull(&inner, &key, &waiting);
-        tokio::pin!(pull);
-        loop {
-            tokio::select! {
-                landing = &mut pull => break Some(landing),
-                () = waiting.closed() => {
-                    let mut state = inner.lock();
-                    // Somebody may have come since.
-                    if waiting.receiver_count() == 0 {
-                        state.flights.remove(&key);
-                        break None;
-                    }
-                }
-            }
+    let leave = || {
+        let mut state = inner.lock();
+        let nobody = waiting.receiver_count() == 0;
+        if nobody {
+            state.flights.remove(&key);
         }
+        nobody
     };
+    let landing = while_wanted(pull(&inner, &key, &waiting), &waiting, leave).await;
     let Some(landing) = landing else {
         info!(image = %key.reference, "gave up a pull that nobody waits for");
         return;
