@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 /// `require!(root, cgroup2)`; with `REQUIRE_ALL=1` a missing one is an error.
 ///
 /// Names: `root`, `cgroup` (any writable hierarchy with cpu, memory and pids),
+/// `ipvlan` (the kernel has it),
 /// `cgroup1`, `cgroup2` (pure v2 with controllers), `xfs`, `ext4` (directories
 /// with project quotas: `$BULKHEAD_XFS`, `$BULKHEAD_EXT4`), `vm_v1` (the VM suite
 /// of that name), `real_speed` (no emulated processor), `compiler` (of C, which the
@@ -42,6 +43,17 @@ fn release() -> (u32, u32) {
     (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0))
 }
 
+/// Whether the kernel, or a module of it, has interfaces of that kind upon others.
+fn has_links(kind: &str) -> bool {
+    let line = format!(
+        "modprobe {kind} 2>/dev/null; ip link add below type veth peer name aside && \
+         ip link add link below name above type {kind} 2>/dev/null"
+    );
+    // In a network of its own, which goes with it.
+    let tried = std::process::Command::new("unshare").args(["--net", "sh", "-c", &line]).status();
+    tried.is_ok_and(|status| status.success())
+}
+
 /// Whether a prerequisite of [`require!`] is there.
 #[must_use]
 pub fn have(what: &str) -> bool {
@@ -66,6 +78,7 @@ pub fn have(what: &str) -> bool {
         "golden" => golden().is_some(),
         "docker_registry" => have("docker-registry"),
         "nft" => Path::new("/usr/sbin/nft").is_file(),
+        "ipvlan" => has_links("ipvlan"),
         "cni_plugins" => Path::new("/usr/lib/cni/bridge").is_file(),
         // The engine, not only the command.
         "docker" => have("dockerd") || Path::new("/usr/sbin/dockerd").is_file(),
@@ -81,7 +94,8 @@ pub fn have(what: &str) -> bool {
 
 /// What a machine has or has not, and no package brings: one of the VM suites
 /// has it, so that its absence here is no error.
-const LAYOUTS: [&str; 7] = ["cgroup1", "cgroup2", "xfs", "ext4", "vm_v1", "real_speed", "compiler"];
+const LAYOUTS: [&str; 8] =
+    ["cgroup1", "cgroup2", "xfs", "ext4", "vm_v1", "real_speed", "compiler", "ipvlan"];
 
 /// Records the test as skipped; an error where everything is required and the
 /// missing thing can be installed.

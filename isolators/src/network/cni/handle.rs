@@ -235,6 +235,7 @@ impl Member {
             all.push((network, version, wants, *info));
         }
         shared.store.enter(&self.key).map_err(failed)?;
+        failpoint!("cni.entered");
         let mut stored = Vec::with_capacity(all.len());
         for (index, (network, version, wants, info)) in all.into_iter().enumerate() {
             let interface = format!("eth{index}");
@@ -275,6 +276,7 @@ impl Member {
         failpoint!("cni.answered");
         let (result, outcome) = added.map_err(on)?;
         self.shared.store.record(&self.key, stored, result).map_err(failed)?;
+        failpoint!("cni.recorded");
         let missing = wants.addresses.iter().find(|ip| !outcome.addresses.contains(ip));
         match missing {
             Some(ip) => Err(on(format!("its plugins did not give the address {ip}"))),

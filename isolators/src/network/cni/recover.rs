@@ -1,11 +1,14 @@
-//! After a restart of the agent: containers that run stay as they are and are checked,
-//! what nobody claims is taken off its networks, and plugins are told what there is.
+//! After a restart of the agent: plugins are told what there is, what nobody claims is
+//! taken off its networks, containers that run stay as they are and are checked.
 
 use std::collections::BTreeSet;
+use std::future::Future;
 use std::sync::Arc;
 
+use kernel::chain;
 use tracing::warn;
 
+use super::conf::Network;
 use super::handle::Member;
 use super::plugins::Place;
 use super::{Shared, attachment, detach, key};
@@ -21,6 +24,9 @@ pub(super) async fn recover(shared: &Arc<Shared>, known: &[Known]) -> Recovered 
     // Before anything is added or taken off: the specification wants it so. What is to be
     // taken off still counts as there, since its turn comes.
     collect(shared).await;
+    if let Err(error) = shared.store.settle() {
+        warn!(error = %chain(&error), "the CNI directory stays mounted");
+    }
     let mut leftovers = Vec::new();
     for key in shared.store.scan() {
         if !claimed.contains(&key) {
@@ -30,7 +36,12 @@ pub(super) async fn recover(shared: &Arc<Shared>, known: &[Known]) -> Recovered 
     }
     let running = known.iter().filter(|known| known.pid.is_some());
     let running: Vec<String> = running.map(|known| key(&known.context)).collect();
-    tokio::spawn(check(Arc::clone(shared), running));
+    // Complaints change nothing: nobody waits for them.
+    let shared = Arc::clone(shared);
+    tokio::spawn(async move {
+        ask(&shared).await;
+        check(&shared, running).await;
+    });
     Recovered { handles, leftovers }
 }
 
@@ -42,26 +53,51 @@ async fn collect(shared: &Arc<Shared>) {
         .iter()
         .flat_map(|key| shared.store.load(key).into_iter().map(|stored| (key.clone(), stored)))
         .collect();
-    let networks = inventory.scan().networks;
-    let calls = networks.into_values().map(|(_, network)| {
+    each(inventory.scan().networks.into_values().map(|(_, network)| {
         let on_it = all.iter().filter(|(_, stored)| stored.network.name == network.name);
         let valid: Vec<(String, String)> =
             on_it.map(|(key, stored)| (key.clone(), stored.interface.clone())).collect();
         let shared = Arc::clone(shared);
-        tokio::spawn(async move {
-            for error in attachment::collect(&shared.plugins, &network, &valid).await {
-                warn!(network = network.name, %error, "the CNI network may not be in order");
-            }
-        })
-    });
-    for call in calls.collect::<Vec<_>>() {
+        async move {
+            let errors = attachment::collect(&shared.plugins, &network, &valid).await;
+            complain(&network, errors);
+        }
+    }))
+    .await;
+}
+
+/// Whether containers could join.
+async fn ask(shared: &Arc<Shared>) {
+    let Some(inventory) = &shared.inventory else { return };
+    each(inventory.scan().networks.into_values().map(|(_, network)| {
+        let shared = Arc::clone(shared);
+        async move {
+            let errors = attachment::status(&shared.plugins, &network).await;
+            complain(&network, errors);
+        }
+    }))
+    .await;
+}
+
+fn complain(network: &Network, errors: Vec<String>) {
+    for error in errors {
+        warn!(network = network.name, %error, "the CNI network may not be in order");
+    }
+}
+
+/// All at once, to the end.
+async fn each<F>(all: impl Iterator<Item = F>)
+where
+    F: Future<Output = ()> + Send + 'static,
+{
+    for call in all.map(tokio::spawn).collect::<Vec<_>>() {
         // One that panics has said so.
         let _ = call.await;
     }
 }
 
 /// Asks after containers that run; what is found wrong is for people.
-async fn check(shared: Arc<Shared>, running: Vec<String>) {
+async fn check(shared: &Shared, running: Vec<String>) {
     for key in running {
         let netns = shared.store.netns(&key);
         for stored in shared.store.load(&key) {

@@ -160,6 +160,7 @@ impl Host {
             address: Some(self.facts.mac),
             mtu: Some(LOOPBACK_MTU),
             network: Some(network.as_fd()),
+            ..End::default()
         };
         link::add_veth(&mut socket, &end, &peer)?;
         let found = link::find(&mut socket, &name)?;

@@ -4,9 +4,11 @@
 //! it moves to another one, the name may too.
 
 use std::os::fd::{AsRawFd, BorrowedFd};
+use std::sync::mpsc::RecvTimeoutError;
+use std::time::Duration;
 
 use super::message::{Attributes, Message, Request, flag, long, number, text};
-use super::socket::{Refusal, Socket};
+use super::socket::{Family, Refusal, Socket};
 use crate::Error;
 
 const NEW: u16 = 16;
@@ -39,6 +41,9 @@ const VETH_PEER: u16 = 1;
 
 /// The longest name in bytes (`IFNAMSIZ` without its NUL).
 pub const LONGEST_NAME: usize = 15;
+
+/// Between two looks at whether an interface is gone.
+const GLANCE: Duration = Duration::from_millis(1);
 
 /// Counters of an interface, since it was made: `struct rtnl_link_stats64`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -168,11 +173,19 @@ pub struct End<'a> {
     pub address: Option<[u8; 6]>,
     /// Largest packet in bytes; `None`: 1500.
     pub mtu: Option<u32>,
+    /// Whether it is switched on at once.
+    pub up: bool,
+    /// Index of the bridge that it is made a port of.
+    pub master: Option<u32>,
     /// The network that it is made in, by descriptor; `None`: the socket's.
     pub network: Option<BorrowedFd<'a>>,
 }
 
 impl End<'_> {
+    fn header(&self) -> [u8; FIXED] {
+        about(0, u32::from(self.up), u32::from(self.up))
+    }
+
     fn append(&self, mut request: Request) -> Request {
         request = request.text(NAME, self.name);
         if let Some(address) = &self.address {
@@ -181,6 +194,9 @@ impl End<'_> {
         if let Some(mtu) = self.mtu {
             request = request.number(MTU, mtu);
         }
+        if let Some(master) = self.master {
+            request = request.number(MASTER, master);
+        }
         if let Some(network) = self.network {
             request = request.number(NETWORK_OF_FD, network.as_raw_fd().cast_unsigned());
         }
@@ -188,15 +204,16 @@ impl End<'_> {
     }
 }
 
-/// Makes a pair of connected interfaces, both ends in one step.
+/// Makes a pair of connected interfaces, both ends in one step. (Of the peer the kernel
+/// heeds no `master`.)
 ///
 /// # Errors
 /// A name is taken (`EEXIST`), or the kernel refuses.
 pub fn add_veth(socket: &mut Socket, end: &End<'_>, peer: &End<'_>) -> Result<(), Error> {
-    let request = Request::new(NEW, flag::CREATE | flag::EXCLUSIVE).fixed(&[0; FIXED]);
+    let request = Request::new(NEW, flag::CREATE | flag::EXCLUSIVE).fixed(&end.header());
     let request = end.append(request).nested(INFO, |info| {
         info.text(INFO_KIND, "veth").nested(INFO_DATA, |data| {
-            data.nested(VETH_PEER, |inner| peer.append(inner.fixed(&[0; FIXED])))
+            data.nested(VETH_PEER, |inner| peer.append(inner.fixed(&peer.header())))
         })
     });
     let what = || format!("the pair of network interfaces '{}' and '{}'", end.name, peer.name);
@@ -224,6 +241,39 @@ pub fn remove(socket: &mut Socket, name: &str) -> Result<(), Error> {
     let request = Request::new(DELETE, 0).fixed(&[0; FIXED]).text(NAME, name);
     gone_is_fine(socket.tell(request), libc::ENODEV)
         .map_err(|e| e.doing("remove", format!("the network interface '{name}'")))
+}
+
+/// As [`remove`], in the network of the calling thread, but returns when the interface is
+/// out of it and nothing goes through it any more. The kernel keeps whoever removes it for
+/// some 20 ms longer, until nothing of its own refers to it; that is left to a thread.
+///
+/// # Errors
+/// As [`Socket::open`] and [`remove`].
+pub fn remove_soon(name: &str) -> Result<(), Error> {
+    let mut socket = Socket::open(Family::Route)?;
+    if find(&mut socket, name)?.is_none() {
+        return Ok(());
+    }
+    let (tell, removed) = std::sync::mpsc::channel();
+    let owned = name.to_owned();
+    let thread = std::thread::Builder::new().name("network".into());
+    let work = move || {
+        let done = Socket::open(Family::Route).and_then(|mut own| remove(&mut own, &owned));
+        // Nobody listens any more if it was seen to be gone.
+        let _ = tell.send(done);
+    };
+    if thread.spawn(work).is_err() {
+        return remove(&mut socket, name);
+    }
+    loop {
+        match removed.recv_timeout(GLANCE) {
+            Ok(done) => return done,
+            // The kernel answers when it has done what it does under its lock.
+            Err(RecvTimeoutError::Timeout) if find(&mut socket, name)?.is_none() => return Ok(()),
+            Err(RecvTimeoutError::Timeout) => {}
+            Err(RecvTimeoutError::Disconnected) => return remove(&mut socket, name),
+        }
+    }
 }
 
 /// What may be changed of an interface.
