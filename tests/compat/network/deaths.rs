@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use super::host::{Host, addresses, bridge, ip, run, sh, task, text};
+use super::host::{Host, addresses, bridge, ip, links, run, sh, task, text};
 use crate::cluster::binary;
 use crate::require;
 
@@ -23,19 +23,24 @@ const THEIRS: &str = "ip link add theirs type bridge && ip link set theirs up &&
     nft add table bridge theirs && \
     iptables -A FORWARD -s 203.0.113.9 -j DROP && ip6tables -t nat -A POSTROUTING -s fd99::/64 -j MASQUERADE";
 
-/// All that a network is made of on this host, as text that stays the same while nothing
-/// is changed.
+/// All that this host's network is made of, as text that stays the same while nothing is
+/// changed. The two bridges are left out but for their names: that they are there is
+/// right, and what the kernel says of them follows the ports that they have.
 fn everything() -> String {
-    let timers = "s/[a-z_]*timer +[0-9.]+//g; s/^#.*//";
+    let timers = "s/[a-z_]*timer +[0-9.]+//g; s/expires [0-9]+sec//; s/ tentative//; s/^#.*//";
+    let theirs = |line: &str| text(&format!("{line} | grep -v 'br[34]' | sed -E '{timers}'"));
+    let mut links = links();
+    links.sort();
     [
         run("nft -j -s list ruleset"),
-        text(&format!("ip -d link | sed -E '{timers}'")),
-        // Without what the kernel gives to a bridge by itself, by the ports it happens to have.
-        text("ip -o address | grep -v 'inet6 fe80:'"),
-        run("ip route show table all"),
-        text("ip -6 route show table all | grep -v fe80: | sed -E 's/expires [0-9]+sec//'"),
-        text(&format!("iptables-save | sed -E '{timers}'")),
-        text(&format!("ip6tables-save | sed -E '{timers}'")),
+        links.join(" "),
+        theirs("ip -o -d link"),
+        theirs("ip -o address"),
+        theirs("ip -o rule"),
+        theirs("ip -4 route show table all"),
+        theirs("ip -6 route show table all"),
+        theirs("iptables-save"),
+        theirs("ip6tables-save"),
     ]
     .join("\n")
 }
