@@ -204,8 +204,8 @@ impl End<'_> {
     }
 }
 
-/// Makes a pair of connected interfaces, both ends in one step. (Of the peer the kernel
-/// heeds no `master`.)
+/// Makes a pair of connected interfaces, both ends in one step. The kernel makes the peer
+/// first, when it is connected to nothing: it can be neither `up` nor have a `master` yet.
 ///
 /// # Errors
 /// A name is taken (`EEXIST`), or the kernel refuses.
@@ -213,7 +213,7 @@ pub fn add_veth(socket: &mut Socket, end: &End<'_>, peer: &End<'_>) -> Result<()
     let request = Request::new(NEW, flag::CREATE | flag::EXCLUSIVE).fixed(&end.header());
     let request = end.append(request).nested(INFO, |info| {
         info.text(INFO_KIND, "veth").nested(INFO_DATA, |data| {
-            data.nested(VETH_PEER, |inner| peer.append(inner.fixed(&peer.header())))
+            data.nested(VETH_PEER, |inner| peer.append(inner.fixed(&[0; FIXED])))
         })
     });
     let what = || format!("the pair of network interfaces '{}' and '{}'", end.name, peer.name);
