@@ -41,7 +41,7 @@ pub(super) async fn launch(
     call: LaunchNestedContainerSession,
     accept: media::Shape,
 ) -> Result<Response, Response> {
-    let tty = call.container.as_ref().and_then(|info| info.tty_info.clone());
+    let tty = call.container.as_ref().and_then(|info| info.tty_info);
     let mut request = nested::request(
         context,
         snapshot,
@@ -80,7 +80,7 @@ pub(super) async fn launch(
     };
     let (session, over) = Session::new(writer);
     context.sessions.map().insert(nested::display(&id), Arc::clone(&session));
-    let guest = Guest { context: Arc::clone(context), id, session, _over: over };
+    let guest = Guest { context: Arc::clone(context), id, session, ended: false, _over: over };
     let (sender, receiver) = mpsc::channel(CHUNKS);
     let client = Client { sender, media: accept.media() };
     tokio::spawn(forward(guest, streams, client));
@@ -188,17 +188,20 @@ struct Guest {
     context: Arc<Context>,
     id: ContainerId,
     session: Arc<Session>,
+    /// It has: another may have its id by the time when this is dropped.
+    ended: bool,
     /// Tells writers that it is over.
     _over: watch::Sender<()>,
 }
 
 impl Drop for Guest {
     fn drop(&mut self) {
-        self.context.sessions.map().remove(&nested::display(&self.id));
+        self.context.sessions.remove(&nested::display(&self.id), &self.session);
         self.session.close();
-        let (context, id) = (Arc::clone(&self.context), self.id.clone());
-        // Of a container that has ended this asks nothing.
-        tokio::spawn(async move { context.containerizer.destroy(&id, None).await });
+        if !self.ended {
+            let (context, id) = (Arc::clone(&self.context), self.id.clone());
+            tokio::spawn(async move { context.containerizer.destroy(&id, None).await });
+        }
     }
 }
 
@@ -209,10 +212,10 @@ struct Client {
 }
 
 /// Sends what the container writes until it has ended or nobody listens.
-async fn forward(guest: Guest, mut streams: Streams, client: Client) {
+async fn forward(mut guest: Guest, mut streams: Streams, client: Client) {
     let Client { sender, media } = client;
-    let ended = guest.context.containerizer.wait(&guest.id);
-    let mut ended = std::pin::pin!(ended);
+    let (containerizer, id) = (Arc::clone(&guest.context.containerizer), guest.id.clone());
+    let mut ended = std::pin::pin!(containerizer.wait(&id));
     let mut buffer = vec![0; 2 * PIECE];
     let (beat, mut beats) = heartbeats(&guest.context);
     loop {
@@ -228,6 +231,7 @@ async fn forward(guest: Guest, mut streams: Streams, client: Client) {
             return;
         }
     }
+    guest.ended = true;
     while let Some((kind, piece)) = streams.rest(&mut buffer).await {
         let io = data(kind, &piece);
         guest.session.tell(&io);

@@ -40,6 +40,14 @@ impl Sessions {
         // Entries go in and out in one step.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
+
+    /// Drops one that is over, unless another has its container's id by now.
+    pub(super) fn remove(&self, key: &str, session: &Arc<Session>) {
+        let mut map = self.map();
+        if map.get(key).is_some_and(|known| Arc::ptr_eq(known, session)) {
+            map.remove(key);
+        }
+    }
 }
 
 /// The streams of a running container, if it has any of its own.
@@ -74,7 +82,7 @@ async fn pass_on(
             _ = beats.tick() => session.tell(&heartbeat(beat)),
         }
     }
-    context.sessions.map().remove(&key);
+    context.sessions.remove(&key, &session);
     session.close();
     drop(over);
 }

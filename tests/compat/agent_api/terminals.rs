@@ -175,6 +175,15 @@ async fn a_task_with_a_terminal_outlives_the_agent() {
     let size = json!({ "window_size": { "rows": 12, "columns": 34 } });
     let line = "tty; stty size; while read line; do echo =$line; done; stty size; exit 3";
     let mut scene = Scene::with("tty-task", &[], line, Some(tty(size))).await;
+    let stdout = || {
+        let read = std::fs::read_to_string(scene.cluster.sandbox("t").join("stdout"));
+        read.unwrap_or_default()
+    };
+    let by = Instant::now() + PATIENCE;
+    while !stdout().ends_with("12 34\r\n") {
+        assert!(Instant::now() < by, "it does not begin: {}", stdout());
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
     let listen = json!({ "type": "ATTACH_CONTAINER_OUTPUT",
         "attach_container_output": { "container_id": scene.task } });
     let output = scene.records(listen.to_string()).await;

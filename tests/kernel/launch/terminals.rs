@@ -11,7 +11,8 @@ use oci_spec::runtime::{BoxBuilder, Mount};
 use tokio::net::unix::pipe::{Receiver, Sender};
 use tokio::time::timeout;
 
-use crate::{Fixture, busybox_root, end_of, require, until};
+use crate::users::{BASE, open_to_all, remap};
+use crate::{Fixture, busybox_root, end_of, namespace, require, until};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -137,7 +138,7 @@ async fn a_terminal_is_of_the_containers_own_devpts() {
     let (running, mut master) = start(&fixture, &plan).await;
     let node = "88:0 65534 5 620\r\n";
     let expected =
-        format!("/dev/pts/0\r\n11 222\r\nto error\r\n34816\r\n{node}{node}/dev/pts/0\r\n");
+        format!("/dev/pts/0\r\n11 222\r\nto error\r\n34816\r\n{node}{node}/dev/console\r\n");
     assert_eq!(master.rest().await, expected);
     assert_eq!(end_of(&running).await.status(), Some(3 << 8));
     assert_eq!(fixture.output(), "", "it has the terminal in the place of the streams");
@@ -168,6 +169,42 @@ async fn without_a_devpts_it_is_the_hosts_and_goes_with_its_container() {
             again.ctime() == node.ctime() && again.ctime_nsec() == node.ctime_nsec()
         };
         until("the terminal is gone", || !std::fs::metadata(&path).is_ok_and(same)).await;
+    }
+}
+
+#[tokio::test]
+async fn it_belongs_to_the_containers_user_whatever_the_host_calls_it() {
+    require!(root);
+    let fixture = Fixture::new("mapped-terminal", Engine::Linux);
+    open_to_all(&fixture.path(""));
+    let line = "stat -c %u $(tty); tty; read line";
+    let mut plan = fixture.plan_in(&[Kind::Mount], &["sh", "-c", line]);
+    remap(&mut plan);
+    let (running, mut master) = start(&fixture, &with_terminal(plan)).await;
+    let host = |text: &str| {
+        let path = text.lines().find(|line| line.starts_with("/dev/")).expect("a path");
+        std::fs::metadata(path).expect("it is there").uid()
+    };
+    let text = master.expect("/dev/pts/").await + &master.expect("\r\n").await;
+    assert_eq!((text.lines().next(), host(&text)), (Some("0"), BASE), "{text}");
+
+    // One that enters the namespaces of another.
+    let joined = |kind: Kind, name: &str| {
+        namespace(kind, Some(format!("/proc/{}/ns/{name}", running.pid()).into()))
+    };
+    let mut plan = fixture.plan_in(&[], &["sh", "-c", line]);
+    let spaces = vec![joined(Kind::User, "user"), joined(Kind::Mount, "mnt")];
+    plan.spec.linux_mut().as_mut().expect("set").set_namespaces(Some(spaces));
+    let record = fixture.path("guest");
+    let launching = fixture.launcher.launch(&with_terminal(plan), &record).await.expect("launch");
+    let mut guests = Master::of(launching.terminal().expect("a terminal"));
+    let guest = launching.release().await.expect("release");
+    let text = guests.expect("/dev/pts/").await + &guests.expect("\r\n").await;
+    assert_eq!((text.lines().next(), host(&text)), (Some("0"), BASE), "{text}");
+    for (running, mut master) in [(guest, guests), (running, master)] {
+        master.write("\n").await;
+        master.rest().await;
+        assert_eq!(end_of(&running).await.status(), Some(0));
     }
 }
 
