@@ -12,7 +12,7 @@ use std::path::Path;
 use super::error::{LaunchError, Step};
 #[cfg(feature = "oci")]
 pub(super) use layout::SOCKET_FD;
-pub(super) use layout::{Op, SAYS_FAILED, SAYS_RUNNING, SAYS_WAITING, SLOTS, code};
+pub(super) use layout::{Op, SAYS_FAILED, SAYS_RUNNING, SAYS_WAITING, SLOTS, TREE_FD, code};
 
 /// What a launch error says about each operation, by index.
 #[derive(Debug, Default)]
@@ -39,7 +39,7 @@ fn step_of(code: u32) -> Step {
         code::UNSHARE => Step::NewNamespace,
         code::HOSTNAME => Step::Hostname,
         code::MOUNT | code::ATTACH | code::RESTRICT => Step::Mount,
-        code::FS_OPEN | code::FS_SET | code::FS_MAKE => Step::Mount,
+        code::INHERIT | code::FS_OPEN | code::FS_SET | code::FS_MAKE => Step::Mount,
         code::MAP_IDS => Step::MapIds,
         code::MKDIR | code::SYMLINK | code::RENAME | code::MKNOD | code::CHOWN => Step::File,
         code::PIVOT | code::CHROOT => Step::Root,

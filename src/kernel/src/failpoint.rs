@@ -89,6 +89,7 @@ pub const ALL: &[&str] = &[
     "cgroups.made",
     "provision.recorded",
     "provision.made",
+    "provision.taken",
     "launch.provisioned",
     // Networks of a container (isolators/src/network/cni).
     "cni.intended",
@@ -110,6 +111,8 @@ pub const ALL: &[&str] = &[
     "launch.isolated",
     "launch.released",
     "launch.pid",
+    // A root for the next container of an image (src/provisioner/ahead.rs).
+    "provision.ahead",
     // The end of a container (src/containerizer/native/finish.rs).
     "destroy.begin",
     "destroy.limited",
@@ -120,6 +123,7 @@ pub const ALL: &[&str] = &[
     "cni.forgotten",
     "cgroups.removed_one",
     "provision.unmounted",
+    "provision.moved",
     "provision.removed",
     "destroy.cleaned",
     "destroy.status",

@@ -59,6 +59,23 @@ pub fn mount_overlay(
     made.map_err(|error| Error::new("mount an overlay on", target.display().to_string(), error))
 }
 
+/// As [`mount_overlay`], without a place: who has the descriptor may give it one, in
+/// whatever mount namespace, and it goes with the descriptor if nobody does. `None`: the
+/// kernel is too old for that (before 6.5).
+///
+/// # Errors
+/// As [`mount_overlay`].
+pub fn overlay_tree(lower: &[PathBuf], upper: Option<Upper<'_>>) -> Result<Option<OwnedFd>, Error> {
+    match new_overlay(lower, upper) {
+        Ok(tree) => Ok(Some(tree)),
+        Err(error) if old_kernel(&error) => Ok(None),
+        Err(error) => {
+            let object = upper.map_or_else(String::new, |own| own.upper.display().to_string());
+            Err(Error::new("make an overlay of", object, error))
+        }
+    }
+}
+
 /// Mounts `source` on `target`, so that nothing below it can be written.
 ///
 /// # Errors

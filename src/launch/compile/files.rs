@@ -11,7 +11,7 @@ use oci_spec::runtime::{LinuxDevice, LinuxDeviceType, Mount};
 use super::{O_PATH_DIRECTORY, Scene, UserSlot, open};
 use crate::launch::error::{LaunchError, Step};
 use crate::launch::mounts::{self, Options};
-use crate::launch::program::{Builder, Op, code};
+use crate::launch::program::{Builder, Op, TREE_FD, code};
 
 /// Longest value of a parameter of a file system that the kernel takes, in bytes.
 const LONGEST_PARAMETER: usize = 255;
@@ -72,6 +72,13 @@ fn made_as_owner(
     let wild = if root.is_some() { Vec::new() } else { wild };
     if let Some(root) = root {
         match &plan.overlay {
+            Some(_) if takes_tree(plan, scene) => {
+                let (a, b) = (TREE_FD as u32, program.slot()?);
+                let op = Op { code: code::INHERIT, a, b, ..Op::default() };
+                program.push(Step::Mount, root.display().to_string(), op);
+                let op = Op { code: code::ATTACH, a: b, b: program.path(root)?, ..Op::default() };
+                program.push(Step::Mount, root.display().to_string(), op);
+            }
             Some(overlay) => {
                 if let Some(user) = user {
                     map_layers(program, overlay, user)?;
@@ -111,6 +118,11 @@ fn made_as_owner(
         restrict(program, Path::new("/"), libc::MS_RDONLY, false)?;
     }
     Ok(())
+}
+
+/// Whether the root file system comes mounted.
+pub(super) fn takes_tree(plan: &LaunchPlan, scene: &Scene<'_>) -> bool {
+    plan.overlay.is_some() && plan.tree.is_some() && scene.user.is_none()
 }
 
 type Prepared<'a> = (&'a Mount, Options, Option<u32>);

@@ -16,6 +16,7 @@ mod overlay;
 
 use std::fmt;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::atomic::AtomicBool;
@@ -203,6 +204,15 @@ impl Place {
     pub fn clear(&self) -> Result<(), kernel::Error> {
         kernel::mounts::detach(&self.root)
     }
+}
+
+/// Mounts an overlay without a place; whoever has the descriptor gives it one. Once it
+/// was, it cannot be mounted again. `None`: the kernel cannot (before 6.5).
+///
+/// # Errors
+/// The kernel's.
+pub fn mount_ahead(overlay: &Overlay) -> Result<Option<OwnedFd>, BackendError> {
+    overlay::mount_ahead(overlay)
 }
 
 /// A root that can be used.
