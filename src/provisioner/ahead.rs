@@ -17,7 +17,7 @@ use std::fs;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -92,17 +92,18 @@ impl Shelf {
     /// Makes a root as `wanted` the container's, if one is ready and the container has
     /// nothing yet.
     pub fn take(&self, wanted: &RootRecord, container: &ContainerRoots) -> Option<Taken> {
-        let found = {
-            let mut state = self.state();
+        let mut state = self.state();
+        let found = loop {
             let at = state.ready.iter().position(|one| one.record.is_like(wanted))?;
-            state.ready.remove(at)
+            let found = state.ready.remove(at);
+            let same = |tree: &Tree| layers(wanted).is_ok_and(|layers| layers == tree.layers);
+            if found.tree.as_ref().is_none_or(same) {
+                break found;
+            }
+            // The image was removed and pulled again.
+            state.stale.push(found.roots);
         };
-        let same = |tree: &Tree| layers(wanted).is_ok_and(|layers| layers == tree.layers);
-        if !found.tree.as_ref().is_none_or(same) {
-            // The image was removed and pulled again. `tidy` has the rest.
-            self.state().stale.push(found.roots);
-            return None;
-        }
+        drop(state);
         match found.roots.become_those_of(container) {
             Ok(()) => {
                 let tree = found.tree.map(|tree| tree.mount);
@@ -116,13 +117,14 @@ impl Shelf {
             Err(error) => {
                 let path = container.path().display();
                 tracing::warn!(%error, "a root that was ready does not become '{path}'");
+                self.state().stale.push(found.roots);
                 None
             }
         }
     }
 
-    /// Makes roots as `like` until enough are ready, and mounts their overlays if `mount`;
-    /// what had to go for that is the answer.
+    /// Makes roots as `like` until enough are ready, and mounts their overlays if `mount`.
+    /// What is too many after that goes with `tidy`.
     ///
     /// # Errors
     /// The system's.
@@ -131,9 +133,7 @@ impl Shelf {
         like: &RootRecord,
         facts: &Arc<Facts>,
         mount: bool,
-        trash: &Arc<Trash>,
-    ) -> Result<Vec<Discarded>, BackendError> {
-        let mut gone = Vec::new();
+    ) -> Result<(), BackendError> {
         while self.begin(like) {
             let name = uuid::Uuid::new_v4().to_string();
             let roots = ContainerRoots::at(self.dir.join(&name));
@@ -154,13 +154,12 @@ impl Shelf {
             };
             let (used, facts) = (Instant::now(), Arc::clone(facts));
             state.ready.push(Ready { roots, record, tree, used, _facts: facts });
-            let spare = (state.ready.len() > MOST).then(|| oldest(&mut state.ready));
-            drop(state);
-            if let Some(spare) = spare {
-                gone.extend(trash.take(spare.roots.path())?);
+            if state.ready.len() > MOST {
+                let spare = oldest(&mut state.ready);
+                state.stale.push(spare.roots);
             }
         }
-        Ok(gone)
+        Ok(())
     }
 
     /// Whether one more is to be made; then it is noted.
@@ -188,14 +187,22 @@ impl Shelf {
         let mut going = std::mem::take(&mut state.stale);
         drop(state);
         going.extend(old.into_iter().map(|one| one.roots));
-        going.iter().filter_map(|roots| trash.take(roots.path()).ok().flatten()).collect()
+        going.iter().filter_map(|roots| discard(roots.path(), trash)).collect()
     }
 
     /// Takes away those of a dead agent. To be called before any is made.
     pub fn recover(&self, trash: &Arc<Trash>) -> Vec<Discarded> {
         let found = fs::read_dir(&self.dir).into_iter().flatten().flatten();
-        found.filter_map(|entry| trash.take(&entry.path()).ok().flatten()).collect()
+        found.filter_map(|entry| discard(&entry.path(), trash)).collect()
     }
+}
+
+/// Moves a root away; one that stays is left to the next agent.
+fn discard(path: &Path, trash: &Arc<Trash>) -> Option<Discarded> {
+    trash.take(path).unwrap_or_else(|error| {
+        tracing::warn!(error = %kernel::chain(&error), "a root that nobody will have stays");
+        None
+    })
 }
 
 /// Mounts the overlay of a root, if the kernel can.
@@ -231,8 +238,6 @@ fn is_taken(error: &io::Error) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use std::path::Path;
-
     use super::super::backend::Backend;
     use super::*;
 
@@ -257,14 +262,13 @@ mod tests {
         let dir = std::env::temp_dir().join(format!("ahead-{}", std::process::id()));
         let layer = dir.join("layer");
         fs::create_dir_all(&layer).unwrap();
-        let trash = Arc::new(Trash::new(dir.join("gone")));
         let (ready, facts) = (dir.join("ready"), Arc::new(Facts::default()));
         let shelf = Shelf::new(ready.clone());
         let (one, two) = (record(&layer, "one"), record(&layer, "two"));
         let of = |name: &str| ContainerRoots::at(dir.join("containers").join(name));
         assert!(shelf.take(&one, &of("a")).is_none());
         for _ in 0..2 {
-            assert!(shelf.fill(&one, &facts, false, &trash).unwrap().is_empty());
+            shelf.fill(&one, &facts, false).unwrap();
             assert_eq!(count(&ready), EACH);
         }
         assert!(shelf.take(&two, &of("a")).is_none(), "another image");
@@ -272,7 +276,7 @@ mod tests {
         let taken = shelf.take(&one, &of("a")).expect("one is ready");
         assert_eq!(of("a").read().roots, [taken.record.clone()]);
         let place = of("a").place(&taken.record);
-        assert!(place.root.is_dir() && place.scratch.join("upperdir").is_dir());
+        assert!(place.root.is_dir() && of("a").path().join("upperdir").is_dir());
         // A container that has something keeps it, and the root stays.
         assert!(shelf.take(&one, &of("a")).is_none());
         assert_eq!(count(&ready), EACH - 1);
@@ -291,9 +295,9 @@ mod tests {
         let shelf = Shelf::new(ready.clone());
         for image in 0..MOST {
             let like = record(&layer, &image.to_string());
-            let gone = shelf.fill(&like, &facts, false, &trash).unwrap();
-            gone.into_iter().for_each(Discarded::remove);
+            shelf.fill(&like, &facts, false).unwrap();
         }
+        shelf.tidy(&trash).into_iter().for_each(Discarded::remove);
         assert_eq!((count(&ready), count(&dir.join("gone"))), (MOST, 0));
         let first = ContainerRoots::at(dir.join("a"));
         assert!(shelf.take(&record(&layer, "0"), &first).is_none(), "the oldest went");

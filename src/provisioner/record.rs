@@ -4,7 +4,8 @@
 //! ```text
 //! <work_dir>/provisioner/containers/<id>/
 //!     roots.json                              this file (ours; Mesos has `layers`)
-//!     backends/<backend>/rootfses/<name>      the roots
+//!     rootfs, upperdir, workdir               its own root, if it is an overlay
+//!     backends/<backend>/rootfses/<name>      other roots, as in Mesos
 //!     backends/overlay/scratch/<name>/{upperdir,workdir}
 //!     containers/<child>/...                  of nested containers
 //! <work_dir>/provisioner/{ready,gone}/<name>/ as that, of no container yet or any more

@@ -17,6 +17,7 @@ use isolators::plan::Overlay;
 use isolators::runtime::users::{self, Identity};
 use isolators::secret::Secrets;
 use kernel::failpoint;
+use kernel::sched::standing_back;
 use mesos::{ContainerId, Image};
 
 use super::ahead::{Shelf, Taken};
@@ -365,13 +366,14 @@ impl Provisioner {
         }
         let (ahead, trash) = (Arc::clone(&self.ahead), Arc::clone(&self.trash));
         let (like, facts) = (root.record.clone(), Arc::clone(&root.facts));
-        drop(tokio::task::spawn_blocking(move || match ahead.fill(&like, &facts, mount, &trash) {
-            Ok(gone) => gone.into_iter().for_each(Discarded::remove),
-            Err(error) => {
+        let work = move || {
+            if let Err(error) = ahead.fill(&like, &facts, mount) {
                 let error = kernel::chain(&error);
                 tracing::warn!(%error, image = like.image, "no root is made ahead");
             }
-        }));
+            ahead.tidy(&trash).into_iter().for_each(Discarded::remove);
+        };
+        drop(tokio::task::spawn_blocking(|| standing_back(work)));
     }
 
     /// Removes what was made for a container and lets its images go. Its directory is
@@ -390,7 +392,8 @@ impl Provisioner {
         let moved = tokio::task::spawn_blocking(move || {
             let _turn = turn;
             gone.clear()?;
-            trash.take(gone.path())
+            // On a full disk there may be no place to move it to.
+            trash.take(gone.path()).or_else(|_| gone.remove().map(|()| None))
         });
         let fail = |source: Box<dyn std::error::Error + Send + Sync>| ProvisionError {
             verb: "remove",
@@ -406,10 +409,11 @@ impl Provisioner {
         self.table().retain(|path, _| !path.starts_with(roots.path()));
         failpoint!("provision.removed");
         let Some(moved) = moved else { return Ok(()) };
-        let behind = tokio::task::spawn_blocking(|| moved.remove());
         if self.trash.is_crowded() {
-            behind.await.map_err(|e| fail(e.into()))?;
+            let removed = tokio::task::spawn_blocking(|| moved.remove_now());
+            return removed.await.map_err(|e| fail(e.into()));
         }
+        drop(tokio::task::spawn_blocking(|| standing_back(|| moved.remove())));
         Ok(())
     }
 

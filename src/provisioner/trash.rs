@@ -27,7 +27,7 @@ pub(super) struct Trash {
     dir: PathBuf,
     /// What this process removes or is about to.
     under_way: Mutex<BTreeSet<PathBuf>>,
-    /// Held by who removes: one at a time disturbs launches least.
+    /// Held by who removes behind: one at a time disturbs launches least.
     turn: Mutex<()>,
     errors: AtomicU64,
 }
@@ -59,7 +59,7 @@ impl Trash {
         self.errors.load(Ordering::Relaxed)
     }
 
-    /// Whether whoever brings more should remove it himself.
+    /// Whether whoever brings more should remove it and wait.
     pub fn is_crowded(&self) -> bool {
         self.under_way().len() > CROWD
     }
@@ -91,13 +91,17 @@ impl Trash {
         for entry in fs::read_dir(&self.dir).into_iter().flatten().flatten() {
             let path = entry.path();
             if !self.under_way().contains(&path) {
+                let _turn = self.turn();
                 self.remove(&path);
             }
         }
     }
 
+    fn turn(&self) -> MutexGuard<'_, ()> {
+        self.turn.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn remove(&self, path: &Path) {
-        let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
         if let Err(error) = kernel::remove::tree(path, &mut |_| true) {
             self.errors.fetch_add(1, Ordering::Relaxed);
             tracing::warn!(error = %kernel::chain(&error), "a root file system stays for now");
@@ -106,8 +110,14 @@ impl Trash {
 }
 
 impl Discarded {
-    /// Removes it; what could not be removed is left to the next sweep.
+    /// Removes it when it is its turn; what could not be removed is left to the next sweep.
     pub fn remove(self) {
+        let _turn = self.trash.turn();
+        self.trash.remove(&self.path);
+    }
+
+    /// The same beside whatever else is removed: one may be large.
+    pub fn remove_now(self) {
         self.trash.remove(&self.path);
     }
 }

@@ -154,11 +154,10 @@ async fn the_next_container_of_an_image_has_a_root_that_was_made_ahead() {
     let ready = scene.ready();
     let waits = format!("{line}; while [ ! -e $MESOS_SANDBOX/go ]; do sleep 0.1; done");
     let container = framework.start(task("second", "app:1", &waits)).await;
-    let roots = scene.roots().join(container).join("backends/overlay/rootfses");
-    let roots: Vec<_> = std::fs::read_dir(&roots).expect("roots").flatten().collect();
-    let [root] = &roots[..] else { panic!("{roots:?}") };
-    let name = root.file_name().to_string_lossy().into_owned();
-    assert!(ready.contains(&name), "{name} of {ready:?}");
+    let record = std::fs::read(scene.roots().join(container).join("roots.json")).expect("a record");
+    let record: Value = serde_json::from_slice(&record).expect("JSON");
+    let name = record["roots"][0]["name"].as_str().expect("a name").to_owned();
+    assert!(ready.contains(&name), "{record} is none of {ready:?}");
     std::fs::write(scene.sandbox("second").join("go"), "").expect("let it end");
     framework.until("the end", 60, |f| f.end("second").is_some()).await;
     let shown = scene.file("first", "stdout");

@@ -84,11 +84,16 @@ async fn an_overlay_that_is_mounted_already_becomes_the_root() {
         let script = "echo x > /written; busybox sleep 1000 & ls /; ls /proc/self/fd";
         let mut plan = fixture.plan_in(kinds, &["sh", "-c", script]);
         plan.spec.set_root(Some(root_at(&fixture.path("mnt"))));
-        plan.spec.set_mounts(Some(vec![mount(Path::new("proc"), "/proc", "proc", &[])]));
+        let (proc, null) = (Path::new("proc"), Path::new("/dev/null"));
+        plan.spec.set_mounts(Some(vec![
+            mount(proc, "/proc", "proc", &[]),
+            // For what runs in the background.
+            mount(null, "/dev/null", "bind", &[]),
+        ]));
         plan.overlay = Some(Overlay { lower, upper: upper.clone(), work });
         plan.tree = Some(std::sync::Arc::new(tree));
         let (status, output) = fixture.run(&plan).await;
-        assert_eq!((status, output.as_str()), (Some(0), "bin\nproc\nwritten\n0\n1\n2\n3\n"));
+        assert_eq!((status, output.as_str()), (Some(0), "bin\ndev\nproc\nwritten\n0\n1\n2\n3\n"));
         assert!(upper.join("written").exists());
     }
 }
