@@ -61,17 +61,6 @@ pub fn thread_time() -> std::time::Duration {
     std::time::Duration::new(secs, nanos)
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn can_be_asked_for_and_taken_back() {
-        set_slice(SHORT_SLICE_NS).expect("ask");
-        set_slice(0).expect("take back");
-    }
-}
-
 /// Does `work` in this thread with the priority of what can wait (nice 10).
 pub fn standing_back<T>(work: impl FnOnce() -> T) -> T {
     // Only latency is at stake, so a refusal is not worth a word.
@@ -85,4 +74,15 @@ pub fn standing_back<T>(work: impl FnOnce() -> T) -> T {
     let done = work();
     set(before);
     done
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn can_be_asked_for_and_taken_back() {
+        set_slice(SHORT_SLICE_NS).expect("ask");
+        set_slice(0).expect("take back");
+    }
 }
