@@ -139,7 +139,7 @@ impl Shelf {
             let roots = ContainerRoots::at(self.dir.join(&name));
             let record = RootRecord { name, ..like.clone() };
             let built = build(&roots, &record, &AtomicBool::new(false))
-                .and_then(|made| if mount { mounted(&record, &made) } else { Ok(None) });
+                .and_then(|made| if mount { mounted(&roots, &record, &made) } else { Ok(None) });
             failpoint!("provision.ahead");
             let mut state = self.state();
             if let Some(at) = state.making.iter().position(|id| *id == like.id) {
@@ -205,13 +205,17 @@ fn discard(path: &Path, trash: &Arc<Trash>) -> Option<Discarded> {
     })
 }
 
-/// Mounts the overlay of a root, if the kernel can.
-fn mounted(record: &RootRecord, made: &Made) -> Result<Option<Tree>, BackendError> {
+/// Mounts the overlay of a root.
+fn mounted(
+    roots: &ContainerRoots,
+    record: &RootRecord,
+    made: &Made,
+) -> Result<Option<Tree>, BackendError> {
     let Some(overlay) = &made.overlay else { return Ok(None) };
     // Seen first: what takes their place while we mount is not them.
     let layers = layers(record)?;
-    let mount = backend::mount_ahead(overlay)?;
-    Ok(mount.map(|mount| Tree { mount, layers }))
+    let mount = backend::mount_ahead(&roots.place(record), overlay)?;
+    Ok(Some(Tree { mount, layers }))
 }
 
 /// Device and inode of each layer. An overlay keeps those of its layers from being given

@@ -22,6 +22,7 @@ use mesos::{ContainerId, Image};
 
 use super::ahead::{Shelf, Taken};
 use super::backend::{Backend, BackendError, Made};
+use super::image::MOST_LAYERS;
 use super::look::{self, Point};
 use super::points::Points;
 use super::record::{ContainerRoots, RootRecord, build, scan};
@@ -221,7 +222,8 @@ impl Provisioner {
         }
         let mut facts = Facts::read(layers);
         let _turn = self.points.turn();
-        if self.backend == Backend::Overlay {
+        // With one more than the most it would not be mounted.
+        if self.backend == Backend::Overlay && layers.len() < MOST_LAYERS {
             facts.points = self.points.layer(&look::missing(layers, &self.mounted)?)?;
         }
         let facts = Arc::new(facts);

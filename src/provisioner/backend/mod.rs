@@ -211,13 +211,13 @@ impl Place {
     }
 }
 
-/// Mounts an overlay without a place; whoever has the descriptor gives it one. Once it
-/// was, it cannot be mounted again. `None`: the kernel cannot (before 6.5).
+/// Mounts the overlay of a root without a place; whoever has the descriptor gives it one.
+/// Once it was mounted, it cannot be again.
 ///
 /// # Errors
 /// The kernel's.
-pub fn mount_ahead(overlay: &Overlay) -> Result<Option<OwnedFd>, BackendError> {
-    overlay::mount_ahead(overlay)
+pub fn mount_ahead(place: &Place, overlay: &Overlay) -> Result<OwnedFd, BackendError> {
+    overlay::mount_ahead(place, overlay)
 }
 
 /// A root that can be used.

@@ -36,10 +36,10 @@ pub(super) fn made(place: &Place, layers: &[PathBuf]) -> Made {
     Made { overlay, ephemeral }
 }
 
-/// Mounts what was made, without a place. `None`: the kernel cannot.
-pub(super) fn mount_ahead(overlay: &Overlay) -> Result<Option<OwnedFd>, BackendError> {
+/// Mounts what was made, without a place.
+pub(super) fn mount_ahead(place: &Place, overlay: &Overlay) -> Result<OwnedFd, BackendError> {
     let upper = Upper { upper: &overlay.upper, work: &overlay.work };
-    Ok(kernel::layers::overlay_tree(&overlay.lower, Some(upper))?)
+    Ok(kernel::layers::overlay_tree(&place.root, &overlay.lower, Some(upper))?)
 }
 
 /// Whether it works with layers below `store` and writes below `scratch`.

@@ -69,7 +69,7 @@ async fn an_overlay_takes_writes_and_leaves_the_layers_alone() {
 /// its children open beside what it inherits.
 #[tokio::test]
 async fn an_overlay_that_is_mounted_already_becomes_the_root() {
-    require!(root, busybox, overlay, linux_6_8);
+    require!(root, busybox, overlay);
     for kinds in [&[Kind::Mount, Kind::Pid][..], &[Kind::Mount]] {
         let fixture = Fixture::new("tree", Engine::Linux);
         let (lower, top) = (fixture.path("lower"), fixture.path("top"));
@@ -80,7 +80,7 @@ async fn an_overlay_that_is_mounted_already_becomes_the_root() {
         }
         let lower = vec![top, lower];
         let own = Upper { upper: &upper, work: &work };
-        let tree = overlay_tree(&lower, Some(own)).expect("an overlay").expect("a new kernel");
+        let tree = overlay_tree(&fixture.path("mnt"), &lower, Some(own)).expect("an overlay");
         let script = "echo x > /written; busybox sleep 1000 & ls /; ls /proc/self/fd";
         let mut plan = fixture.plan_in(kinds, &["sh", "-c", script]);
         plan.spec.set_root(Some(root_at(&fixture.path("mnt"))));
@@ -101,7 +101,7 @@ async fn an_overlay_that_is_mounted_already_becomes_the_root() {
 /// Many more than the one page of options that `mount` takes.
 #[tokio::test]
 async fn an_overlay_has_as_many_layers_as_an_image() {
-    require!(root, busybox, overlay, linux_6_8);
+    require!(root, busybox, overlay);
     let fixture = Fixture::new("layers", Engine::Linux);
     let mut lower: Vec<_> =
         (0..127).map(|n| fixture.path(&format!("layer-with-a-long-name-{n:03}"))).collect();
