@@ -185,6 +185,31 @@ async fn the_next_container_of_an_image_has_a_root_that_was_made_ahead() {
     scene.wait_clean().await;
 }
 
+/// The layers of remapped containers are mapped before they are mounted, so nothing is
+/// mounted ahead for them; all else is the same.
+#[tokio::test]
+async fn remapped_containers_have_roots_that_were_made_ahead() {
+    require!(root, cgroup, busybox, overlay);
+    let scene = Scene::start("image-remap", &["--userns_remap=[400000-531071]"]);
+    scene.image("app:1", &json!({}));
+    let mut framework = Framework::subscribe(&scene.cluster.master, "image-remap").await;
+    let line = "cat /proc/self/uid_map; stat -c '%u %n' / /etc /etc/hosts /mnt /mnt/mesos; \
+                echo x > /etc/mine && echo y > /mnt/yours && stat -c '%u' /etc/mine";
+    for name in ["first", "second"] {
+        let end = framework.run(task(name, "app:1", line), 60).await;
+        assert_eq!(end["state"], "TASK_FINISHED", "{name}: {end}\n{}", scene.file(name, "stderr"));
+        let stdout = scene.file(name, "stdout");
+        let mut lines = stdout.lines();
+        let mapped = lines.next().unwrap_or_default();
+        assert!(mapped.split_whitespace().nth(1).is_some_and(|id| id != "0"), "{stdout}");
+        let rest: Vec<&str> = lines.collect();
+        let wanted = ["0 /", "0 /etc", "0 /etc/hosts", "0 /mnt", "0 /mnt/mesos", "0"];
+        assert_eq!(rest, wanted, "{name}");
+        eventually("roots that are ready", || scene.ready().len() > 1).await;
+    }
+    scene.wait_clean().await;
+}
+
 /// What is written to the root counts as what is written to the sandbox does.
 #[tokio::test]
 async fn what_is_written_to_the_root_counts() {
