@@ -244,7 +244,7 @@ fn service(common: Common, config: &Config, containers: Containers, handle: Hand
         excluded_images,
         collection: Policy { delay: config.gc_delay, headroom: config.gc_disk_headroom },
         common,
-        sessions: api::session::Sessions::default(),
+        sessions: api::streams::Sessions::default(),
     };
     let started = Instant::now();
     Api::new(context, move || Surroundings {

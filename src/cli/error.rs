@@ -40,6 +40,8 @@ pub enum CliError {
     Image { message: String },
     #[error("nothing to run")]
     NothingToRun,
+    #[error("--tty needs a terminal, and standard input is none")]
+    NoTerminal,
     #[error("{what} is not supported yet")]
     NotYet { what: &'static str },
     #[error("failed to {verb} {path}")]
@@ -71,6 +73,10 @@ impl CliError {
             CliError::NotRunning { .. } => {
                 "a command can be run only beside a task that runs; `bulkhead logs` shows what \
                  an ended one wrote"
+                    .to_owned()
+            }
+            CliError::NoTerminal => {
+                "without --tty the command reads what is piped in; with --no-stdin, nothing"
                     .to_owned()
             }
             CliError::NoTask(_) => "`bulkhead ps --all` lists the known tasks".to_owned(),

@@ -1,7 +1,8 @@
 //! `bulkhead exec`: a command in the container of a running task.
 //!
 //! A nested session of the agent's API: the command sees what the task sees, what it
-//! writes is ours, what we are given to read is its. It ends with this program.
+//! writes is ours, what we are given to read is its. It ends with this program. With
+//! `--tty` it has a terminal, for which ours stands.
 
 use std::io::{Read as _, Write as _};
 use std::process::ExitCode;
@@ -19,6 +20,9 @@ use super::api::Api;
 use super::error::CliError;
 use super::output::Output;
 use super::task;
+use super::terminal::{self, Ending, Raw, Sizes};
+use crate::wire::client::Events;
+use crate::wire::http::media::READER_GONE;
 
 /// Arguments of `bulkhead exec`.
 #[derive(Debug, Args)]
@@ -31,6 +35,9 @@ pub struct ExecArgs {
     /// Give the command nothing to read
     #[arg(long, short)]
     no_stdin: bool,
+    /// Give the command a terminal: this one
+    #[arg(long, short)]
+    tty: bool,
     /// Task in whose container to run it
     task: String,
     /// Command and arguments, run without a shell
@@ -46,6 +53,9 @@ const PIECES: usize = 16;
 
 /// Runs the command; its exit code is ours.
 pub async fn exec(args: &ExecArgs, output: Output) -> Result<ExitCode, CliError> {
+    if args.tty && !args.no_stdin && !terminal::is_typed() {
+        return Err(CliError::NoTerminal);
+    }
     let master = args.master.api()?;
     let found = task::find(&master, &args.task).await?;
     let parent = found.container_id().filter(|_| !found.is_terminal()).cloned();
@@ -55,28 +65,68 @@ pub async fn exec(args: &ExecArgs, output: Output) -> Result<ExitCode, CliError>
     })?;
     let agent = task::agent_of(&master, &found).await?;
     let container = json!({ "value": uuid::Uuid::new_v4().to_string(), "parent": parent });
-    let mut command = json!({ "shell": false, "value": args.argv[0], "arguments": args.argv });
-    if let Some(user) = &args.user {
-        command["user"] = json!(user);
+    let mut session = json!({ "container_id": container, "command": command(args) });
+    if args.tty {
+        let tty_info = terminal::tty_info(terminal::size());
+        session["container"] = json!({ "type": "MESOS", "tty_info": tty_info });
     }
     let call = json!({ "type": "LAUNCH_NESTED_CONTAINER_SESSION",
-        "launch_nested_container_session": { "container_id": container, "command": command } });
-    let (_, mut events) = agent.subscribe(PATH, &call).await?;
-    let (sender, input) = mpsc::channel(PIECES);
+        "launch_nested_container_session": session });
+    let (_, events) = agent.subscribe(PATH, &call).await?;
+    let (sender, bytes) = mpsc::channel(PIECES);
+    let sizes = args.tty.then(Sizes::new).transpose()?;
+    let mut ending = args.tty.then(Ending::new).transpose()?;
+    let raw = (args.tty && !args.no_stdin).then(Raw::begin).transpose()?;
     if args.no_stdin {
         drop(sender); // The end of the input.
     } else {
         tokio::task::spawn_blocking(move || read(&sender));
     }
-    tokio::spawn(pass(agent.clone(), container.clone(), input, output));
+    tokio::spawn(pass(
+        agent.clone(),
+        container.clone(),
+        Input { bytes, open: true, sizes },
+        output,
+    ));
+    let ended_early = tokio::select! {
+        shown = show_all(&agent, events, output) => {
+            shown?;
+            None
+        }
+        code = async { match &mut ending {
+            Some(ending) => ending.code().await,
+            None => std::future::pending().await,
+        } } => Some(code),
+    };
+    // Before anything is said, and before we are gone.
+    drop(raw);
+    match ended_early {
+        Some(code) => Ok(ExitCode::from(code)),
+        None => ended(&agent, &container, output).await,
+    }
+}
+
+fn command(args: &ExecArgs) -> Value {
+    let mut command = json!({ "shell": false, "value": args.argv[0], "arguments": args.argv });
+    if let Some(user) = &args.user {
+        command["user"] = json!(user);
+    }
+    // What kind of terminal it is only we know.
+    if let Some(kind) = std::env::var("TERM").ok().filter(|_| args.tty) {
+        command["environment"] = json!({ "variables": [{ "name": "TERM", "value": kind }] });
+    }
+    command
+}
+
+/// Prints what the command writes, to its end.
+async fn show_all(agent: &Api, mut events: Events, output: Output) -> Result<(), CliError> {
     loop {
         let record = events.next().await.map_err(|e| agent.unreachable(e))?;
-        let Some(record) = record else { break };
+        let Some(record) = record else { return Ok(()) };
         let record: Value = serde_json::from_slice(&record)
             .map_err(|e| agent.unexpected(PATH, &format!("a record that is not JSON: {e}")))?;
         show(&record, output);
     }
-    ended(&agent, &container, output).await
 }
 
 /// Prints a piece of output; heartbeats are none.
@@ -133,38 +183,65 @@ fn read(pieces: &mpsc::Sender<Vec<u8>>) {
     }
 }
 
+/// What goes to the command.
+struct Input {
+    bytes: mpsc::Receiver<Vec<u8>>,
+    /// Whether there may be more of them.
+    open: bool,
+    /// If it has a terminal.
+    sizes: Option<Sizes>,
+}
+
+impl Input {
+    /// The next call; `None` when there will be none.
+    async fn next(&mut self) -> Option<Value> {
+        let sizes = &mut self.sizes;
+        let resized = async {
+            match sizes {
+                Some(sizes) => sizes.next().await,
+                None => std::future::pending().await,
+            }
+        };
+        let io = tokio::select! {
+            biased;
+            size = resized => {
+                let tty_info = terminal::tty_info(Some(size));
+                json!({ "type": "CONTROL",
+                    "control": { "type": "TTY_INFO", "tty_info": tty_info } })
+            }
+            bytes = self.bytes.recv(), if self.open => {
+                self.open = bytes.is_some();
+                // An empty piece is the end of the input.
+                let data = BASE64.encode(bytes.unwrap_or_default());
+                json!({ "type": "DATA", "data": { "type": "STDIN", "data": data } })
+            }
+            else => return None,
+        };
+        Some(json!({ "type": "PROCESS_IO", "process_io": io }))
+    }
+}
+
 /// Passes on what there is to read, to its end.
-async fn pass(agent: Api, container: Value, mut input: mpsc::Receiver<Vec<u8>>, output: Output) {
+async fn pass(agent: Api, container: Value, mut input: Input, output: Output) {
     let (pieces, body) = mpsc::channel(PIECES);
     let reading = async move {
-        let first = json!({ "type": "CONTAINER_ID", "container_id": container });
-        let mut piece = record(&first);
-        loop {
-            if pieces.send(piece).await.is_err() {
-                return; // The session is over.
-            }
-            let read = input.recv().await.unwrap_or_default();
-            // An empty piece is the end of the input.
-            let data = json!({ "type": "STDIN", "data": BASE64.encode(&read) });
-            let io = json!({ "type": "DATA", "data": data });
-            piece = record(&json!({ "type": "PROCESS_IO", "process_io": io }));
-            if read.is_empty() {
-                let _ = pieces.send(piece).await;
-                return;
+        let mut piece = json!({ "type": "CONTAINER_ID", "container_id": container });
+        // Nobody takes them when the session is over.
+        while pieces.send(record(&piece)).await.is_ok() {
+            match input.next().await {
+                Some(next) => piece = next,
+                None => return,
             }
         }
     };
     let (answer, ()) = tokio::join!(agent.upload(PATH, body), reading);
-    // What happens while the session ends is no news.
+    // What happens while the session ends is no news, and a command that does not read
+    // on is not wrong, as in a shell's pipeline.
     if let Ok(reply) = answer
         && !reply.status.is_success()
+        && reply.header(READER_GONE).is_none()
     {
-        let why = reply.text();
-        // A command that does not read on is not wrong, as in a shell's pipeline.
-        if why.contains("Broken pipe") {
-            return;
-        }
-        output.progress(&format!("bulkhead: the input is not passed on: {}", why.trim()));
+        output.progress(&format!("bulkhead: the input is not passed on: {}", reply.text().trim()));
     }
 }
 

@@ -20,6 +20,7 @@ mod ps;
 mod run;
 mod spec;
 mod task;
+mod terminal;
 mod top;
 
 use std::process::ExitCode;

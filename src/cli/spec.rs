@@ -59,6 +59,9 @@ pub struct TaskArgs {
         conflicts_with = "task"
     )]
     containerizer: String,
+    /// Give the task a terminal; what it writes there is its standard output
+    #[arg(long, conflicts_with = "task")]
+    tty: bool,
     /// Command and arguments, run without a shell
     #[arg(last = true, value_name = "COMMAND")]
     argv: Vec<String>,
@@ -93,6 +96,14 @@ impl TaskArgs {
         }
         if let Some(image) = &self.image {
             members.insert("container".into(), container(image, &self.containerizer));
+        }
+        if self.tty {
+            let container =
+                members.entry("container").or_insert_with(|| json!({ "type": "MESOS" }));
+            if container["type"] == "DOCKER" {
+                return Err(argument("--tty", "needs --containerizer=mesos"));
+            }
+            container["tty_info"] = json!({});
         }
         let mut limits = Map::new();
         if let Some(cpus) = self.cpu_limit {
@@ -288,6 +299,15 @@ mod tests {
     }
 
     #[test]
+    fn a_terminal_is_a_containers() {
+        let task = args(&["--tty", "--command", "sh"]).build("id").unwrap();
+        assert_eq!(task["container"], json!({ "type": "MESOS", "tty_info": {} }));
+        let task = args(&["--tty", "--image=a", "--", "sh"]).build("id").unwrap();
+        assert_eq!(task["container"]["tty_info"], json!({}));
+        assert!(task["container"]["mesos"]["image"].is_object());
+    }
+
+    #[test]
     fn a_json_task_keeps_its_own() {
         let given = r#"{"name":"n","task_id":{"value":"x"},"command":{"value":"true"},
             "resources":[{"name":"cpus","type":"SCALAR","scalar":{"value":1}}]}"#;
@@ -300,6 +320,7 @@ mod tests {
     fn mistakes_name_their_argument() {
         let rows: &[(&[&str], &str)] = &[
             (&[], "nothing to run"),
+            (&["--tty", "--image=a", "--containerizer=docker"], "needs --containerizer=mesos"),
             (&["--command=a", "--resources=cpus:x"], "--resources"),
             (&["--command=a", "--env=A"], "--env"),
             (&["--task={\"name\":1"], "--task"),

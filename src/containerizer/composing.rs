@@ -15,6 +15,7 @@ use mesos::container_info::Type;
 use mesos::{ContainerId, ContainerStatus, Resource};
 
 use super::images::{NamedStore, Progress};
+use super::terminal::Terminal;
 use super::{
     Containerizer, ContainerizerError, KnownContainer, LaunchRequest, Launched, Sample,
     Termination, Trouble,
@@ -191,6 +192,10 @@ impl Containerizer for Composing {
 
     fn containers(&self) -> Vec<(ContainerId, Option<u32>)> {
         self.all.iter().flat_map(|(_, containerizer)| containerizer.containers()).collect()
+    }
+
+    fn terminal(&self, id: &ContainerId) -> Option<Arc<Terminal>> {
+        self.of(id)?.terminal(id)
     }
 
     fn knows(&self, id: &ContainerId) -> bool {

@@ -7,7 +7,7 @@
 //!
 //! What both share: `request`, what is asked; `runtime`, what is kept of a container
 //! while the machine is up; `table`, doors to the containers' tasks; `sampler`,
-//! statistics; `streams`, files for output.
+//! statistics; `streams`, files for output; `terminal`, terminals.
 
 pub mod composing;
 pub mod docker;
@@ -18,6 +18,7 @@ mod runtime;
 mod sampler;
 mod streams;
 mod table;
+pub mod terminal;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -35,6 +36,8 @@ use mesos::{
     ResourceStatistics, TaskInfo, TaskState, task_status,
 };
 use thiserror::Error;
+
+use self::terminal::{Lent, Terminal};
 
 /// What to run and where. The sandbox exists and belongs to the user.
 #[derive(Debug, Clone)]
@@ -85,6 +88,8 @@ pub enum Output {
     /// container is forgotten: readers stop when the container has ended, not at the
     /// end of file, and writers do not hear that nobody reads.
     Pipes(Arc<[OwnedFd; 3]>),
+    /// A terminal of its own, to be taken once the container is launched.
+    Terminal(Lent),
 }
 
 /// A launched container.
@@ -305,6 +310,12 @@ pub trait Containerizer: Send + Sync {
 
     /// Every container, with init's pid once it has one.
     fn containers(&self) -> Vec<(ContainerId, Option<u32>)>;
+
+    /// The terminal of a running container that asked for one, but for sessions: theirs
+    /// is lent to who started them.
+    fn terminal(&self, _id: &ContainerId) -> Option<Arc<Terminal>> {
+        None
+    }
 
     /// Whether a call about this container would find it: one that ended is known
     /// until it is forgotten.

@@ -8,16 +8,18 @@
 mod files;
 mod process;
 mod spaces;
+mod terminal;
 
 use std::path::Path;
 
 use isolators::linux::sysctl;
 use isolators::plan::{CgroupJoin, LaunchPlan};
 use kernel::namespaces::Namespace;
-use oci_spec::runtime::{Linux, LinuxIdMapping, Process};
+use oci_spec::runtime::{Linux, LinuxIdMapping};
 
 use super::Engine;
 use super::error::{LaunchError, Step};
+use super::ids::Ids;
 use super::program::{Builder, Op, Steps, code};
 pub(super) use files::overlay_options;
 #[cfg(feature = "oci")]
@@ -44,6 +46,8 @@ struct Scene<'a> {
     procfs: u32,
     cgroups: &'a Cgroups,
     user: Option<UserSlot>,
+    /// It has a terminal.
+    terminal: bool,
 }
 
 /// The container's user namespace.
@@ -55,12 +59,11 @@ struct UserSlot {
 
 pub(super) const O_PATH_DIRECTORY: u64 = (libc::O_PATH | libc::O_DIRECTORY) as u64;
 
-/// Compiles `plan` for `engine`. `user` is where the shim finds the user namespace, if
-/// there is one.
+/// Compiles `plan` for `engine`. `ids` is the user namespace, if there is one.
 pub(super) fn compile(
     plan: &LaunchPlan,
     engine: Engine,
-    user: Option<&Path>,
+    ids: Option<&Ids>,
 ) -> Result<Compiled, LaunchError> {
     refuse(plan, engine)?;
     let spaces = Spaces::of(plan.spec.linux().as_ref())?;
@@ -75,11 +78,15 @@ pub(super) fn compile(
     let identify = Op { code: code::IDENTIFY, a: procfs, ..Op::default() };
     program.push(Step::Process, "pid", identify);
     let cgroups = open_cgroups(&mut program, &plan.cgroups)?;
-    let user = open_user(&mut program, plan, &spaces, user)?;
-    let scene = Scene { spaces: &spaces, procfs, cgroups: &cgroups, user };
+    let user = open_user(&mut program, plan, &spaces, ids.map(Ids::path))?;
+    let terminal = process.terminal() == Some(true);
+    let scene = Scene { spaces: &spaces, procfs, cgroups: &cgroups, user, terminal };
     join(&mut program, &spaces)?;
     settings(&mut program, plan, procfs)?;
     files::file_system(&mut program, plan, &scene)?;
+    if terminal {
+        terminal::make(&mut program, plan, process, (procfs, ids))?;
+    }
     hostname(&mut program, plan, &spaces)?;
     let timed = clocks(&mut program, plan, &scene)?;
     let a = cgroups.v2.map_or(0, |slot| slot + 1);
@@ -193,7 +200,6 @@ fn refuse(plan: &LaunchPlan, engine: Engine) -> Result<(), LaunchError> {
     let namespaces = linux.and_then(|linux| linux.namespaces().as_ref());
     let mounts = spec.mounts().as_ref().is_some_and(|mounts| !mounts.is_empty());
     let posix = engine == Engine::Posix;
-    let process = spec.process().as_ref();
     let rows = [
         (posix && namespaces.is_some_and(|list| !list.is_empty()), "namespaces"),
         (posix && (spec.root().is_some() || plan.overlay.is_some()), "a root file system"),
@@ -202,7 +208,6 @@ fn refuse(plan: &LaunchPlan, engine: Engine) -> Result<(), LaunchError> {
         (posix && some(linux.map(Linux::readonly_paths)), "read-only paths"),
         (linux.is_some_and(|linux| linux.seccomp().is_some()), "an OCI system call filter"),
         (posix && linux.is_some_and(|l| l.sysctl().is_some()), "sysctls"),
-        (process.and_then(Process::terminal) == Some(true), "a terminal"),
         (spec.hooks().is_some(), "OCI hooks"),
     ];
     match rows.into_iter().find(|(asked, _)| *asked) {

@@ -34,6 +34,8 @@ pub enum Step {
     Root,
     /// Masking or protecting a path.
     Mask,
+    /// Making the terminal, or taking it as the first process.
+    Terminal,
     /// Creating the container's first process.
     Spawn,
     /// Having the OCI runtime start the container.
@@ -76,6 +78,7 @@ impl Step {
             Step::File => "make",
             Step::Root => "change the root to",
             Step::Mask => "mask",
+            Step::Terminal => "set up the terminal:",
             Step::Spawn => "create the process",
             Step::Runtime => "start the container with the OCI runtime",
             Step::Cgroup => "join the cgroup",

@@ -17,27 +17,38 @@ use super::error::LaunchError;
 pub(super) struct Ids {
     path: PathBuf,
     namespace: OwnedFd,
+    users: Vec<Extent>,
 }
 
 impl Ids {
     /// Makes or opens the namespace that `plan` asks for, if it asks for one.
     pub(super) fn of(plan: &LaunchPlan) -> Result<Option<Ids>, LaunchError> {
         let Some(linux) = plan.spec.linux() else { return Ok(None) };
-        let namespace = match Spaces::of(Some(linux))?.user {
+        let (namespace, users) = match Spaces::of(Some(linux))?.user {
             None => return Ok(None),
             Some(User::New) => {
                 let (users, groups) = maps(linux)?;
-                idmap::user_namespace(&users, &groups)?
+                (idmap::user_namespace(&users, &groups)?, users)
             }
-            Some(User::Joined(path)) => File::open(path)
-                .map_err(|source| {
+            Some(User::Joined(path)) => {
+                let namespace = File::open(path).map_err(|source| {
                     let object = path.display().to_string();
                     LaunchError::Prepare { verb: "open", object, source }
-                })?
-                .into(),
+                })?;
+                // `/proc/<pid>/ns/user`: a process that is in it.
+                let pid = path.iter().nth(2).and_then(|pid| pid.to_str()?.parse().ok());
+                let users = pid.and_then(|pid| idmap::users_of(pid).ok());
+                (namespace.into(), users.unwrap_or_default())
+            }
         };
         let path = format!("/proc/{}/fd/{}", std::process::id(), namespace.as_raw_fd()).into();
-        Ok(Some(Ids { path, namespace }))
+        Ok(Some(Ids { path, namespace, users }))
+    }
+
+    /// The host's id of the container's user `id`, if it is known.
+    pub(super) fn outside(&self, id: u32) -> Option<u32> {
+        let extent = self.users.iter().find(|extent| extent.holds(id))?;
+        Some(extent.outside + (id - extent.inside))
     }
 
     /// Where a process of the host finds it, as long as this value lives.

@@ -45,7 +45,7 @@ use ids::{Ids, Outputs};
 pub use record::Exited;
 pub use recover::{Recovered, recover};
 use running::Told;
-pub use running::{End, Launching, Running};
+pub use running::{End, Launching, Running, Terminal};
 
 /// The helper program of [`Engine::Oci`].
 const HELPER: &str = "bulkhead-helper";
@@ -146,7 +146,8 @@ impl Launcher {
     }
 
     /// Starts the container. Returns when its first process executes the command
-    /// or, if the plan has `wait_for`, when it waits for [`Launching::release`].
+    /// or, if the plan has `wait_for` or a terminal, when it waits for
+    /// [`Launching::release`].
     /// Dropping the future or the result kills the container.
     ///
     /// `record` must not exist; it is left behind on success and on failure, and
@@ -160,7 +161,7 @@ impl Launcher {
         let user = Ids::of(plan)?;
         let compiled = match &self.oci {
             Some(oci) => oci.prepare(plan, record)?,
-            None => compile::compile(plan, self.engine, user.as_ref().map(Ids::path))?,
+            None => compile::compile(plan, self.engine, user.as_ref())?,
         };
         let bundle = self.oci.as_ref().map(|_| oci::of_record(record));
         let file = record::create(record, self.boot, compiled.own_pids)?;

@@ -12,6 +12,7 @@ use std::path::Path;
 use super::error::{LaunchError, Step};
 #[cfg(feature = "oci")]
 pub(super) use layout::SOCKET_FD;
+pub(super) use layout::{HOLD_FD, OUTPUT_FD, TERMINAL_FD};
 pub(super) use layout::{Op, SAYS_FAILED, SAYS_RUNNING, SAYS_WAITING, SLOTS, TREE_FD, code};
 
 /// What a launch error says about each operation, by index.
@@ -43,6 +44,7 @@ fn step_of(code: u32) -> Step {
         code::MKDIR | code::SYMLINK | code::RENAME | code::MKNOD | code::CHOWN => Step::File,
         code::PIVOT | code::CHROOT => Step::Root,
         code::MASK | code::PROTECT => Step::Mask,
+        code::TERMINAL | code::CONTROL => Step::Terminal,
         code::SPAWN => Step::Spawn,
         code::FOLLOW => Step::Runtime,
         code::WRITE => Step::Cgroup,

@@ -5,6 +5,7 @@
 
 use std::fs::File;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream as StdStream;
 use std::path::{Path, PathBuf};
 
@@ -89,6 +90,20 @@ impl Running {
         })
     }
 
+    /// The terminal of a container that has one. Its shim keeps it, so that any agent
+    /// may ask, and more than once.
+    ///
+    /// # Errors
+    /// The shim has ended, or may not be looked into; the container has ended, and the
+    /// shim reads the rest itself.
+    pub fn terminal(&self) -> io::Result<Terminal> {
+        let copy = |fd| self.shim.get_ref().descriptor(fd);
+        // First: a shim that reads the rest itself has closed it.
+        let hold = copy(program::HOLD_FD)?;
+        let (master, output) = (copy(program::TERMINAL_FD)?, copy(program::OUTPUT_FD)?);
+        Ok(Terminal { master, output, hold })
+    }
+
     /// Sends `signal` to the first process; `false` if it has ended.
     ///
     /// # Errors
@@ -114,6 +129,17 @@ impl Running {
     pub fn kill_shim(&self) -> io::Result<bool> {
         self.shim.get_ref().signal(libc::SIGKILL)
     }
+}
+
+/// A container's terminal, as its shim keeps it.
+#[derive(Debug)]
+pub struct Terminal {
+    /// The master end; it does not block.
+    pub master: OwnedFd,
+    /// The plan's standard output: where what the container writes is to go.
+    pub output: OwnedFd,
+    /// To be kept until all has been read: as long the shim leaves the rest to us.
+    pub hold: OwnedFd,
 }
 
 /// Waits for the shim's end and reaps it, if it is our child.
@@ -192,6 +218,14 @@ impl Launching {
     #[must_use]
     pub fn shim_pid(&self) -> u32 {
         self.current().shim_pid
+    }
+
+    /// As [`Running::terminal`]: before anything is written to it.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn terminal(&self) -> io::Result<Terminal> {
+        self.current().terminal()
     }
 
     /// Whether the first process waits for [`Launching::release`]; else it

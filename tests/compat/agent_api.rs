@@ -7,6 +7,7 @@
 //! * `group`: a task group through the built master, agent and executor.
 //! * `group_checks`: checks of a group's tasks, and sessions in them.
 //! * `sessions`: commands in a task's container, their streams, and who attaches.
+//! * `terminals`: sessions and tasks with a terminal.
 //! * `shape`: how JSON documents are compared where values differ by nature.
 
 #[path = "../support/cluster.rs"]
@@ -32,3 +33,5 @@ mod group;
 mod group_checks;
 #[path = "agent_api/sessions.rs"]
 mod sessions;
+#[path = "agent_api/terminals.rs"]
+mod terminals;

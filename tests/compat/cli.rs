@@ -5,8 +5,11 @@ mod cluster;
 #[path = "../support/mod.rs"]
 mod support;
 
-use std::io::{BufRead, BufReader, Write};
+use std::fs::File;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::os::fd::{AsFd, OwnedFd};
 use std::process::{Child, Command, Output, Stdio};
+use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use cluster::{Cluster, Options, binary, free_port};
@@ -175,6 +178,113 @@ fn exec_runs_beside_a_task() {
     let (code, _, err) = exec(&cluster, &[&id, "--", "true"], b"");
     assert_eq!(code, 2);
     assert!(err.contains("does not run: TASK_"), "{err}");
+}
+
+/// `bulkhead exec --tty` at a terminal of the test: its other end, and the command.
+fn at_a_terminal(cluster: &Cluster, arguments: &[&str]) -> (Terminal, Child) {
+    let size = nix::pty::Winsize { ws_row: 21, ws_col: 43, ws_xpixel: 0, ws_ypixel: 0 };
+    let pair = nix::pty::openpty(Some(&size), None).expect("a terminal");
+    let end = || Stdio::from(pair.slave.try_clone().expect("a copy"));
+    let child = Command::new(binary("bulkhead"))
+        .args([&["exec", "--tty"], arguments].concat())
+        .env("BULKHEAD_MASTER", &cluster.master)
+        .env("TERM", "odd")
+        .stdin(end())
+        .stdout(end())
+        .stderr(end())
+        .spawn()
+        .expect("run bulkhead");
+    let (sender, pieces) = mpsc::channel();
+    let mut master = File::from(pair.master.try_clone().expect("a copy"));
+    std::thread::spawn(move || {
+        let mut buffer = [0; 4096];
+        while let Ok(length @ 1..) = master.read(&mut buffer) {
+            let _ = sender.send(buffer[..length].to_vec());
+        }
+    });
+    let terminal = Terminal { master: pair.master.into(), slave: pair.slave, pieces };
+    (terminal, child)
+}
+
+struct Terminal {
+    master: File,
+    /// Kept, so that what becomes of its modes can be seen.
+    slave: OwnedFd,
+    pieces: mpsc::Receiver<Vec<u8>>,
+}
+
+impl Terminal {
+    /// Reads until `text` is there; all that was read.
+    fn expect(&self, text: &str) -> String {
+        let mut seen = String::new();
+        while !seen.contains(text) {
+            let piece = self.pieces.recv_timeout(Duration::from_secs(60));
+            let piece = piece.unwrap_or_else(|_| panic!("no '{text}' in '{seen}'"));
+            seen.push_str(&String::from_utf8_lossy(&piece));
+        }
+        seen
+    }
+
+    /// Whether it echoes and edits lines.
+    fn is_cooked(&self) -> bool {
+        use nix::sys::termios::{LocalFlags, tcgetattr};
+        let flags = tcgetattr(&self.slave).expect("modes").local_flags;
+        flags.contains(LocalFlags::ICANON | LocalFlags::ECHO | LocalFlags::ISIG)
+    }
+}
+
+#[test]
+fn exec_passes_the_terminal_on_and_gives_it_back() {
+    require!(root, cgroup);
+    let cluster = Cluster::start("cli-tty", Options::default());
+    let mut task = background(&cluster, "sleep 1000");
+    let id = running(&cluster, Duration::from_secs(60));
+    let line = "tty; stty size; echo $TERM; trap 'echo caught' INT; \
+                sh -c 'echo wait; exec sleep 1000'; \
+                trap 'stty size; exit 9' WINCH; echo siz''ed; while :; do sleep 0.1; done";
+    let (mut terminal, mut exec) = at_a_terminal(&cluster, &[&id, "--", "sh", "-c", line]);
+    let begun = terminal.expect("wait\r\n");
+    assert!(
+        begun.starts_with("/dev/") && begun.ends_with("\r\n21 43\r\nodd\r\nwait\r\n"),
+        "{begun}"
+    );
+    assert!(!terminal.is_cooked(), "^C goes to the command");
+    terminal.master.write_all(b"\x03").expect("type");
+    terminal.expect("sized\r\n");
+    let size = kernel::terminal::Window { rows: 50, columns: 60 };
+    kernel::terminal::set_window(terminal.master.as_fd(), size).expect("resize");
+    // As from the kernel, were it our controlling terminal.
+    let exec_pid = exec.id().to_string();
+    let signal = |name: &str| {
+        let sent = Command::new("kill").args([name, &exec_pid]).status().expect("kill");
+        assert!(sent.success());
+    };
+    signal("-WINCH");
+    terminal.expect("50 60\r\n");
+    assert_eq!(exec.wait().expect("it ends").code(), Some(9));
+    assert!(terminal.is_cooked());
+
+    // Whatever ends it, the terminal is usable again, and so is the container.
+    let (terminal, mut exec) = at_a_terminal(&cluster, &[&id, "--", "sh", "-c", "echo on; cat"]);
+    terminal.expect("on\r\n");
+    assert!(!terminal.is_cooked());
+    let sent = Command::new("kill").args(["-TERM", &exec.id().to_string()]).status();
+    assert!(sent.expect("kill").success());
+    assert_eq!(exec.wait().expect("it ends").code(), Some(143));
+    assert!(terminal.is_cooked());
+
+    let (code, _, err) = self::exec(&cluster, &["--tty", &id, "--", "true"], b"");
+    assert_eq!(code, 2, "{err}");
+    assert!(err.contains("--tty needs a terminal"), "{err}");
+    let (code, out, err) = self::exec(&cluster, &["-t", "-n", &id, "--", "tty"], b"");
+    assert!(code == 0 && out.starts_with("/dev/") && out.ends_with("\r\n"), "{out} {err}");
+    let (code, _, err) = bulkhead(&cluster, &["kill", &id]);
+    assert_eq!(code, 0, "{err}");
+    let _ = task.wait();
+
+    // A task's own.
+    let (code, out, err) = bulkhead(&cluster, &["run", "--tty", "--command", "test -t 1; echo $?"]);
+    assert_eq!((code, out.as_str()), (0, "0\r\n"), "{err}");
 }
 
 /// Numbers in bursts, so that a reader meets files in every state.

@@ -16,6 +16,8 @@ mod processes;
 mod recovery;
 #[path = "launch/roots.rs"]
 mod roots;
+#[path = "launch/terminals.rs"]
+mod terminals;
 #[path = "launch/users.rs"]
 mod users;
 

@@ -123,10 +123,14 @@ impl Cluster {
     /// When it does not register.
     pub fn start_agent(&mut self) {
         self.spawn_agent();
-        self.wait("the agent", |c| {
-            get(&c.agent, "/health").is_some()
-                && get(&c.master, "/slaves").is_some_and(|s| s.contains("\"active\":true"))
-        });
+        self.wait("the agent", Self::registered);
+    }
+
+    /// Whether the agent answers, and the master has one.
+    #[must_use]
+    pub fn registered(&self) -> bool {
+        get(&self.agent, "/health").is_some()
+            && get(&self.master, "/slaves").is_some_and(|s| s.contains("\"active\":true"))
     }
 
     /// Starts the agent and does not wait.
@@ -215,6 +219,15 @@ impl Cluster {
             assert!(!dead && Instant::now() < by, "{what} did not become ready\n{}", self.logs());
             std::thread::sleep(Duration::from_millis(30));
         }
+    }
+
+    /// The first process of an executor's container, once `/containers` tells it.
+    #[must_use]
+    pub fn executor_pid(&self, executor: &str) -> Option<u32> {
+        let list: serde_json::Value =
+            serde_json::from_str(&get(&self.agent, "/containers")?).ok()?;
+        let own = list.as_array()?.iter().find(|c| c["executor_id"] == executor)?;
+        u32::try_from(own["status"]["executor_pid"].as_u64()?).ok()
     }
 
     /// Whether both daemons still run.

@@ -1,21 +1,24 @@
-//! `ATTACH_CONTAINER_INPUT` and `ATTACH_CONTAINER_OUTPUT`: the streams of sessions for
-//! clients that did not start them.
+//! `ATTACH_CONTAINER_INPUT` and `ATTACH_CONTAINER_OUTPUT`: the streams of sessions, and
+//! of containers with a terminal, for clients that did not start them.
 //!
 //! Input is a request that goes on: RecordIO of calls, the first of which names the
 //! container. As in Mesos only containers with streams of their own can be attached
 //! to; the output of others is in their sandbox.
 
+use std::io::ErrorKind;
 use std::sync::Arc;
 use std::time::Duration;
 
+use kernel::terminal::Window;
 use mesos::ContainerId;
 use mesos::agent::call::{self, AttachContainerInput, attach_container_input};
 use mesos::agent::{Call, process_io};
 use mesos::recordio::Decoder;
-use tokio::io::AsyncWriteExt as _;
 
-use super::session::{self, Pen, Session};
+use super::session;
+use super::streams::{self, Pen, Session};
 use super::{Context, nested, v1};
+use crate::containerizer::terminal;
 use crate::wire::http::media::{self, Media, Shape};
 use crate::wire::http::{BodyStream, Request, Response, StatusCode};
 
@@ -26,7 +29,7 @@ const FIRST: Duration = Duration::from_secs(30);
 
 /// Serves a request whose body is a stream of calls.
 pub(super) async fn streamed(
-    context: &Context,
+    context: &Arc<Context>,
     request: Request,
     media: Media,
     accept: Shape,
@@ -67,7 +70,7 @@ pub(super) async fn streamed(
 
 /// Answers with what a session's container writes from now on.
 pub(super) fn output(
-    context: &Context,
+    context: &Arc<Context>,
     id: &ContainerId,
     accept: Shape,
 ) -> Result<Response, Response> {
@@ -81,8 +84,8 @@ pub(super) fn no_stream(kind: call::Type) -> Response {
     Response::text(StatusCode::NOT_ACCEPTABLE, message)
 }
 
-fn find(context: &Context, id: &ContainerId) -> Result<Arc<Session>, Response> {
-    if let Some(session) = context.sessions.find(id) {
+fn find(context: &Arc<Context>, id: &ContainerId) -> Result<Arc<Session>, Response> {
+    if let Some(session) = streams::find(context, id) {
         return Ok(session);
     }
     if context.containerizer.containers().iter().any(|(known, _)| known == id) {
@@ -100,19 +103,19 @@ async fn write(mut pen: Pen, calls: &mut Calls) -> Result<Response, Response> {
         let attach = call?.attach_container_input.unwrap_or_default();
         match input(attach).map_err(bad)? {
             Piece::Heartbeat => {}
-            Piece::Window => {
-                let message = "Unable to set the window size: the container has no terminal";
-                return Err(bad(message.into()));
+            Piece::Window(window) => {
+                let resized = pen.resize(window);
+                resized.map_err(|why| bad(format!("Unable to set the window size: {why}")))?;
             }
-            Piece::End => pen.pipe = None,
+            Piece::End => pen.end(),
             Piece::Data(data) => {
-                let written = match &mut pen.pipe {
-                    Some(pipe) => pipe.write_all(&data).await.map_err(|e| e.to_string()),
-                    None => Err("it has been closed".into()),
-                };
-                written.map_err(|why| {
+                pen.write(&data).await.map_err(|why| {
                     let message = format!("Failed writing to stdin: {why}");
-                    Response::text(StatusCode::INTERNAL_SERVER_ERROR, message)
+                    let answer = Response::text(StatusCode::INTERNAL_SERVER_ERROR, message);
+                    match why.kind() {
+                        ErrorKind::BrokenPipe => answer.header(media::READER_GONE, "true"),
+                        _ => answer,
+                    }
                 })?;
             }
         }
@@ -155,7 +158,7 @@ enum Piece {
     Data(Vec<u8>),
     /// An empty piece is the end of the input.
     End,
-    Window,
+    Window(Window),
     Heartbeat,
 }
 
@@ -194,8 +197,11 @@ fn input(attach: AttachContainerInput) -> Result<Piece, String> {
                 Control::TtyInfo => {
                     let info =
                         control.tty_info.ok_or_else(|| missing("process_io.control.tty_info"))?;
-                    info.window_size.ok_or_else(|| missing("tty_info.window_size"))?;
-                    Ok(Piece::Window)
+                    info.window_size.as_ref().ok_or_else(|| missing("tty_info.window_size"))?;
+                    let window = terminal::window(&info);
+                    window
+                        .map(Piece::Window)
+                        .map_err(|why| format!("'tty_info.window_size': {why}"))
                 }
             }
         }
@@ -224,7 +230,7 @@ mod tests {
         let beat = r#""type":"HEARTBEAT","heartbeat":{"interval":{"nanoseconds":1}}"#;
         assert_eq!(control(beat), Ok(Piece::Heartbeat));
         let size = r#""type":"TTY_INFO","tty_info":{"window_size":{"rows":1,"columns":2}}"#;
-        assert_eq!(control(size), Ok(Piece::Window));
+        assert_eq!(control(size), Ok(Piece::Window(Window { rows: 1, columns: 2 })));
         for (got, wanted) in [
             (of(""), "Expecting 'attach_container_input.process_io' to be present"),
             (io(""), "Expecting 'process_io.type' to be present"),
@@ -241,6 +247,10 @@ mod tests {
             (
                 control(r#""type":"TTY_INFO","tty_info":{}"#),
                 "Expecting 'tty_info.window_size' to be present",
+            ),
+            (
+                control(&size.replace('2', "65536")),
+                "'tty_info.window_size': columns must be at most 65535, not 65536",
             ),
         ] {
             assert_eq!(got, Err(wanted.to_owned()));

@@ -21,6 +21,7 @@ pub mod reads;
 mod sandbox;
 pub mod session;
 pub mod state;
+pub mod streams;
 pub mod v1;
 pub mod validate;
 
@@ -79,8 +80,8 @@ pub struct Context {
     pub collection: Policy,
     /// What master and agent serve alike: files, metrics, flags, logging.
     pub common: Common,
-    /// Sessions in containers that run.
-    pub sessions: session::Sessions,
+    /// Sessions in containers that run, and terminals of containers.
+    pub sessions: streams::Sessions,
 }
 
 #[derive(Debug, Clone, Copy)]

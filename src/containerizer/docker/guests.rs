@@ -2,22 +2,24 @@
 //! debugging sessions are made of them.
 //!
 //! A session has input, so its connection is turned into one both ways; that of a
-//! check only answers. A guest is not taken over by the next agent. Its output goes to the descriptors
+//! check only answers. A session's terminal is the engine's. A guest is not taken over by the next agent. Its output goes to the descriptors
 //! that were given, or to the file `checks` of the sandbox: only the container's own
 //! reader may write to `stdout` and `stderr` (see `output`).
 
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::Write;
+use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use isolators::secret::Secrets;
+use kernel::terminal::Window;
 use mesos::{CommandInfo, ContainerId};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, ReadHalf, WriteHalf};
-use tokio::net::unix::pipe::Receiver;
+use tokio::net::unix::pipe::{Receiver, Sender};
 use tokio::sync::watch;
 use tracing::debug;
 
@@ -28,6 +30,7 @@ use super::mapping::name_of;
 use crate::containerizer::request::{command_environment, key};
 use crate::containerizer::streams::append;
 use crate::containerizer::table::Failure;
+use crate::containerizer::terminal::{Lent, Terminal};
 use crate::containerizer::{
     Class, ContainerizerError, LaunchRequest, Launched, Output, Termination,
 };
@@ -132,8 +135,11 @@ impl Guests {
         if parent.view.borrow().phase != Phase::Running {
             return Err(refused("its parent container does not run".into()));
         }
-        let session = matches!(output, Output::Pipes(_));
-        let body = body(&request.command, session, &self.secrets).map_err(refused)?;
+        let session = !matches!(output, Output::ParentsStderr);
+        let mut body = body(&request.command, session, &self.secrets).map_err(refused)?;
+        if let Output::Terminal(_) = output {
+            body["Tty"] = true.into();
+        }
         let streams = Streams::open(output, &parent.request).map_err(|error| Failure {
             step: "open",
             message: format!("failed to open its streams: {error}"),
@@ -151,22 +157,27 @@ impl Guests {
         streams: Streams,
     ) -> Result<Option<u32>, EngineError> {
         let command = self.engine.exec(name, body).await?;
-        let Streams { input, sinks } = streams;
+        let Streams { input, sinks, screen } = streams;
+        let tty = screen.is_some();
         let (source, inward) = match input {
             Some(input) => {
                 let (answers, questions) =
-                    tokio::io::split(self.engine.exec_attach(&command).await?);
+                    tokio::io::split(self.engine.exec_attach(&command, tty).await?);
                 (Source::Duplex(answers), Some(tokio::spawn(feed(input, questions))))
             }
             None => (Source::Answer(self.engine.exec_start(&command).await?), None),
         };
         let executed = self.engine.exec_inspect(&command).await?;
+        if let Some(Screen { lent, terminal, sizes }) = screen {
+            lent.put(terminal);
+            tokio::spawn(resize(Arc::clone(&self.engine), command.clone(), sizes));
+        }
         let (over, end) = watch::channel(None);
         let guest = Guest { id: id.clone(), pid: executed.pid, end };
         self.table().insert(key(id), guest);
         let engine = Arc::clone(&self.engine);
         tokio::spawn(async move {
-            pump(source, sinks).await;
+            pump(source, sinks, tty).await;
             if let Some(inward) = inward {
                 inward.abort();
             }
@@ -212,6 +223,14 @@ fn body(command: &CommandInfo, session: bool, secrets: &Secrets) -> Result<Value
 struct Streams {
     input: Option<Receiver>,
     sinks: [Arc<File>; 2],
+    screen: Option<Screen>,
+}
+
+/// A terminal that the engine has, for who starts the session.
+struct Screen {
+    lent: Lent,
+    terminal: Terminal,
+    sizes: watch::Receiver<Window>,
 }
 
 impl Streams {
@@ -219,13 +238,26 @@ impl Streams {
         match output {
             Output::ParentsStderr => {
                 let file = Arc::new(File::from(append(&parent.sandbox.join("checks"), None)?));
-                Ok(Streams { input: None, sinks: [Arc::clone(&file), file] })
+                Ok(Streams { input: None, sinks: [Arc::clone(&file), file], screen: None })
             }
             Output::Pipes(pipes) => {
                 let copy = |index: usize| pipes[index].try_clone();
                 let sink = |index: usize| copy(index).map(|fd| Arc::new(File::from(fd)));
                 let input = Some(Receiver::from_owned_fd(copy(0)?)?);
-                Ok(Streams { input, sinks: [sink(1)?, sink(2)?] })
+                Ok(Streams { input, sinks: [sink(1)?, sink(2)?], screen: None })
+            }
+            Output::Terminal(lent) => {
+                let ((input, typed), (shown, sink)) = (std::io::pipe()?, std::io::pipe()?);
+                let sink = Arc::new(File::from(OwnedFd::from(sink)));
+                let (told, sizes) = watch::channel(lent.window);
+                let reader = Receiver::from_owned_fd(shown.into())?;
+                let writer = Sender::from_owned_fd(typed.into())?;
+                let terminal = Terminal::elsewhere(reader, writer, told);
+                Ok(Streams {
+                    input: Some(Receiver::from_owned_fd(input.into())?),
+                    sinks: [Arc::clone(&sink), sink],
+                    screen: Some(Screen { lent: lent.clone(), terminal, sizes }),
+                })
             }
         }
     }
@@ -259,25 +291,52 @@ async fn feed(mut input: Receiver, mut command: WriteHalf<Duplex>) {
     let _ = command.shutdown().await;
 }
 
-/// Passes the output on until there is no more, or nobody who reads it.
-async fn pump(mut source: Source, sinks: [Arc<File>; 2]) {
+/// Passes the output on until there is no more, or nobody who reads it. That to a
+/// terminal is not in frames.
+async fn pump(mut source: Source, sinks: [Arc<File>; 2], tty: bool) {
     let mut decoder = Decoder::default();
     while let Some(bytes) = source.next().await {
+        if tty {
+            write(&sinks[0], bytes).await;
+            continue;
+        }
         decoder.feed(&bytes);
         loop {
             match decoder.next() {
                 Ok(Some((stream, frame))) => {
-                    let sink = Arc::clone(&sinks[stream.index()]);
-                    // A pipe's reader may take its time.
-                    let writing = tokio::task::spawn_blocking(move || (&*sink).write_all(&frame));
-                    if !matches!(writing.await, Ok(Ok(()))) {
-                        debug!("nobody reads a command's output any more");
+                    if !write(&sinks[stream.index()], frame).await {
                         break;
                     }
                 }
                 Ok(None) => break,
                 Err(error) => return debug!(error, "a command's output cannot be read"),
             }
+        }
+    }
+}
+
+/// False if nobody reads it any more.
+async fn write(sink: &Arc<File>, bytes: impl AsRef<[u8]> + Send + 'static) -> bool {
+    let sink = Arc::clone(sink);
+    // A pipe's reader may take its time.
+    let writing = tokio::task::spawn_blocking(move || (&*sink).write_all(bytes.as_ref()));
+    let written = matches!(writing.await, Ok(Ok(())));
+    if !written {
+        debug!("nobody reads a command's output any more");
+    }
+    written
+}
+
+/// Tells the engine of the terminal's sizes, the first one included, as long as there
+/// is somebody who says them.
+async fn resize(engine: Arc<Engine>, command: String, mut sizes: watch::Receiver<Window>) {
+    sizes.mark_changed();
+    while sizes.changed().await.is_ok() {
+        let window = *sizes.borrow_and_update();
+        if window != Window::default()
+            && let Err(error) = engine.exec_resize(&command, window).await
+        {
+            debug!(%error, "a command's terminal keeps its size");
         }
     }
 }

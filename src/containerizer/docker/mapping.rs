@@ -71,6 +71,9 @@ pub(super) fn wanted(
     if docker.image.is_empty() {
         return Err("'docker.image' is empty".into());
     }
+    if info.tty_info.is_some() {
+        return Err("'tty_info': docker containers cannot have a terminal".into());
+    }
     let host = limits::at_creation(&request.requests, &request.limits, config.enable_cfs, machine);
     let mut body = json!({
         "Image": docker.image,

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use isolators::quantity::scalar;
 use mesos::container_info::docker_info::PortMapping;
 use mesos::volume::{Mode, Source, source};
-use mesos::{CommandInfo, ContainerId, NetworkInfo, Parameter, Volume, value};
+use mesos::{CommandInfo, ContainerId, NetworkInfo, Parameter, TtyInfo, Volume, value};
 
 use super::*;
 use crate::containerizer::Class;
@@ -283,6 +283,8 @@ fn what_is_for_others_and_what_for_nobody() {
     assert!(matches!(check(&mesos), Err(ContainerizerError::NotSupported(_))));
     let bare = request(DockerInfo::default(), |r| info(r).docker = None);
     assert!(check(&bare).is_ok() && body(&bare).is_err());
+    let terminal = request(DockerInfo::default(), |r| info(r).tty_info = Some(TtyInfo::default()));
+    assert!(body(&terminal).expect_err("refused").contains("'tty_info'"));
 }
 
 #[test]

@@ -21,6 +21,7 @@ use isolators::api::{ContainerContext, Isolation, Limitation, Watch};
 use isolators::runtime::users::Identity;
 use mesos::{ContainerId, ContainerInfo, ContainerStatus, Resource};
 use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::JoinHandle;
 use tracing::{info, warn};
 
 use super::Shared;
@@ -30,6 +31,7 @@ use crate::containerizer::images::Progress;
 use crate::containerizer::request;
 use crate::containerizer::runtime::ContainerDir;
 use crate::containerizer::table::Failure;
+use crate::containerizer::terminal::Terminal;
 use crate::containerizer::{LaunchRequest, Termination, Trouble};
 use crate::launch::{End, Running};
 
@@ -55,13 +57,23 @@ pub(super) struct View {
     pub(super) progress: Option<Progress>,
     /// Who it is in its image, if the image says so.
     pub(super) identity: Option<Identity>,
+    /// Its terminal, while it runs; not that of a guest.
+    pub(super) terminal: Option<Arc<Terminal>>,
     /// Set once, last.
     pub(super) end: Option<Termination>,
 }
 
 impl View {
     pub(super) fn new(phase: Phase) -> View {
-        View { phase, pid: None, trouble: None, progress: None, identity: None, end: None }
+        View {
+            phase,
+            pid: None,
+            trouble: None,
+            progress: None,
+            identity: None,
+            terminal: None,
+            end: None,
+        }
     }
 }
 
@@ -151,6 +163,8 @@ pub(super) struct Container {
     pub(super) running: Option<Running>,
     /// If its output goes through the logger.
     pub(super) pipes: Option<Kept>,
+    /// Copies what is written to its terminal.
+    pub(super) copying: Option<JoinHandle<()>>,
     pub(super) view: watch::Sender<View>,
 }
 
@@ -161,13 +175,17 @@ impl Container {
             Start::Launch(reply) => self.live(reply, &mut commands).await,
             Start::Adopt(running) => {
                 self.adopt_pipes();
+                self.adopt_terminal(&running);
                 self.adopt(running);
                 let cause = self.serve(&mut commands).await;
                 self.bury(cause, &mut commands).await;
             }
             Start::Bury(running, cause) => {
-                self.running = running;
                 self.adopt_pipes();
+                if let Some(running) = &running {
+                    self.adopt_terminal(running);
+                }
+                self.running = running;
                 self.bury(cause, &mut commands).await;
             }
         }

@@ -23,9 +23,10 @@ pub(super) fn concerns(isolator: &dyn Isolator) -> bool {
 }
 
 /// What is asked of a guest: its parent's capabilities and filters, no limits of its
-/// own.
+/// own, and not its parent's terminal.
 pub(super) fn info(parent: Option<&ContainerInfo>) -> Option<ContainerInfo> {
     let mut info = parent.cloned()?;
+    info.tty_info = None;
     if let Some(linux) = &mut info.linux_info {
         linux.share_cgroups = Some(true);
     }

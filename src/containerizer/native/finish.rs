@@ -73,6 +73,7 @@ impl Container {
         let mut errors = Vec::new();
         let end = self.kill(&mut errors).await;
         failpoint!("destroy.killed");
+        self.drain_terminal().await;
         self.drain_pipes().await;
         let late = self.handles.iter_mut().find_map(|handle| handle.isolation.ended());
         if let Some(limitation) = &late {

@@ -9,7 +9,7 @@
 //! * `container`, `start`, `finish`: a container's life. `debug`: guests in another.
 //!   `image`: root file systems of images.
 //! * `recover`: after a restart of the agent. `sweep`: leftovers.
-//! * `logs`: a container's side of the logger.
+//! * `logs`: a container's side of the logger. `terminal`: of its terminal.
 //! * `plugins`: hooks and reports of plugins.
 
 mod config;
@@ -23,6 +23,7 @@ mod recover;
 mod request;
 mod start;
 mod sweep;
+mod terminal;
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -47,6 +48,7 @@ use super::request::{Machine, ids_of, key};
 use super::runtime::{ContainerDir, RuntimeDir};
 use super::sampler::Sampler;
 use super::table::{MAILBOX, Table, ended, launched};
+use super::terminal::Terminal;
 use super::{
     Containerizer, ContainerizerError, KnownContainer, LaunchRequest, Launched, Sample,
     Termination, Trouble,
@@ -232,6 +234,7 @@ impl Shared {
             watches: Vec::new(),
             running: None,
             pipes: None,
+            copying: None,
             view,
         };
         tokio::spawn(container.run(start, mailbox));
@@ -451,6 +454,10 @@ impl Containerizer for Native {
         let table = self.shared.table();
         let open = |door: &&Door| door.view.borrow().end.is_none();
         table.values().filter(open).map(|door| (door.id.clone(), door.view.borrow().pid)).collect()
+    }
+
+    fn terminal(&self, id: &ContainerId) -> Option<Arc<Terminal>> {
+        self.door(id)?.view.borrow().terminal.clone()
     }
 
     fn knows(&self, id: &ContainerId) -> bool {

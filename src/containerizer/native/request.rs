@@ -11,6 +11,7 @@ use mesos::{CommandInfo, ContainerInfo};
 use super::image;
 use crate::containerizer::LaunchRequest;
 use crate::containerizer::request::{command_environment, labels};
+use crate::containerizer::terminal;
 
 /// What a container gets if nobody sets `PATH`.
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -49,10 +50,9 @@ pub(super) fn check(
         if image::wanted(request).is_some() && !images.provided {
             return Err(Refusal::NotSupported(image::NO_PROVIDER.into()));
         }
-        if info.tty_info.is_some() {
-            return Err(Refusal::NotSupported("terminals are not supported yet".into()));
-        }
     }
+    terminal::wanted(request)
+        .map_err(|text| Refusal::Bad(format!("'tty_info.window_size': {text}")))?;
     let mut next = Some(&request.id);
     while let Some(id) = next {
         check_id(&id.value).map_err(Refusal::Bad)?;

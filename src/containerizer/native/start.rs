@@ -11,13 +11,15 @@ use isolators::merge::{Base, Merged, merge};
 use isolators::plan::{LaunchPlan, Stdio};
 use isolators::runtime::users::Identity;
 use kernel::failpoint;
+use oci_spec::runtime::Process;
 
 use super::container::{Container, Phase};
+use super::terminal::ask;
 use super::{chain, debug, request};
 use crate::containerizer::request::command_environment;
 use crate::containerizer::streams::append;
 use crate::containerizer::table::Failure;
-use crate::containerizer::{Class, Output, runtime};
+use crate::containerizer::{Class, Output, runtime, terminal};
 use crate::fetch::Wanted;
 use crate::logs::order;
 
@@ -132,7 +134,11 @@ impl Container {
         self.home.as_ref().and_then(|home| home.identity.as_ref()).or(host)
     }
 
-    fn plan(&mut self, merged: Merged) -> Result<LaunchPlan, Failure> {
+    fn plan(&mut self, mut merged: Merged) -> Result<LaunchPlan, Failure> {
+        let terminal = terminal::wanted(&self.request).map_err(|text| failure("terminal", text))?;
+        if let Some(window) = terminal {
+            ask(&mut merged.spec, window);
+        }
         let parent = self.context.parent.as_ref().map(|parent| parent.runtime.as_path());
         let opened = match &self.request.class {
             Class::Default => stdio(&self.request.sandbox, self.context.ids),
@@ -167,7 +173,7 @@ impl Container {
         parent.into_iter().chain([self.request.sandbox.clone()]).chain(more).collect()
     }
 
-    fn is_guest(&self) -> bool {
+    pub(super) fn is_guest(&self) -> bool {
         debug::is_guest(&self.request)
     }
 
@@ -179,11 +185,18 @@ impl Container {
         let launching = launched.map_err(|e| engine_failure(&e))?;
         failpoint!("launch.waiting");
         let pid = launching.pid();
+        let process = plan.spec.process().as_ref();
+        let has_terminal = process.and_then(Process::terminal) == Some(true);
         for handle in &mut self.handles {
             let isolated = handle.isolation.isolate(pid).await;
             isolated.map_err(|e| failure("isolate", e.chain()))?;
         }
         failpoint!("launch.isolated");
+        if has_terminal {
+            let taken = launching.terminal().and_then(|taken| self.take_terminal(taken));
+            let text = |error| format!("failed to take the container's terminal: {error}");
+            taken.map_err(|error| failure("terminal", text(error)))?;
+        }
         let running = launching.release().await.map_err(|e| engine_failure(&e))?;
         self.running = Some(running);
         failpoint!("launch.released");
@@ -227,6 +240,11 @@ fn guests_stdio(
             let opened = opened.and_then(|file| Ok((file.try_clone()?, file)));
             let (stdout, stderr) = opened.map_err(|e| (path.display().to_string(), e))?;
             Ok(Stdio { stdin: null.into(), stdout, stderr })
+        }
+        Output::Terminal(_) => {
+            let null = || File::options().read(true).write(true).open("/dev/null");
+            let open = || null().map(OwnedFd::from).map_err(|e| ("/dev/null".to_owned(), e));
+            Ok(Stdio { stdin: open()?, stdout: open()?, stderr: open()? })
         }
         Output::Pipes(pipes) => {
             let copy = |fd: &OwnedFd| fd.try_clone().map_err(|e| ("a pipe".to_owned(), e));

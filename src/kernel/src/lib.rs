@@ -38,6 +38,7 @@ pub mod ramdisk;
 pub mod remove;
 pub mod sched;
 pub mod spawn;
+pub mod terminal;
 pub mod users;
 pub mod volume;
 pub mod walk;

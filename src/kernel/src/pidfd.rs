@@ -104,6 +104,21 @@ impl Pidfd {
         }))
     }
 
+    /// A copy of the process' descriptor `fd`: the same open file (`pidfd_getfd`).
+    ///
+    /// # Errors
+    /// `ESRCH` if it has ended, `EBADF` if it has none with that number, `EPERM` for
+    /// who may not trace it.
+    pub fn descriptor(&self, fd: RawFd) -> io::Result<OwnedFd> {
+        // SAFETY: no pointers.
+        let copy = unsafe { libc::syscall(libc::SYS_pidfd_getfd, self.0.as_raw_fd(), fd, 0) };
+        if copy < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        // SAFETY: a fresh descriptor that nobody else owns.
+        Ok(unsafe { OwnedFd::from_raw_fd(copy as RawFd) })
+    }
+
     /// The wait status of an ended process, even if it is not our child and was
     /// reaped long ago (Linux 6.15). `None` if the kernel does not know or say.
     #[must_use]
@@ -137,6 +152,7 @@ impl AsRawFd for Pidfd {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::io::{Read, Write};
     use std::process::Command;
 
     #[test]
@@ -155,6 +171,19 @@ mod tests {
         assert!(!pidfd.signal(libc::SIGKILL).expect("gone"));
         // The second source exists from 6.15 on; where it does it must agree.
         assert!(matches!(pidfd.exit_status(), None | Some(libc::SIGKILL)));
+    }
+
+    #[test]
+    fn descriptors_are_copied() {
+        let own = Pidfd::open(std::process::id()).expect("open");
+        let (mut reader, writer) = io::pipe().expect("a pipe");
+        let copy = own.descriptor(writer.as_raw_fd()).expect("a copy");
+        drop(writer);
+        std::fs::File::from(copy).write_all(b"x").expect("write");
+        let mut read = String::new();
+        reader.read_to_string(&mut read).expect("the end");
+        assert_eq!(read, "x");
+        assert_eq!(own.descriptor(-1).expect_err("none").raw_os_error(), Some(libc::EBADF));
     }
 
     #[test]

@@ -19,7 +19,7 @@ pub(super) fn first_process(
     process: &Process,
     scene: &Scene<'_>,
 ) -> Result<(), LaunchError> {
-    let Scene { spaces, procfs, cgroups, user } = scene;
+    let Scene { spaces, procfs, cgroups, user, terminal } = scene;
     let plain = |code| Op { code, ..Op::default() };
     program.push(Step::Release, "", Op { a: *procfs, ..plain(code::PUBLISH) });
     let zero = program.string(b"0")?;
@@ -27,7 +27,8 @@ pub(super) fn first_process(
         let op = Op { a: *slot, b: zero, c: 1, ..plain(code::WRITE) };
         program.push(Step::Cgroup, path.clone(), op);
     }
-    if !plan.wait_for.is_empty() {
+    // Whoever makes a terminal is to have it before anything is written to it.
+    if *terminal || !plan.wait_for.is_empty() {
         program.push(Step::Release, plan.wait_for.join(", "), plain(code::WAIT));
     }
     if spaces.made(Namespace::Cgroup) {
@@ -44,6 +45,9 @@ pub(super) fn first_process(
         program.push(Step::Rlimit, format!("{:?}", rlimit.typ()), op);
     }
     program.push(Step::Process, "session", plain(code::SESSION));
+    if *terminal {
+        program.push(Step::Terminal, "its session", plain(code::CONTROL));
+    }
     if let Some(user) = user {
         // From here on it has no power over the host, nor over the namespaces above.
         let (b, d) = (Namespace::User.flag(), u64::from(user.slot) + 1);

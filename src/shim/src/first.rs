@@ -12,6 +12,7 @@ use crate::arch::{CloneArgs, clone3};
 use crate::program::{Op, SAYS_WAITING, SOCKET_FD, code};
 use crate::steps::{self, done};
 use crate::sys::{self, call, errno};
+use crate::terminal;
 
 const STACK: usize = 8192;
 
@@ -83,6 +84,7 @@ fn run(shim: &mut Shim, op: &Op) -> Result<(), i32> {
         code::WAIT => wait(),
         code::UNSHARE => done(call!(UNSHARE, op.d)),
         code::SESSION => done(call!(SETSID)),
+        code::CONTROL => terminal::take(),
         code::RLIMIT => {
             let limit = [op.d, op.e];
             done(call!(PRLIMIT64, 0, op.a, limit.as_ptr(), 0))

@@ -25,6 +25,7 @@ mod record;
 mod report;
 mod steps;
 mod sys;
+mod terminal;
 
 use core::arch::global_asm;
 
@@ -66,6 +67,8 @@ pub struct Shim {
     umask: usize,
     /// The first process is a runtime; index of the operation that said so.
     follow: Option<usize>,
+    /// The end of a terminal's pipe, if the container has one; else -1.
+    terminal: i32,
 }
 
 impl Shim {
@@ -119,10 +122,19 @@ unsafe extern "C" fn main() -> ! {
     let umask = call!(UMASK, 0).unwrap_or(0o22);
     let Some((base, program)) = load() else {
         record.fail(0, code::LOAD, errno::EINVAL);
-        finish(SAYS_FAILED, -1);
+        finish(SAYS_FAILED, -1, -1);
         sys::exit(1)
     };
-    let mut shim = Shim { base, program, record, slots: [-1; SLOTS], children: -1, umask, follow: None };
+    let mut shim = Shim {
+        base,
+        program,
+        record,
+        slots: [-1; SLOTS],
+        children: -1,
+        umask,
+        follow: None,
+        terminal: -1,
+    };
     let mut index = 0;
     let child = loop {
         let Some(op) = program.op(index) else {
@@ -161,14 +173,18 @@ unsafe extern "C" fn main() -> ! {
         if child != 0 {
             let _ = call!(WAIT4, child, 0, 0, 0);
         }
-        finish(SAYS_FAILED, -1);
+        finish(SAYS_FAILED, -1, -1);
         sys::exit(1)
     }
     record.running();
     let children = shim.children;
     let _ = call!(MUNMAP, base, program.length());
-    finish(SAYS_RUNNING, children);
+    finish(SAYS_RUNNING, children, shim.terminal);
+    let terminal = shim.terminal;
     reap::until_end(&record, child as u32, children);
+    if terminal >= 0 {
+        terminal::drain();
+    }
     sys::exit(0)
 }
 
@@ -185,11 +201,16 @@ fn load() -> Option<(*mut u8, Program<'static>)> {
 }
 
 /// Tells the agent and lets go of everything but the record (its open file holds
-/// the lock) and the list of children.
-fn finish(word: u8, children: i32) {
+/// the lock), the list of children, and a terminal with the output it goes to.
+fn finish(word: u8, children: i32, terminal: i32) {
     let _ = call!(WRITE, SOCKET_FD, &raw const word, 1);
-    let _ = call!(CLOSE_RANGE, 0, PROGRAM_FD, 0);
-    let _ = call!(CLOSE_RANGE, SOCKET_FD, SOCKET_FD, 0);
+    if terminal >= 0 {
+        // In the place of the socket, so that only the rest is closed.
+        let _ = call!(DUP3, terminal, SOCKET_FD, sys::O_CLOEXEC);
+    } else {
+        let _ = call!(CLOSE_RANGE, 0, PROGRAM_FD, 0);
+        let _ = call!(CLOSE_RANGE, SOCKET_FD, SOCKET_FD, 0);
+    }
     let mut rest = SOCKET_FD + 1;
     if children >= rest {
         // An empty range is refused, and nothing is closed.

@@ -26,6 +26,14 @@ pub const SOCKET_FD: i32 = 5;
 /// Inherited descriptor of the root file system, if it is mounted already.
 pub const TREE_FD: i32 = 6;
 
+/// Where a shim keeps the master end of its container's terminal, once the program is
+/// mapped; the slave end is then its standard input.
+pub const TERMINAL_FD: i32 = PROGRAM_FD;
+/// Where it keeps the container's output in that case.
+pub const OUTPUT_FD: i32 = 1;
+/// Whoever reads the terminal has a copy of this for as long.
+pub const HOLD_FD: i32 = 2;
+
 /// Sent by the container's first process when it waits to be released.
 pub const SAYS_WAITING: u8 = b'W';
 /// Sent by the shim when the container's first process executes its command.
@@ -96,8 +104,13 @@ pub mod code {
     pub const CLOSE: u32 = 24;
     /// Detach what is mounted at path `a`; nothing there is fine.
     pub const UNMOUNT: u32 = 25;
+    /// Make a terminal of the devpts at hand. Its master goes to `TERMINAL_FD`, its slave
+    /// is standard input from here on. The procfs is in slot `a`; the slave belongs to
+    /// user `b` and is mounted at path `c` if that is not 0; `d` is the window: rows, and
+    /// columns in the high word.
+    pub const TERMINAL: u32 = 26;
     /// The inherited descriptor `a` is in slot `b`.
-    pub const INHERIT: u32 = 26;
+    pub const INHERIT: u32 = 27;
 
     /// Write string `b` of length `c` to the file in slot `a`.
     pub const WRITE: u32 = 32;
@@ -138,6 +151,8 @@ pub mod code {
     pub const DIE_WITH_SHIM: u32 = 49;
     /// File mode creation mask `a`.
     pub const UMASK: u32 = 50;
+    /// Standard input is the session's terminal, and output and error, too.
+    pub const CONTROL: u32 = 51;
     /// Execute the first of the `b` candidate paths in table `a` that can be,
     /// with the argument table `d` (low word offset, high word count) and the
     /// environment table `e`. One free word precedes the argument table. If `c` is 1

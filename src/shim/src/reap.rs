@@ -7,7 +7,7 @@ const P_ALL: usize = 0;
 const WEXITED: usize = 4;
 const WNOWAIT: usize = 0x0100_0000;
 /// Children that were cloned without SIGCHLD, too.
-const WALL: usize = 0x4000_0000;
+pub const WALL: usize = 0x4000_0000;
 
 /// Waits for the end of the runtime `child`. If it ended well, this is the pid of
 /// the process that it started, which is our child like itself.

@@ -3,6 +3,7 @@
 use crate::Shim;
 use crate::program::{Op, code};
 use crate::sys::{self, call, errno};
+use crate::terminal;
 
 /// Runs one operation.
 pub fn run(shim: &mut Shim, op: &Op) -> Result<(), i32> {
@@ -94,6 +95,10 @@ pub fn run(shim: &mut Shim, op: &Op) -> Result<(), i32> {
             Err(errno::ENOENT | errno::ENOTDIR | errno::EINVAL) => Ok(()),
             other => done(other),
         },
+        code::TERMINAL => {
+            shim.terminal = terminal::make(shim, op)?;
+            Ok(())
+        }
         _ => Err(errno::EINVAL),
     }
 }
@@ -197,7 +202,7 @@ fn make_parents(path: *mut u8) -> Result<(), i32> {
 }
 
 /// Attaches the tree in `fd` at `target`, made to match if it is missing.
-fn attach(fd: usize, target: *mut u8) -> Result<(), i32> {
+pub fn attach(fd: usize, target: *mut u8) -> Result<(), i32> {
     if sys::mode(fd, core::ptr::null())? & sys::S_IFMT == sys::S_IFDIR {
         make_directory(target, 0o755, true)?;
     } else {

@@ -27,11 +27,14 @@ numbers! {
     MUNMAP 11 215
     RT_SIGACTION 13 134
     RT_SIGPROCMASK 14 135
+    IOCTL 16 29
     PREAD 17 67
+    GETPID 39 172
     EXECVE 59 221
     WAIT4 61 260
     KILL 62 129
     CHDIR 80 49
+    FCHOWN 93 55
     UMASK 95 166
     SETSID 112 157
     SETGROUPS 116 159
@@ -56,8 +59,10 @@ numbers! {
     FCHOWNAT 260 54
     SYMLINKAT 266 36
     READLINKAT 267 78
+    PPOLL 271 73
     UNSHARE 272 97
     DUP3 292 24
+    PIPE2 293 59
     PRLIMIT64 302 261
     SETNS 308 268
     SCHED_SETATTR 314 274
@@ -81,6 +86,7 @@ pub mod errno {
     pub const ENOEXEC: i32 = 8;
     pub const EACCES: i32 = 13;
     pub const EEXIST: i32 = 17;
+    pub const ENODEV: i32 = 19;
     pub const ENOTDIR: i32 = 20;
     pub const EINVAL: i32 = 22;
     pub const ENOSYS: i32 = 38;
@@ -88,6 +94,9 @@ pub mod errno {
 }
 
 pub const O_WRONLY: usize = 0o1;
+pub const O_RDWR: usize = 0o2;
+pub const O_NOCTTY: usize = 0o400;
+pub const O_NONBLOCK: usize = 0o4000;
 pub const O_CLOEXEC: usize = 0o2000000;
 pub const O_PATH: usize = 0o10000000;
 pub const AT_FDCWD: usize = -100isize as usize;
@@ -106,6 +115,7 @@ pub const MS_REC: usize = 16384;
 pub const MS_RELATIME: usize = 1 << 21;
 pub const S_IFMT: u32 = 0o170000;
 pub const S_IFDIR: u32 = 0o040000;
+pub const S_IFCHR: u32 = 0o020000;
 pub const S_IFREG: u32 = 0o100000;
 pub const SIGKILL: usize = 9;
 pub const SIGCHLD: u64 = 17;
@@ -156,12 +166,17 @@ pub fn clock(clock: usize) -> u64 {
 /// Type and permissions of what descriptor `fd` or, if `path` is not null, the
 /// path from there names.
 pub fn mode(fd: usize, path: *const u8) -> Result<u32, i32> {
+    Ok(node(fd, path)?.0)
+}
+
+/// As [`mode`]; with it the device number, major and minor, of a node.
+pub fn node(fd: usize, path: *const u8) -> Result<(u32, (u32, u32)), i32> {
     let empty = [0u8];
     let mut out = [0u64; 32];
     let (path, flags) = if path.is_null() { (empty.as_ptr(), AT_EMPTY_PATH) } else { (path, 0) };
     call!(STATX, fd, path, flags, 1, out.as_mut_ptr())?;
-    // stx_mode: 16 bits at offset 28.
-    Ok((out[3] >> 32) as u32 & 0xffff)
+    // stx_mode: 16 bits at offset 28; stx_rdev_major and _minor: words at offset 128.
+    Ok(((out[3] >> 32) as u32 & 0xffff, (out[16] as u32, (out[16] >> 32) as u32)))
 }
 
 /// The number that the symbolic link `self` of the procfs in `fd` names: the

@@ -16,6 +16,8 @@ pub const PROTOBUF: &str = "application/x-protobuf";
 pub const RECORDIO: &str = "application/recordio";
 /// Type of the messages inside a RecordIO request.
 pub const MESSAGE_CONTENT_TYPE: &str = "Message-Content-Type";
+/// Header of an answer to input that was not taken: who should read it has stopped.
+pub const READER_GONE: &str = "bulkhead-reader-gone";
 /// Wanted type of the messages inside a RecordIO response.
 pub const MESSAGE_ACCEPT: &str = "Message-Accept";
 

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bulkhead::agent::api::metrics::Surroundings;
-use bulkhead::agent::api::session::Sessions;
+use bulkhead::agent::api::streams::Sessions;
 use bulkhead::agent::api::{About, Api, Context};
 use bulkhead::agent::{Config, Handle, PostOutbox};
 use bulkhead::containerizer::{Containerizer, native};

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use bulkhead::agent::api::session::Sessions;
+use bulkhead::agent::api::streams::Sessions;
 use bulkhead::agent::api::{About, Api, Context, PROCESS, metrics};
 use bulkhead::agent::core::event::WireMessage;
 use bulkhead::agent::{AgentState, Config, Handle, Outbox, start};

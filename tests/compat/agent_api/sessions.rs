@@ -16,31 +16,44 @@ use crate::cluster::{Cluster, Options};
 use crate::framework::{Framework, command};
 use crate::require;
 
-const JSON: &str = "application/json";
+pub(crate) const JSON: &str = "application/json";
 const PROTOBUF: &str = "application/x-protobuf";
 const RECORDIO: &str = "application/recordio";
 /// Longest wait for anything.
-const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A task that runs, and its container.
-struct Scene {
-    cluster: Cluster,
-    _framework: Framework,
-    task: Value,
+pub(crate) struct Scene {
+    pub(crate) cluster: Cluster,
+    pub(crate) framework: Framework,
+    pub(crate) task: Value,
 }
 
 impl Scene {
     async fn new(name: &str) -> Scene {
-        let options = Options::default().agent(&["--http_heartbeat_interval=200ms"]);
-        let cluster = Cluster::start(name, options);
-        let mut framework = Framework::subscribe(&cluster.master, name).await;
-        framework.start(command("t", "sleep 1000", 32.0)).await;
-        let status = framework.statuses["t"].last().expect("a status");
-        let task = status["container_status"]["container_id"].clone();
-        Scene { cluster, _framework: framework, task }
+        Scene::with(name, &["--http_heartbeat_interval=200ms"], "sleep 1000", None).await
     }
 
-    fn id(&self, name: &str) -> Value {
+    /// With these flags of the agent; the task, called `t`, has this container.
+    pub(crate) async fn with(
+        name: &str,
+        flags: &[&str],
+        line: &str,
+        container: Option<Value>,
+    ) -> Scene {
+        let cluster = Cluster::start(name, Options::default().agent(flags));
+        let mut framework = Framework::subscribe(&cluster.master, name).await;
+        let mut task = command("t", line, 32.0);
+        if let Some(container) = container {
+            task["container"] = container;
+        }
+        framework.start(task).await;
+        let status = framework.statuses["t"].last().expect("a status");
+        let task = status["container_status"]["container_id"].clone();
+        Scene { cluster, framework, task }
+    }
+
+    pub(crate) fn id(&self, name: &str) -> Value {
         json!({ "value": name, "parent": self.task })
     }
 
@@ -48,14 +61,14 @@ impl Scene {
         Client::new(&self.cluster.agent).timeout(PATIENCE)
     }
 
-    fn launch(&self, name: &str, line: &str) -> String {
+    pub(crate) fn launch(&self, name: &str, line: &str) -> String {
         json!({ "type": "LAUNCH_NESTED_CONTAINER_SESSION", "launch_nested_container_session": {
             "container_id": self.id(name), "command": { "shell": true, "value": line } } })
         .to_string()
     }
 
     /// Starts a session or attaches to one; the records that follow.
-    async fn records(&self, call: String) -> Events {
+    pub(crate) async fn records(&self, call: String) -> Events {
         let call = Call::post("/api/v1", JSON, call)
             .header("accept", RECORDIO)
             .header("message-accept", JSON);
@@ -66,13 +79,16 @@ impl Scene {
         stream.events(1 << 20)
     }
 
-    async fn post(&self, call: &Value) -> Reply {
+    pub(crate) async fn post(&self, call: &Value) -> Reply {
         let call = Call::post("/api/v1", JSON, call.to_string()).header("accept", JSON);
         self.client().call(call).await.expect("an answer")
     }
 
     /// Opens a stream of input; what is sent to it goes to the agent.
-    fn input(&self, kind: &'static str) -> (mpsc::Sender<bytes::Bytes>, JoinHandle<Reply>) {
+    pub(crate) fn input(
+        &self,
+        kind: &'static str,
+    ) -> (mpsc::Sender<bytes::Bytes>, JoinHandle<Reply>) {
         let (sender, pieces) = mpsc::channel(16);
         let client = self.client();
         let answer = tokio::spawn(async move {
@@ -88,7 +104,7 @@ impl Scene {
         json!({ "type": "CONTAINER_ID", "container_id": self.id(name) })
     }
 
-    async fn ended(&self, name: &str) -> Value {
+    pub(crate) async fn ended(&self, name: &str) -> Value {
         let wait = json!({ "type": "WAIT_NESTED_CONTAINER",
             "wait_nested_container": { "container_id": self.id(name) } });
         let reply = self.post(&wait).await;
@@ -103,7 +119,7 @@ fn call(attach: &Value) -> Value {
 }
 
 /// One record of a stream of input.
-fn record(kind: &str, attach: &Value) -> bytes::Bytes {
+pub(crate) fn record(kind: &str, attach: &Value) -> bytes::Bytes {
     let mut bytes = call(attach).to_string().into_bytes();
     if kind == PROTOBUF {
         bytes = mesos::v1::from_json("mesos.v1.agent.Call", &bytes).expect("a call");
@@ -119,7 +135,7 @@ fn data(base64: &str) -> Value {
         "data": { "type": "STDIN", "data": base64 } } })
 }
 
-async fn next(events: &mut Events) -> Option<Value> {
+pub(crate) async fn next(events: &mut Events) -> Option<Value> {
     let record = timeout(PATIENCE, events.next()).await.expect("in time").expect("well framed");
     record.map(|record| serde_json::from_slice(&record).expect("JSON"))
 }

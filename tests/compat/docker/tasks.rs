@@ -107,6 +107,23 @@ fn input_goes_in(cluster: &Cluster) {
     assert_eq!(String::from_utf8_lossy(&answer.stdout), wanted + "end\n");
 }
 
+/// A session with a terminal has the engine's, as large as ours.
+fn a_terminal_is_there(cluster: &Cluster) {
+    let size = nix::pty::Winsize { ws_row: 21, ws_col: 43, ws_xpixel: 0, ws_ypixel: 0 };
+    let pair = nix::pty::openpty(Some(&size), None).expect("a terminal");
+    let answer = std::process::Command::new(binary("bulkhead"))
+        .args(["exec", "--tty", "--master", &cluster.master, "stubborn", "--", "sh", "-c"])
+        .arg(
+            "tty; until [ \"$(stty size)\" = '21 43' ]; do sleep 0.1; done; echo sized >&2; exit 6",
+        )
+        .stdin(std::process::Stdio::from(pair.slave))
+        .output()
+        .expect("it ends");
+    let said = String::from_utf8_lossy(&answer.stdout).into_owned();
+    assert!(said.starts_with("/dev/pts/") && said.ends_with("\r\nsized\r\n"), "{answer:?}");
+    assert_eq!(answer.status.code(), Some(6), "{answer:?}");
+}
+
 #[tokio::test]
 async fn both_containerizers_work_side_by_side() {
     require!(root, cgroup, busybox, docker);
@@ -157,6 +174,7 @@ async fn both_containerizers_work_side_by_side() {
     assert_eq!(String::from_utf8_lossy(&inside.stdout).trim(), name, "{inside:?}");
     assert_eq!(inside.status.code(), Some(5), "{inside:?}");
     input_goes_in(&cluster);
+    a_terminal_is_there(&cluster);
 
     // The figures are the engine's.
     let engines = || {

@@ -143,6 +143,13 @@ async fn an_executor_that_does_not_come_back_is_ended() {
         "framework_id": { "value": framework.id }, "command": { "value": "sleep 1000" },
         "resources": [scalar("cpus", 0.1), scalar("mem", 32.0)] });
     framework.start(task).await;
+    // The player is no part of the container, which may be yet to start.
+    let command = |pid: u32| std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    let by = Instant::now() + Duration::from_secs(60);
+    while !cluster.executor_pid("silent").is_some_and(|pid| command(pid).ends_with(b"1000\0")) {
+        assert!(Instant::now() < by, "the container does not start\n{}", cluster.logs());
+        std::thread::sleep(Duration::from_millis(20));
+    }
     player.abort();
     cluster.kill_agent();
     cluster.start_agent();

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::cluster::{Cluster, Options, binary, get};
+use crate::cluster::{Cluster, Options, binary};
 use crate::framework::{Framework, command, scalar};
 use crate::require;
 
@@ -107,15 +107,11 @@ async fn a_killed_executor_fails_its_tasks() {
         assert_eq!(framework.call("ACCEPT", body).await.status.as_u16(), 202);
         let running = |f: &Framework| f.state(&task) == Some("TASK_RUNNING");
         framework.until("the task to run", 60, running).await;
-        let list: Value =
-            serde_json::from_str(&get(&cluster.agent, "/containers").expect("a list"))
-                .expect("JSON");
-        let own = list.as_array().into_iter().flatten().find(|c| c["executor_id"] == pod.as_str());
-        let pid = own.and_then(|c| c["status"]["executor_pid"].as_u64()).expect("a pid");
+        let pid = cluster.executor_pid(&pod).expect("a pid");
         if away {
             cluster.kill_agent();
         }
-        kill(u32::try_from(pid).expect("a pid"));
+        kill(pid);
         if away {
             std::thread::sleep(Duration::from_millis(100));
             cluster.start_agent();

@@ -38,6 +38,19 @@ fn revive(cluster: &mut Cluster) {
     }
 }
 
+/// Starts the agent with the point. What the last one left to be done may lead there
+/// at once.
+fn start_at(cluster: &mut Cluster, point: &'static str) {
+    cluster.failpoint = Some(point);
+    cluster.spawn_agent();
+    let by = Instant::now() + PATIENCE;
+    while cluster.failpoint.is_some() && !cluster.registered() {
+        assert!(Instant::now() < by, "no agent at {point}\n{}", cluster.logs());
+        std::thread::sleep(Duration::from_millis(20));
+        revive(cluster);
+    }
+}
+
 /// Sends two operations and waits until both have ended, whoever dies meanwhile;
 /// whether each was done.
 async fn both(
@@ -71,8 +84,7 @@ async fn deaths_while_reservations_and_volumes_change() {
     let (disk, v) = (reserved(), volume("v", "RW"));
     for (number, point) in POINTS.into_iter().enumerate() {
         cluster.kill_agent();
-        cluster.failpoint = Some(point);
-        cluster.start_agent();
+        start_at(&mut cluster, point);
         let name = |what: &str| format!("{what}-{number}");
         // Until the point was passed, and once more from where that led.
         let (mut is_reserved, mut is_created) = (false, false);

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use bulkhead::launch::{Engine, LaunchError, Step};
 use isolators::plan::{CgroupJoin, LaunchPlan, LinuxNamespaceType as Kind};
-use oci_spec::runtime::Mount;
+use oci_spec::runtime::{Hooks, Mount};
 
 use crate::{Fixture, empty_linux, namespace, nofile, require, root_at};
 
@@ -103,9 +103,9 @@ async fn plans_that_make_no_sense_are_refused_before_anything_runs() {
         assert!(matches!(error, LaunchError::Plan(_)), "{error}");
     }
     let mut plan = fixture.plan(&["true"]);
-    plan.spec.process_mut().as_mut().expect("set").set_terminal(Some(true));
+    plan.spec.set_hooks(Some(Hooks::default()));
     let error = fixture.launch(&plan).await.expect_err("refused");
-    assert_eq!(error.to_string(), "the posix engine does not support a terminal yet");
+    assert_eq!(error.to_string(), "the posix engine does not support OCI hooks yet");
     assert!(!fixture.path("record").exists());
 }
 

@@ -11,7 +11,7 @@ use crate::files::mount;
 use crate::{Fixture, busybox_root, end_of, namespace, require, root_at};
 
 /// The first id outside.
-const BASE: u32 = 300_000;
+pub(crate) const BASE: u32 = 300_000;
 
 fn mapping(inside: u32, outside: u32, size: u32) -> LinuxIdMapping {
     let builder = LinuxIdMappingBuilder::default().container_id(inside).host_id(outside);
@@ -19,7 +19,7 @@ fn mapping(inside: u32, outside: u32, size: u32) -> LinuxIdMapping {
 }
 
 /// Gives the container users of its own.
-fn remap(plan: &mut LaunchPlan) {
+pub(crate) fn remap(plan: &mut LaunchPlan) {
     let linux = plan.spec.linux_mut().as_mut().expect("set");
     let mut all = linux.namespaces().clone().unwrap_or_default();
     all.push(namespace(Kind::User, None));
@@ -27,7 +27,7 @@ fn remap(plan: &mut LaunchPlan) {
     linux.set_namespaces(Some(all)).set_uid_mappings(Some(ids.clone())).set_gid_mappings(Some(ids));
 }
 
-fn open_to_all(dir: &Path) {
+pub(crate) fn open_to_all(dir: &Path) {
     std::fs::set_permissions(dir, PermissionsExt::from_mode(0o755)).expect("chmod");
 }
 

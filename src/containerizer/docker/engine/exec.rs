@@ -1,5 +1,6 @@
 //! Questions about commands in containers.
 
+use kernel::terminal::Window;
 use serde_json::Value;
 
 use super::{Engine, EngineError, QUICK, read, refused, silent, unreadable};
@@ -40,14 +41,16 @@ impl Engine {
         self.stream("start command", id, QUICK, call).await
     }
 
-    /// The same with a way in: the connection carries input there, frames back.
+    /// The same with a way in: the connection carries input there, back frames or, if
+    /// it has a terminal, what is written to that.
     pub(in crate::containerizer::docker) async fn exec_attach(
         &self,
         id: &str,
+        tty: bool,
     ) -> Result<Duplex, EngineError> {
         const OPERATION: &str = "start command";
         let path = format!("/exec/{id}/start");
-        let body = r#"{"Detach":false,"Tty":false}"#;
+        let body = format!(r#"{{"Detach":false,"Tty":{tty}}}"#);
         let call = Call::post(&path, "application/json", body);
         let asked = self.ask(OPERATION, id);
         let upgraded = Client::unix(&self.socket).timeout(QUICK).upgrade(call).await;
@@ -55,6 +58,17 @@ impl Engine {
         self.heard(upgraded.as_ref().err());
         let upgraded = upgraded.map_err(|source| silent(OPERATION, id, source))?;
         upgraded.map_err(|reply| refused(OPERATION, id, reply.status.as_u16(), &reply.body))
+    }
+
+    /// Changes the size of its terminal.
+    pub(in crate::containerizer::docker) async fn exec_resize(
+        &self,
+        id: &str,
+        window: Window,
+    ) -> Result<(), EngineError> {
+        let path = format!("/exec/{id}/resize?h={}&w={}", window.rows, window.columns);
+        let call = Call::post(&path, "application/json", "");
+        self.call("resize the terminal of command", id, QUICK, call).await.map(drop)
     }
 
     pub(in crate::containerizer::docker) async fn exec_inspect(
