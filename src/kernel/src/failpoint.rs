@@ -89,6 +89,7 @@ pub const ALL: &[&str] = &[
     "cgroups.made",
     "provision.recorded",
     "provision.made",
+    "provision.taken",
     "launch.provisioned",
     // Networks of a container (isolators/src/network/cni).
     "cni.entered",
@@ -114,6 +115,8 @@ pub const ALL: &[&str] = &[
     "launch.isolated",
     "launch.released",
     "launch.pid",
+    // A root for the next container of an image (src/provisioner/ahead.rs).
+    "provision.ahead",
     // The end of a container (src/containerizer/native/finish.rs).
     "destroy.begin",
     "destroy.limited",
@@ -127,6 +130,7 @@ pub const ALL: &[&str] = &[
     "cni.forgotten",
     "cgroups.removed_one",
     "provision.unmounted",
+    "provision.moved",
     "provision.removed",
     "destroy.cleaned",
     "destroy.status",
