@@ -44,6 +44,8 @@ const LOCAL: u8 = 9;
 const FRAME: u8 = 10;
 /// Offset of `ifindex` in the context.
 const INTERFACE: i16 = 40;
+/// Offset of `priority` in the context: the class that a packet asks for.
+const CLASS: i16 = 32;
 
 /// Offsets in a frame; IPv4 headers have 20 bytes, IPv6 headers 40.
 const ETHERTYPE: i32 = 12;
@@ -238,9 +240,17 @@ pub fn inbound(host: &Host, loops: bool) -> Vec<Instruction> {
     asm.finish()
 }
 
-/// For the host's end of a container's pair.
+/// For the fair queues of the public interface: what asks for no flow goes to the
+/// first, which is the host's.
 #[must_use]
-pub fn outbound(host: &Host) -> Vec<Instruction> {
+pub fn first_flow() -> Vec<Instruction> {
+    vec![op(MOVE, RESULT, 1), op(EXIT, 0, 0)]
+}
+
+/// For the host's end of a container's pair. `class`: what leaves the host asks for
+/// this one.
+#[must_use]
+pub fn outbound(host: &Host, class: Option<u32>) -> Vec<Instruction> {
     let mut asm = Assembly::default();
     asm.start(host);
     // There is nothing else to say: neighbours are known.
@@ -292,6 +302,9 @@ pub fn outbound(host: &Host) -> Vec<Instruction> {
     asm.send(host, "send");
     asm.here("up").push(copy(1, SKB)).push(op(MOVE, 2, 0)).push(call(CHANGE_TYPE)).answer(UP);
     asm.here("out").push(copy(RESULT, LOCAL)).if_other(0, "drop");
+    if let Some(class) = class {
+        asm.push(op(MOVE, RESULT, class.cast_signed())).push(store(SKB, RESULT, CLASS));
+    }
     asm.push(op(MOVE, 1, host.public.cast_signed())).push(op(MOVE, 2, 0)).push(op(MOVE, 3, 0));
     asm.push(op(MOVE, 4, 0)).push(call(REDIRECT_NEIGHBOUR)).push(op(EXIT, 0, 0));
     asm.here("drop").answer(DROP);
@@ -351,8 +364,11 @@ mod tests {
         [both, Host { v6: None, ..both }]
     }
 
-    fn programs(host: &Host) -> [Vec<Instruction>; 4] {
-        [inbound(host, false), inbound(host, true), outbound(host), inside(host, 7, 2)]
+    fn programs(host: &Host) -> [Vec<Instruction>; 6] {
+        let out = [outbound(host, None), outbound(host, Some(0x1_0003))];
+        let [plain, sorted] = out;
+        let own = inside(host, 7, 2);
+        [inbound(host, false), inbound(host, true), plain, sorted, own, first_flow()]
     }
 
     #[test]
