@@ -34,12 +34,11 @@ impl Steps {
 fn step_of(code: u32) -> Step {
     match code {
         code::SUBREAPER => Step::Reaper,
-        code::OPEN | code::TREE => Step::Open,
+        code::OPEN | code::TREE | code::PLACE | code::CLOSE => Step::Open,
         code::JOIN => Step::JoinNamespace,
         code::UNSHARE => Step::NewNamespace,
         code::HOSTNAME => Step::Hostname,
         code::MOUNT | code::ATTACH | code::RESTRICT => Step::Mount,
-        code::FS_OPEN | code::FS_SET | code::FS_MAKE => Step::Mount,
         code::MAP_IDS => Step::MapIds,
         code::MKDIR | code::SYMLINK | code::RENAME | code::MKNOD | code::CHOWN => Step::File,
         code::PIVOT | code::CHROOT => Step::Root,

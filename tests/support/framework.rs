@@ -64,6 +64,25 @@ pub fn offered(offer: &Value, name: &str) -> f64 {
     all.filter(|r| r["name"] == name).filter_map(|r| r["scalar"]["value"].as_f64()).sum()
 }
 
+/// Whether an offer has the scalars and the ports of these tasks and of their executors.
+fn covers(offer: &Value, tasks: &[Value]) -> bool {
+    let list = |of: &Value| of["resources"].as_array().cloned().unwrap_or_default();
+    let asked: Vec<Value> =
+        tasks.iter().flat_map(|t| list(t).into_iter().chain(list(&t["executor"]))).collect();
+    let sum = |name: &str| -> f64 {
+        let own = asked.iter().filter(|r| r["name"] == name);
+        own.filter_map(|r| r["scalar"]["value"].as_f64()).sum()
+    };
+    let ranges = |of: &[Value]| -> Vec<(u64, u64)> {
+        let ports = of.iter().filter(|r| r["name"] == "ports");
+        let all = ports.flat_map(|r| r["ranges"]["range"].as_array().cloned().unwrap_or_default());
+        all.filter_map(|r| Some((r["begin"].as_u64()?, r["end"].as_u64()?))).collect()
+    };
+    let there = ranges(&list(offer));
+    ["cpus", "mem", "disk"].iter().all(|name| sum(name) <= offered(offer, name))
+        && ranges(&asked).iter().all(|(a, b)| there.iter().any(|(c, d)| c <= a && b <= d))
+}
+
 /// A scalar resource.
 #[must_use]
 pub fn scalar(name: &str, value: f64) -> Value {
@@ -223,12 +242,18 @@ impl Framework {
         (!self.offers.is_empty()).then(|| self.offers.remove(0))
     }
 
-    /// Launches tasks on one offer; they get its agent.
+    /// Launches tasks on one offer; they get its agent. What a task gave back may be
+    /// offered apart from the rest: an offer that is too small is given back for a while.
     ///
     /// # Panics
     /// When the master refuses the call.
     pub async fn launch(&mut self, tasks: Vec<Value>) -> Value {
-        let offer = self.offer().await;
+        let by = Instant::now() + Duration::from_secs(3);
+        let mut offer = self.offer().await;
+        while !covers(&offer, &tasks) && Instant::now() < by {
+            self.decline(&offer).await;
+            offer = self.offer().await;
+        }
         let reply = self.accept(&offer, tasks).await;
         assert_eq!(reply.status.as_u16(), 202, "{}", reply.text());
         offer

@@ -15,9 +15,8 @@ use std::path::{Path, PathBuf};
 /// `cgroup1`, `cgroup2` (pure v2 with controllers), `xfs`, `ext4` (directories
 /// with project quotas: `$BULKHEAD_XFS`, `$BULKHEAD_EXT4`), `vm_v1` (the VM suite
 /// of that name), `real_speed` (no emulated processor), `compiler` (of C, which the
-/// VMs have not), `docker` (the engine), `docker_registry`, `cni_plugins`, `nft`, `linux_6_8`,
-/// `overlay`, `golden`, `busybox`, or any program
-/// as `program_NAME`.
+/// VMs have not), `docker` (the engine), `docker_registry`, `cni_plugins`, `nft`,
+/// `overlay`, `golden`, `busybox`, or any program as `program_NAME`.
 #[macro_export]
 macro_rules! require {
     ($($what:ident),+ $(,)?) => {{
@@ -33,13 +32,6 @@ macro_rules! require {
             return;
         }
     }};
-}
-
-/// The first two numbers of the kernel's release.
-fn release() -> (u32, u32) {
-    let text = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
-    let mut numbers = text.split(['.', '-']).map_while(|part| part.trim().parse().ok());
-    (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0))
 }
 
 /// Whether a prerequisite of [`require!`] is there.
@@ -61,8 +53,6 @@ pub fn have(what: &str) -> bool {
         "overlay" => {
             std::fs::read_to_string("/proc/filesystems").is_ok_and(|s| s.contains("overlay"))
         }
-        // Layers one by one (`lowerdir+`).
-        "linux_6_8" => release() >= (6, 8),
         "golden" => golden().is_some(),
         "docker_registry" => have("docker-registry"),
         "nft" => Path::new("/usr/sbin/nft").is_file(),

@@ -13,8 +13,11 @@ use crate::launch::error::{LaunchError, Step};
 use crate::launch::mounts::{self, Options};
 use crate::launch::program::{Builder, Op, code};
 
-/// Longest value of a parameter of a file system that the kernel takes, in bytes.
-const LONGEST_PARAMETER: usize = 255;
+/// The descriptor of the first layer of an overlay of many: above those of the program,
+/// and with 500 more (overlay's limit) below the usual limit of 1,024.
+const FIRST_LAYER: u32 = 512;
+/// Layers that an overlay has at most; a limit of the kernel.
+const MOST_LAYERS: usize = 500;
 
 /// With a root of its own the container's mounts
 /// are made after the change of root, so that the kernel resolves their targets
@@ -366,43 +369,49 @@ fn restrict(
     Ok(())
 }
 
-/// In one call if its options fit; else parameter by parameter (Linux 6.5).
+/// The options must fit into a page. If they do not, layers are opened, and named by
+/// their descriptors from the working directory `/proc/self/fd`.
 fn mount_overlay(program: &mut Builder, overlay: &Overlay, root: &Path) -> Result<(), LaunchError> {
+    let layers = overlay.lower.len();
+    let place = |program: &mut Builder, data: &str| {
+        mount(program, Some(Path::new("overlay")), root, "overlay", 0, data)
+    };
     if let Ok(data) = overlay_options(overlay) {
-        return mount(program, Some(Path::new("overlay")), root, "overlay", 0, &data);
+        return place(program, &data);
     }
-    let long = |path: &&Path| path.as_os_str().len() > LONGEST_PARAMETER;
-    let lower = overlay.lower.iter().map(PathBuf::as_path);
-    let mut all = lower.clone().chain([overlay.upper.as_path(), overlay.work.as_path()]);
-    if let Some(path) = all.find(long) {
-        let what = format!("an overlay of many layers with one at '{}'", path.display());
+    if layers > MOST_LAYERS {
+        let what = format!("overlays of {layers} layers; {MOST_LAYERS} is most");
         return Err(LaunchError::Unsupported { engine: "linux", what });
     }
-    let (a, b) = (program.string(b"overlay")?, program.slot()?);
-    let object = format!("overlay of {} layers on {}", overlay.lower.len(), root.display());
-    let (fs, tree) = (b, program.slot()?);
-    program.push(Step::Mount, object.clone(), Op { code: code::FS_OPEN, a, b, ..Op::default() });
-    let parameters = lower.map(|path| ("lowerdir+", path));
-    let own = [("upperdir", overlay.upper.as_path()), ("workdir", overlay.work.as_path())];
-    for (name, path) in parameters.chain(own) {
-        let (b, c) = (program.string(name.as_bytes())?, program.path(path)?);
-        let op = Op { code: code::FS_SET, a: fs, b, c, ..Op::default() };
-        program.push(Step::Mount, format!("layer {}", path.display()), op);
+    let numbers: Vec<u32> = (FIRST_LAYER..).take(layers).collect();
+    for (path, b) in overlay.lower.iter().zip(&numbers) {
+        let op = Op { code: code::PLACE, a: program.path(path)?, b: *b, ..Op::default() };
+        program.push(Step::Open, format!("layer {}", path.display()), op);
     }
-    let b = program.string(b"volatile")?;
-    let op = Op { code: code::FS_SET, a: fs, b, ..Op::default() };
-    program.push(Step::Mount, object.clone(), op);
-    let op = Op { code: code::FS_MAKE, a: fs, b: tree, ..Op::default() };
-    program.push(Step::Mount, object.clone(), op);
-    let b = program.path(root)?;
-    program.push(Step::Mount, object, Op { code: code::ATTACH, a: tree, b, ..Op::default() });
+    let names: Vec<String> = numbers.iter().map(ToString::to_string).collect();
+    let data = options(overlay, &names)?;
+    go(program, "/proc/self/fd")?;
+    place(program, &data)?;
+    go(program, "/")?;
+    let b = numbers.last().copied().unwrap_or(FIRST_LAYER);
+    let op = Op { code: code::CLOSE, a: FIRST_LAYER, b, ..Op::default() };
+    program.push(Step::Open, "layers", op);
+    Ok(())
+}
+
+fn go(program: &mut Builder, path: &'static str) -> Result<(), LaunchError> {
+    let op = Op { code: code::CHDIR, a: program.path(Path::new(path))?, ..Op::default() };
+    program.push(Step::WorkingDirectory, path, op);
     Ok(())
 }
 
 /// `volatile`: without it the unmount at the end waits for the whole upper file
 /// system to be written back.
 pub(in crate::launch) fn overlay_options(overlay: &Overlay) -> Result<String, LaunchError> {
-    let lower: Vec<String> = overlay.lower.iter().map(|path| escape(path)).collect();
+    options(overlay, &overlay.lower.iter().map(|path| escape(path)).collect::<Vec<_>>())
+}
+
+fn options(overlay: &Overlay, lower: &[String]) -> Result<String, LaunchError> {
     let data = format!(
         "lowerdir={},upperdir={},workdir={},volatile",
         lower.join(":"),

@@ -87,14 +87,12 @@ pub mod code {
     pub const MAP_IDS: u32 = 21;
     /// From here on files are made by user `a` and group `b`, with all capabilities.
     pub const FILES_AS: u32 = 22;
-    /// Begin a new file system of kind `a` in slot `b`.
-    pub const FS_OPEN: u32 = 23;
-    /// Set its parameter `b` in slot `a` to string `c`; 0 sets a flag.
-    pub const FS_SET: u32 = 24;
-    /// Make the file system that slot `a` describes; its tree goes into slot `b`.
-    pub const FS_MAKE: u32 = 25;
+    /// Open path `a`, without reading it, as the descriptor of number `b`.
+    pub const PLACE: u32 = 23;
+    /// Close the descriptors of the numbers `a` to `b`.
+    pub const CLOSE: u32 = 24;
     /// Detach what is mounted at path `a`; nothing there is fine.
-    pub const UNMOUNT: u32 = 26;
+    pub const UNMOUNT: u32 = 25;
 
     /// Write string `b` of length `c` to the file in slot `a`.
     pub const WRITE: u32 = 32;
@@ -127,7 +125,7 @@ pub mod code {
     pub const NO_NEW_PRIVILEGES: u32 = 45;
     /// Install the filter: table `a` of `b` instructions of 8 bytes, with flags `c`.
     pub const SECCOMP: u32 = 46;
-    /// Change to directory `a`.
+    /// Change to directory `a`. Also for the shim.
     pub const CHDIR: u32 = 47;
     /// Scheduling slice back to the kernel's default.
     pub const SLICE: u32 = 48;

@@ -48,23 +48,15 @@ pub fn run(shim: &mut Shim, op: &Op) -> Result<(), i32> {
             let (kind, data) = (shim.optional(op.c)?, shim.optional(op.e)?);
             done(call!(MOUNT, source, target, kind, op.d, data))
         }
-        code::FS_OPEN => {
-            let fd = call!(FSOPEN, shim.string(op.a)?, 1)?;
-            shim.keep(op.b, fd)
+        code::PLACE => {
+            let flags = sys::O_PATH | sys::O_CLOEXEC;
+            let fd = call!(OPENAT, sys::AT_FDCWD, shim.string(op.a)?, flags, 0)?;
+            let placed = call!(DUP3, fd, op.b, sys::O_CLOEXEC);
+            let _ = call!(CLOSE_RANGE, fd, fd, 0);
+            done(placed)
         }
-        code::FS_SET => {
-            // FSCONFIG_SET_STRING or FSCONFIG_SET_FLAG.
-            let kind = if op.c == 0 { 0 } else { 1 };
-            let (key, value) = (shim.string(op.b)?, shim.optional(op.c)?);
-            done(call!(FSCONFIG, shim.slot(op.a)?, kind, key, value, 0))
-        }
-        code::FS_MAKE => {
-            // FSCONFIG_CMD_CREATE, then a mount that has no place yet.
-            let fs = shim.slot(op.a)?;
-            call!(FSCONFIG, fs, 6, 0, 0, 0)?;
-            let fd = call!(FSMOUNT, fs, 1, 0)?;
-            shim.keep(op.b, fd)
-        }
+        code::CLOSE => done(call!(CLOSE_RANGE, op.a, op.b, 0)),
+        code::CHDIR => done(call!(CHDIR, shim.string(op.a)?)),
         code::ATTACH if op.c != 0 => {
             let found = beneath(shim.slot(op.c - 1)?, shim.string(op.b)?)?;
             let (fd, empty) = (shim.slot(op.a)?, c"".as_ptr());

@@ -2,7 +2,10 @@
 //! recorded framework runs some of its recorded tasks, and every body must have
 //! the recorded members in the recorded order, with the recorded types.
 
+use std::time::Duration;
+
 use serde_json::{Value, json};
+use tokio::time::Instant;
 
 use crate::cluster::{Cluster, get};
 use crate::framework::Framework;
@@ -103,13 +106,23 @@ async fn run_all(framework: &mut Framework) {
     for task in launch["task_group"]["tasks"].as_array_mut().expect("tasks") {
         task["agent_id"] = offer["agent_id"].clone();
     }
-    let body = json!({ "offer_ids": [offer["id"]], "operations": [group] });
+    let body = json!({ "offer_ids": [offer["id"]], "operations": [group],
+                       "filters": { "refuse_seconds": 3600.0 } });
     assert_eq!(framework.call("ACCEPT", body).await.status.as_u16(), 202);
     framework
         .until("the group", 60, |f| {
             f.state("g-run") == Some("TASK_RUNNING") && f.end("g-fin").is_some()
         })
         .await;
+    // What ended tasks and executors gave back: no offer was out in the recording.
+    let quiet = Duration::from_millis(2500);
+    while framework.next(Instant::now() + quiet).await.is_some() || framework.has_offer() {
+        while let Some(offer) = framework.take_offer() {
+            let back =
+                json!({ "offer_ids": [offer["id"]], "filters": { "refuse_seconds": 3600.0 } });
+            framework.call("DECLINE", back).await;
+        }
+    }
 }
 
 /// Bodies in the recorded names against recorded ones.

@@ -62,8 +62,8 @@ async fn a_memory_limit_hit_while_the_agent_is_away_is_seen() {
     let mut cluster = Cluster::start("oom-away", Options::default());
     let mut framework = Framework::subscribe(&cluster.master, "oom-away").await;
     // The shell itself is not killed: its end alone would say that all is well.
-    let hog =
-        "until [ -e go ]; do sleep 0.05; done; head -c 64m /dev/zero | tail | wc -c; touch hit";
+    let hog = "echo -1000 >/proc/self/oom_score_adj; until [ -e go ]; do sleep 0.05; done; \
+        (echo 0 >/proc/self/oom_score_adj; head -c 64m /dev/zero | tail | wc -c); touch hit";
     framework.start(command("over", hog, 16.0)).await;
     framework.start(command("runs", &format!("{hog}; sleep 1000"), 16.0)).await;
     cluster.kill_agent();

@@ -67,7 +67,7 @@ async fn an_overlay_takes_writes_and_leaves_the_layers_alone() {
 /// Many more than the one page of options that `mount` takes.
 #[tokio::test]
 async fn an_overlay_has_as_many_layers_as_an_image() {
-    require!(root, busybox, overlay, linux_6_8);
+    require!(root, busybox, overlay);
     let fixture = Fixture::new("layers", Engine::Linux);
     let mut lower: Vec<_> =
         (0..127).map(|n| fixture.path(&format!("layer-with-a-long-name-{n:03}"))).collect();
