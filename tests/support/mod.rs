@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 /// `cgroup1`, `cgroup2` (pure v2 with controllers), `xfs`, `ext4` (directories
 /// with project quotas: `$BULKHEAD_XFS`, `$BULKHEAD_EXT4`), `vm_v1` (the VM suite
 /// of that name), `real_speed` (no emulated processor), `compiler` (of C, which the
-/// VMs have not), `docker` (the engine), `docker_registry`, `cni_plugins`, `nft`,
+/// VMs have not), `fq_codel` (a queue of the kernel's; the VMs have it), `docker` (the engine), `docker_registry`, `cni_plugins`, `nft`,
 /// `overlay`, `golden`, `busybox`, or any program as `program_NAME`.
 #[macro_export]
 macro_rules! require {
@@ -46,6 +46,9 @@ pub fn have(what: &str) -> bool {
         "cgroup" => have("cgroup1") || have("cgroup2"),
         "xfs" => std::env::var_os("BULKHEAD_XFS").is_some(),
         "ext4" => std::env::var_os("BULKHEAD_EXT4").is_some(),
+        // Where the kernel has it, nearly everybody makes it the default.
+        "fq_codel" => std::fs::read_to_string("/proc/sys/net/core/default_qdisc")
+            .is_ok_and(|kind| kind.trim() == "fq_codel"),
         "real_speed" => std::env::var_os("BULKHEAD_VM").is_none(),
         "vm_v1" => std::env::var("BULKHEAD_VM").as_deref() == Ok("v1"),
         "compiler" => have("cc"),
@@ -71,7 +74,8 @@ pub fn have(what: &str) -> bool {
 
 /// What a machine has or has not, and no package brings: one of the VM suites
 /// has it, so that its absence here is no error.
-const LAYOUTS: [&str; 7] = ["cgroup1", "cgroup2", "xfs", "ext4", "vm_v1", "real_speed", "compiler"];
+const LAYOUTS: [&str; 8] =
+    ["cgroup1", "cgroup2", "xfs", "ext4", "vm_v1", "real_speed", "compiler", "fq_codel"];
 
 /// Records the test as skipped; an error where everything is required and the
 /// missing thing can be installed.

@@ -117,7 +117,7 @@ fn percentiles(values: impl Iterator<Item = u64>) -> Option<RatePercentiles> {
         let before = place.floor() as usize;
         let low = *values.get(before)?;
         let high = values.get(before + 1).copied().unwrap_or(low);
-        Some(low + ((high - low) as f64 * place.fract()) as u64)
+        Some(low + ((high - low) as f64 * place.fract()).round() as u64)
     };
     Some(RatePercentiles {
         min: values.first().copied(),
@@ -153,7 +153,7 @@ mod tests {
         let received = found.rx_rate.expect("rates");
         assert_eq!((received.min, received.max), (Some(1100), Some(2000)), "ten of them");
         assert_eq!((received.p50, received.p90), (Some(1550), Some(1910)));
-        assert_eq!((received.p9999, received.samples), (Some(1999), Some(10)));
+        assert_eq!((received.p9999, received.samples), (Some(2000), Some(10)));
         let sent = found.tx_packet_rate.expect("rates");
         assert_eq!((sent.min, sent.max, sent.p99), (Some(1), Some(1), Some(1)));
         assert_eq!(found.rx_drop_rate.expect("rates").max, Some(0));

@@ -159,17 +159,20 @@ impl Assembly {
         }
     }
 
-    /// To the interface in `TARGET`, with the hardware address that everybody has.
-    fn send(&mut self, host: &Host, name: &'static str) -> &mut Assembly {
+    /// To the interface in `TARGET`.
+    fn send(&mut self) -> &mut Assembly {
+        self.push(copy(1, TARGET)).push(op(MOVE, 2, 0)).push(call(REDIRECT));
+        self.push(op(EXIT, 0, 0))
+    }
+
+    /// The packet is for the hardware address that everybody has.
+    fn address(&mut self, host: &Host) -> &mut Assembly {
         let [a, b, c, d, e, f] = host.mac;
-        self.here(name);
         self.push(op(STORE_WORD, FRAME, i32::from_ne_bytes([a, b, c, d])).at(-16));
         self.push(store_half(FRAME, -12, i32::from(u16::from_ne_bytes([e, f]))));
         self.push(copy(1, SKB)).push(op(MOVE, 2, 0));
         self.push(copy(3, FRAME)).push(op(ADD, 3, -16));
-        self.push(op(MOVE, 4, 6)).push(op(MOVE, 5, 0)).push(call(STORE_BYTES));
-        self.push(copy(1, TARGET)).push(op(MOVE, 2, 0)).push(call(REDIRECT));
-        self.push(op(EXIT, 0, 0))
+        self.push(op(MOVE, 4, 6)).push(op(MOVE, 5, 0)).push(call(STORE_BYTES))
     }
 
     /// The kernel refuses parts that are never reached: without an address of IPv6
@@ -234,8 +237,13 @@ pub fn inbound(host: &Host, loops: bool) -> Vec<Instruction> {
     }
 
     asm.here("port").look_up(host.ports, "next").push(copy(TARGET, RESULT)).go("send");
-    asm.here("ping").look_up(host.pings, "next").push(copy(TARGET, RESULT));
-    asm.send(host, "send");
+    asm.here("ping").look_up(host.pings, "next").push(copy(TARGET, RESULT)).here("send");
+    // What has come over the wire has it already, or is somebody else's: to write it
+    // would copy the packet's head.
+    if loops {
+        asm.address(host);
+    }
+    asm.send();
     asm.here("next").answer(NEXT);
     asm.finish()
 }
@@ -299,7 +307,7 @@ pub fn outbound(host: &Host, class: Option<u32>) -> Vec<Instruction> {
 
     // For somebody on this host: another container, or the host itself.
     asm.here("port").look_up(host.ports, "up").push(copy(TARGET, RESULT));
-    asm.send(host, "send");
+    asm.address(host).send();
     asm.here("up").push(copy(1, SKB)).push(op(MOVE, 2, 0)).push(call(CHANGE_TYPE)).answer(UP);
     asm.here("out").push(copy(RESULT, LOCAL)).if_other(0, "drop");
     if let Some(class) = class {

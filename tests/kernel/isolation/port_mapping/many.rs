@@ -166,7 +166,7 @@ fn hundreds_share_the_address_and_reach_and_are_reached_on_their_own_ports() {
         let statistics = native.statistics().await;
         assert_eq!(statistics.len(), count);
         let mut blocks = BTreeSet::new();
-        for (id, figures) in &statistics {
+        for (id, figures) in statistics.iter() {
             let block = figures.net_ephemeral_ports.as_ref().expect("a block");
             assert!(blocks.insert(block.begin), "{block:?} is given twice");
             let port = u64::from(heard.connections[&id.value]);
