@@ -138,8 +138,12 @@ impl AgentFiles<'_> {
 impl Source for AgentFiles<'_> {
     async fn list(&self) -> Result<Vec<Entry>, CliError> {
         let path = format!("/files/browse?path={}", escape(self.directory));
-        let Value::Array(listed) = self.agent.get(&path).await? else {
-            return Err(self.agent.unexpected(&path, "not a list"));
+        let listed = match self.agent.get(&path).await {
+            Ok(Value::Array(listed)) => listed,
+            Ok(_) => return Err(self.agent.unexpected(&path, "not a list")),
+            // The sandbox of a task that has just been launched is yet to be made.
+            Err(CliError::Refused { status: 404, .. }) => Vec::new(),
+            Err(error) => return Err(error),
         };
         let entry = |file: &Value| {
             Some(Entry {

@@ -57,6 +57,8 @@ pub enum Event {
     },
     /// An HTTP executor's event stream closed at the far end.
     StreamClosed(StreamId),
+    /// This checkpoint and those before it survive the agent, but not yet the machine.
+    Written(Seq),
     /// A checkpoint is durable.
     Persisted(Seq),
     /// A checkpoint could not be written.
@@ -318,7 +320,8 @@ pub enum Effect {
         /// Taken or refused.
         result: Result<(), Refusal>,
     },
-    /// Write a checkpoint; the answer is [`Event::Persisted`] in order of `seq`.
+    /// Write a checkpoint; the answers are [`Event::Written`], which may be
+    /// left out, and [`Event::Persisted`], each in order of `seq`.
     Persist {
         /// Its number.
         seq: Seq,

@@ -111,13 +111,12 @@ impl Core {
         self.persist(record);
     }
 
-    /// Starts the container once everything about it is durable.
+    /// Starts the container once everything about it is written.
     pub(super) fn launch(&mut self, framework: &str, executor: &str) {
         let Some(spec) = self.launch_spec(framework, executor) else { return };
         let Some(e) = self.executor(framework, executor) else { return };
         let container = e.container_id.value.clone();
-        // What is checkpointed must be, and volumes must be there.
-        let wait = e.checkpoint || has_volumes(&spec.requests);
+        let (checkpoint, volumes) = (e.checkpoint, has_volumes(&spec.requests));
         let played = e.is_played();
         let mut effects = vec![Effect::Launch(Box::new(spec))];
         if !played {
@@ -126,11 +125,12 @@ impl Core {
                 timer: Timer::ExecutorRegistration { container },
             });
         }
-        if wait {
-            // The newest checkpoint is that of the executor's first task.
-            self.when_stored(Then::Effects(effects));
-        } else {
-            self.out.extend(effects);
+        // The newest checkpoint is that of the executor's first task.
+        match (volumes, checkpoint) {
+            // What is written into them outlives the machine.
+            (true, _) => self.when_stored(Then::Effects(effects)),
+            (false, true) => self.when_written(effects),
+            (false, false) => self.out.extend(effects),
         }
     }
 
@@ -208,7 +208,7 @@ impl Core {
             let destroy = vec![Effect::Destroy { container: id, termination: None }];
             // The kill that undoes this launch may not be stored yet.
             match played {
-                Some(task) => self.after_kill_is_durable(&run, &task, checkpoint, destroy),
+                Some(task) => self.after_kill_is_written(&run, &task, checkpoint, destroy),
                 None => self.out.extend(destroy),
             }
         } else if played.is_some() {

@@ -70,6 +70,36 @@ enum Then {
     OperationStored(Vec<u8>),
 }
 
+/// How far the storage is, and what waits for it to be further.
+#[derive(Default)]
+struct Waiting {
+    reached: Seq,
+    then: BTreeMap<Seq, Vec<Then>>,
+}
+
+impl Waiting {
+    /// Keeps `then` until `seq` is reached; it comes back if it is.
+    fn after(&mut self, seq: Seq, then: Then) -> Option<Then> {
+        if self.reached >= seq {
+            return Some(then);
+        }
+        self.then.entry(seq).or_default().push(then);
+        None
+    }
+
+    /// What waited for `seq` or an earlier one, in order.
+    fn reach(&mut self, seq: Seq) -> Vec<Then> {
+        self.reached = self.reached.max(seq);
+        let later = self.then.split_off(&(seq + 1));
+        std::mem::replace(&mut self.then, later).into_values().flatten().collect()
+    }
+
+    /// What waited for `seq` never happens.
+    fn forget(&mut self, seq: Seq) {
+        self.then.remove(&seq);
+    }
+}
+
 /// See the module's header.
 pub struct Core {
     config: Config,
@@ -95,9 +125,10 @@ pub struct Core {
     random: Random,
     now: Time,
     seq: Seq,
-    /// The newest checkpoint that is durable.
-    stored: Seq,
-    waiting: BTreeMap<Seq, Vec<Then>>,
+    /// Checkpoints that survive the agent.
+    written: Waiting,
+    /// Checkpoints that survive the machine.
+    stored: Waiting,
     /// Counts kills and streams, see [`Timer`].
     generation: u64,
     publications: u64,
@@ -131,8 +162,8 @@ impl Core {
             random,
             now,
             seq: 0,
-            stored: 0,
-            waiting: BTreeMap::new(),
+            written: Waiting::default(),
+            stored: Waiting::default(),
             generation: 0,
             publications: 0,
             out: Vec::new(),
@@ -149,6 +180,7 @@ impl Core {
             Event::Leave => self.leave(),
             Event::Call { id, command } => self.call(id, command),
             Event::StreamClosed(stream) => self.stream_closed(stream),
+            Event::Written(seq) => self.written(seq),
             Event::Persisted(seq) => self.persisted(seq),
             Event::PersistFailed { seq, error } => self.persist_failed(seq, &error),
             Event::Launched { container, result } => self.launched(&container, result),
@@ -294,15 +326,29 @@ impl Core {
 
     /// `then` happens once everything handed in so far is durable.
     fn when_stored(&mut self, then: Then) {
-        if self.stored == self.seq {
-            return self.then(then);
+        if let Some(then) = self.stored.after(self.seq, then) {
+            self.then(then);
         }
-        self.waiting.entry(self.seq).or_default().push(then);
+    }
+
+    /// These happen once everything handed in so far survives the agent: enough for
+    /// what ends with the machine, as containers do. Nobody is told of it before what
+    /// is told is durable, and so is then what was handed in earlier.
+    fn when_written(&mut self, effects: Vec<Effect>) {
+        if let Some(then) = self.written.after(self.seq, Then::Effects(effects)) {
+            self.then(then);
+        }
+    }
+
+    fn written(&mut self, seq: Seq) {
+        for then in self.written.reach(seq) {
+            self.then(then);
+        }
     }
 
     fn persisted(&mut self, seq: Seq) {
-        self.stored = self.stored.max(seq);
-        for then in self.waiting.remove(&seq).unwrap_or_default() {
+        self.written(seq);
+        for then in self.stored.reach(seq) {
             self.then(then);
         }
     }
@@ -322,7 +368,8 @@ impl Core {
 
     /// Mesos aborts as well: an agent that cannot remember must not promise.
     fn persist_failed(&mut self, seq: Seq, error: &str) {
-        self.waiting.remove(&seq);
+        self.written.forget(seq);
+        self.stored.forget(seq);
         self.out
             .push(Effect::Exit { message: format!("failed to checkpoint: {error}"), ok: false });
     }

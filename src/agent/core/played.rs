@@ -12,7 +12,7 @@ use mesos::{TaskState, framework_info, task_status};
 use super::event::{Effect, Timer};
 use super::state::{ExecutorState, FrameworkState, KillProgress, is_terminal};
 use super::status::NewStatus;
-use super::{Core, Then, names};
+use super::{Core, names};
 use crate::checkpoint::{Record, RunKey};
 use crate::containerizer::Termination;
 
@@ -90,7 +90,7 @@ impl Core {
             e.state = ExecutorState::Terminating;
             let (container, checkpoint) = (e.container_id.clone(), e.checkpoint);
             let destroy = Effect::Destroy { container, termination: None };
-            self.after_kill_is_durable(&run, &task, checkpoint, vec![destroy]);
+            self.after_kill_is_written(&run, &task, checkpoint, vec![destroy]);
             return self.kill_queued(&run.framework, &run.executor, &task);
         }
         if !e.launched.contains_key(&task) {
@@ -106,8 +106,8 @@ impl Core {
     }
 
     /// Whoever finds the task dead after a crash must know that it was killed, so
-    /// nothing is done to it before that is stored.
-    pub(super) fn after_kill_is_durable(
+    /// nothing is done to it before that is written.
+    pub(super) fn after_kill_is_written(
         &mut self,
         run: &RunKey,
         task: &str,
@@ -116,7 +116,8 @@ impl Core {
     ) {
         if checkpoint {
             let record = Record::Kill { run: run.clone(), task: task.to_owned() };
-            self.persist_then(record, Then::Effects(effects));
+            self.persist(record);
+            self.when_written(effects);
         } else {
             self.out.extend(effects);
         }
@@ -150,7 +151,7 @@ impl Core {
             effects.push(Effect::Signal { container: id, signal: SIGTERM });
         }
         effects.push(Effect::Schedule { after: grace, timer });
-        self.after_kill_is_durable(&run, &task, checkpoint, effects);
+        self.after_kill_is_written(&run, &task, checkpoint, effects);
     }
 
     pub(super) fn kill_grace_over(&mut self, container: &str, generation: u64) {

@@ -257,6 +257,9 @@ impl Worker {
     /// Flushes what was written and reports it.
     fn report(&mut self) {
         let Batch { records, files } = std::mem::take(&mut self.batch);
+        if let Some(newest) = records.last().filter(|_| files.len() > 0) {
+            self.tell(Event::Written(*newest));
+        }
         let flushed = self.flusher.flush(files).map_err(|error| kernel::chain(&error));
         for seq in records {
             self.tell(match &flushed {

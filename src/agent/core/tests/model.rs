@@ -17,6 +17,7 @@ enum Step {
     Exit(u8, bool),
     Inbox,
     Storage,
+    Flush,
     Pending(u8),
     Timer(u8),
     /// The agent dies after this many more effects.
@@ -31,6 +32,7 @@ fn step() -> impl Strategy<Value = Step> {
         2 => (any::<u8>(), any::<bool>()).prop_map(|(c, ok)| Step::Exit(c, ok)),
         8 => Just(Step::Inbox),
         8 => Just(Step::Storage),
+        8 => Just(Step::Flush),
         6 => any::<u8>().prop_map(Step::Pending),
         2 => any::<u8>().prop_map(Step::Timer),
         1 => (0u8..12).prop_map(Step::Fuse),
@@ -78,6 +80,7 @@ fn take(world: &mut World, fates: &mut BTreeMap<String, Fate>, step: &Step) {
         }
         Step::Inbox => drop(world.step_inbox()),
         Step::Storage => drop(world.step_storage()),
+        Step::Flush => drop(world.step_flush()),
         Step::Pending(at) => drop(world.step_pending(usize::from(*at))),
         Step::Timer(at) => drop(world.fire(usize::from(*at))),
         Step::Fuse(effects) => world.fuse = Some(usize::from(*effects)),

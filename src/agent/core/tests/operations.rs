@@ -148,7 +148,7 @@ fn what_does_not_fit_is_told_and_the_master_corrected() {
 fn a_registration_that_was_outrun_is_repeated() {
     let mut world = World::registered();
     world.crash();
-    while world.step_pending(0) || world.step_storage() {}
+    while world.step_pending(0) || world.step_storage() || world.step_flush() {}
     world.fire_if(|t| matches!(t, Timer::Register { .. }));
     // The master's answer is on its way, and an operation before it.
     let answer = world.inbox.pop_back().unwrap();
@@ -245,6 +245,7 @@ enum Step {
     Operation(u8),
     Inbox,
     Storage,
+    Flush,
     Pending(u8),
     Timer(u8),
     /// The agent dies after this many more effects.
@@ -257,6 +258,7 @@ fn step() -> impl Strategy<Value = Step> {
         5 => any::<u8>().prop_map(Step::Operation),
         6 => Just(Step::Inbox),
         6 => Just(Step::Storage),
+        6 => Just(Step::Flush),
         3 => any::<u8>().prop_map(Step::Pending),
         2 => any::<u8>().prop_map(Step::Timer),
         1 => (0u8..12).prop_map(Step::Fuse),
@@ -297,6 +299,7 @@ proptest! {
                 Step::Operation(_) => {}
                 Step::Inbox => drop(world.step_inbox()),
                 Step::Storage => drop(world.step_storage()),
+                Step::Flush => drop(world.step_flush()),
                 Step::Pending(at) => drop(world.step_pending(usize::from(*at))),
                 Step::Timer(at) => drop(world.fire(usize::from(*at))),
                 Step::Fuse(effects) => world.fuse = Some(usize::from(*effects)),

@@ -53,6 +53,8 @@ pub struct World {
     store: Store,
     seed: u64,
     pub storage: VecDeque<(Seq, Record)>,
+    /// Written, and not yet flushed.
+    pub unflushed: VecDeque<Seq>,
     pub pending: Vec<Pending>,
     pub timers: Vec<Timer>,
     pub containers: BTreeMap<String, Container>,
@@ -150,6 +152,7 @@ impl World {
             store,
             seed: 3,
             storage: VecDeque::new(),
+            unflushed: VecDeque::new(),
             pending: Vec::new(),
             answers_to_checks: VecDeque::new(),
             timers: Vec::new(),
@@ -209,6 +212,7 @@ impl World {
         self.crashes += 1;
         self.seed += 1;
         self.storage.clear();
+        self.unflushed.clear();
         self.pending.clear();
         self.timers.clear();
         self.inbox.clear();
@@ -439,6 +443,14 @@ impl World {
     pub fn step_storage(&mut self) -> bool {
         let Some((seq, record)) = self.storage.pop_front() else { return false };
         self.store.write(&record).unwrap();
+        self.unflushed.push_back(seq);
+        self.handle(Event::Written(seq));
+        true
+    }
+
+    /// The oldest checkpoint that is written is flushed.
+    pub fn step_flush(&mut self) -> bool {
+        let Some(seq) = self.unflushed.pop_front() else { return false };
         self.handle(Event::Persisted(seq));
         true
     }
@@ -532,7 +544,8 @@ impl World {
     /// Lets everything happen that needs no time, and registration.
     pub fn settle(&mut self) {
         for _ in 0..10_000 {
-            if self.step_storage() || self.step_inbox() || self.step_pending(0) {
+            if self.step_storage() || self.step_flush() || self.step_inbox() || self.step_pending(0)
+            {
                 continue;
             }
             let unregistered = self.core.snapshot().state == crate::agent::AgentState::Disconnected;
