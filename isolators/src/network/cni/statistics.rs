@@ -205,7 +205,7 @@ mod tests {
     #[test]
     fn pairs_that_end_on_the_host_are_read_there() {
         let loopback = Link { kind: None, peer: None, ..pair("lo", 0, None) };
-        let own = |links: &[Link]| how(&[&[loopback.clone()], links].concat(), Some(3));
+        let own = |links: &[Link]| how(&[std::slice::from_ref(&loopback), links].concat(), Some(3));
         let (one, two) = (pair("eth0", 70, Some(3)), pair("eth1", 71, Some(3)));
         assert_eq!(own(&[]), How::Ends(vec![]));
         assert_eq!(own(&[one.clone(), two]), How::Ends(vec![70, 71]));
