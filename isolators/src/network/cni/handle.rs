@@ -345,7 +345,8 @@ impl Isolation for Member {
     fn probes(&mut self) -> Vec<Box<dyn Probe>> {
         // Containers that share a network are counted once, with its owner.
         let own = self.shared.metrics && self.shared.store.knows(&self.key);
-        self.pid.filter(|_| own).map(statistics::probe).into_iter().collect()
+        let probe = |pid| statistics::probe(pid, &self.shared.ends);
+        self.pid.filter(|_| own).map(probe).into_iter().collect()
     }
 
     fn status(&mut self, status: &mut ContainerStatus) -> Result<(), IsolatorError> {

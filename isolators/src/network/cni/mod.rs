@@ -57,6 +57,8 @@ struct Shared {
     plugins: Plugins,
     dns: DefaultDns,
     metrics: bool,
+    /// For their figures.
+    ends: Arc<statistics::Ends>,
     /// `namespaces/uts` is there, and makes the host's name the container's own.
     own_names: bool,
     /// Root in a container is nobody in the namespace, which is the agent's.
@@ -113,6 +115,7 @@ pub fn cni(config: &Config, own_names: bool) -> Result<Arc<dyn Isolator>, Isolat
         plugins,
         dns: settings.dns.clone(),
         metrics: settings.metrics,
+        ends: Arc::default(),
         own_names,
         remapped: config.userns_remap.is_some(),
         detacher: Detacher::default(),

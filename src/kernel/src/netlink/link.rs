@@ -15,7 +15,12 @@ const NEW: u16 = 16;
 const DELETE: u16 = 17;
 const GET: u16 = 18;
 const SET: u16 = 19;
+const GET_NETWORK: u16 = 90;
 const GET_STATISTICS: u16 = 94;
+/// `struct rtgenmsg`.
+const NETWORK_FIXED: usize = 4;
+const NETWORK_NAME: u16 = 1;
+const NETWORK_FD: u16 = 3;
 /// `struct if_stats_msg`.
 const STATISTICS_FIXED: usize = 12;
 /// Of what is asked: the plain counters.
@@ -33,6 +38,7 @@ const INFO: u16 = 18;
 const ALIAS: u16 = 20;
 const STATISTICS: u16 = 23;
 const NETWORK_OF_FD: u16 = 28;
+const PEERS_NETWORK: u16 = 37;
 const INFO_KIND: u16 = 1;
 const INFO_DATA: u16 = 2;
 const PORT: u16 = 12;
@@ -78,6 +84,8 @@ pub struct Link {
     pub master: Option<u32>,
     /// Index of the other end of a pair, in the network where that is.
     pub peer: Option<u32>,
+    /// What this network calls the network of the other end; `None`: itself.
+    pub peers_network: Option<i32>,
     /// Free text for people and for marks.
     pub alias: Option<String>,
     /// What went through it.
@@ -107,6 +115,7 @@ fn read(message: Message<'_>) -> Option<Link> {
         address: all.get(ADDRESS).unwrap_or_default().to_vec(),
         master: value(MASTER),
         peer: value(PEERS_INDEX).filter(|peer| *peer != 0),
+        peers_network: value(PEERS_NETWORK).map(u32::cast_signed),
         alias: all.get(ALIAS).map(text),
         counters: all.get(STATISTICS).and_then(counters).unwrap_or_default(),
     })
@@ -148,6 +157,25 @@ pub fn all_counters(socket: &mut Socket) -> Result<Vec<(u32, Counters)>, Error> 
         Some((number(message.body, 4)?, counters(figures)?))
     };
     socket.list(&request, read).map_err(|e| e.doing("list", "the counters of interfaces"))
+}
+
+/// What the socket's network calls the network `other`; `None` if it has no name for
+/// it.
+///
+/// # Errors
+/// The kernel refuses.
+pub fn name_of_network(socket: &mut Socket, other: BorrowedFd<'_>) -> Result<Option<i32>, Error> {
+    let request = Request::new(GET_NETWORK, 0)
+        .fixed(&[0; NETWORK_FIXED])
+        .number(NETWORK_FD, other.as_raw_fd().cast_unsigned());
+    let mut found = None;
+    let read = |message: Message<'_>| {
+        let name = message.attributes(NETWORK_FIXED).get(NETWORK_NAME);
+        found = name.and_then(|name| number(name, 0)).map(u32::cast_signed);
+    };
+    socket.ask(request, read).map_err(|e| e.doing("name", "another network"))?;
+    // -1: none.
+    Ok(found.filter(|name| *name >= 0))
 }
 
 /// The interface of that name, if there is one.
