@@ -5,7 +5,6 @@
 
 #![allow(dead_code, reason = "every test program uses its own part")]
 
-use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};

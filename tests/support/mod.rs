@@ -95,9 +95,8 @@ pub fn free_port() -> u16 {
     let ports = std::iter::repeat_with(|| {
         10_000 + own.wrapping_add(NEXT.fetch_add(1, Ordering::Relaxed).wrapping_mul(7)) % 20_000
     });
-    let mut free = ports.take(20_000).filter(|port| {
-        std::net::TcpListener::bind(("127.0.0.1", *port)).is_ok()
-    });
+    let mut free =
+        ports.take(20_000).filter(|port| std::net::TcpListener::bind(("127.0.0.1", *port)).is_ok());
     free.next().expect("a free port")
 }
 
