@@ -278,7 +278,7 @@ mod tests {
         assert!(shelf.take(&two, &of("a")).is_none(), "another image");
         // The first one makes the directory of containers.
         let taken = shelf.take(&one, &of("a")).expect("one is ready");
-        assert_eq!(of("a").read().roots, [taken.record.clone()]);
+        assert_eq!(of("a").read().roots, std::slice::from_ref(&taken.record));
         let place = of("a").place(&taken.record);
         assert!(place.root.is_dir() && of("a").path().join("upperdir").is_dir());
         // A container that has something keeps it, and the root stays.

@@ -94,7 +94,7 @@ mod tests {
             let missing = look::missing(layers, &wanted).unwrap();
             points.layer(&missing).unwrap().expect("something is missing")
         };
-        let first = layer(&[base.clone()]);
+        let first = layer(std::slice::from_ref(&base));
         assert!(first.join("etc/hosts").is_file() && first.join("mnt/x").is_dir());
         assert_eq!(layer(&[base.clone(), bare.clone()]), first);
         let other = layer(&[bare]);
