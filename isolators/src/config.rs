@@ -14,6 +14,7 @@ use crate::gpu::settings::Settings as GpuSettings;
 use crate::ids::IdRange;
 use crate::image::Provisioner;
 use crate::linux::capabilities::Set;
+use crate::network::cni::Networks;
 use crate::network::cni::settings::Settings as CniSettings;
 use crate::network::port_mapping::settings::Settings as MappingSettings;
 use crate::network::ports::settings::Settings as PortSettings;
@@ -83,6 +84,8 @@ pub struct Config {
     pub gpu: GpuSettings,
     /// Flags of `network/cni`.
     pub cni: CniSettings,
+    /// The networks of `network/cni`, where somebody else has containers on them, too.
+    pub networks: Option<Networks>,
     /// Flags of `network/port_mapping`.
     pub port_mapping: MappingSettings,
     /// Flags of `network/ports`.
@@ -127,6 +130,7 @@ impl Config {
             cdi: CdiSettings::default(),
             gpu: GpuSettings::default(),
             cni: CniSettings::default(),
+            networks: None,
             port_mapping: MappingSettings::default(),
             ports: PortSettings::default(),
             secrets: Secrets::default(),

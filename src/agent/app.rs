@@ -17,6 +17,7 @@ use super::info::InfoError;
 use super::{AgentError, Config, Handle, Outcome, PostOutbox, flags as startup};
 use crate::containerizer::composing::{Composing, Named};
 use crate::containerizer::docker::Docker;
+use crate::containerizer::hooks::Hooks;
 use crate::containerizer::native::Native;
 use crate::containerizer::{Containerizer, ContainerizerError};
 use crate::daemon::api::Common;
@@ -76,6 +77,7 @@ impl Containers {
     fn new(flags: &Flags, work_dir: PathBuf, runtime_dir: &Path) -> Result<Containers, AppError> {
         let names = startup::containerizers(flags)?;
         let (mut native, mut docker) = (None, None);
+        let networks = startup::network::networks(flags, runtime_dir)?;
         let image_gc = startup::images::collection(flags)?;
         let excluded = image_gc.iter().flat_map(|gc| &gc.excluded);
         let excluded_images = excluded.map(ToString::to_string).collect();
@@ -85,6 +87,7 @@ impl Containers {
             let launcher = startup::launcher(flags, kernel::proctree::is_root())?;
             config.provisioner = startup::images::provisioner(flags, &work_dir, launcher)?;
             config.image_gc = image_gc;
+            config.networks.clone_from(&networks);
             native = Some(Arc::new(Native::new(config)?));
         }
         let fetcher = match &native {
@@ -92,7 +95,15 @@ impl Containers {
             None => Arc::new(Fetcher::new(startup::fetcher(flags))),
         };
         if names.contains(&"docker") {
-            let config = startup::docker::config(flags, &work_dir, runtime_dir)?;
+            let mut config = startup::docker::config(flags, &work_dir, runtime_dir)?;
+            config.networks = networks;
+            config.hooks = match &native {
+                Some(native) => native.hooks(),
+                None => {
+                    let plugins = startup::plugins(flags, runtime_dir)?;
+                    Hooks::start(&plugins, &startup::hooks(flags))?
+                }
+            };
             docker = Some(Arc::new(Docker::new(config, fetcher.clone())?));
         }
         let mut all: Vec<Named> = Vec::new();

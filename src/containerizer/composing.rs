@@ -6,6 +6,7 @@
 //! those who do.
 
 use std::collections::BTreeMap;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -17,7 +18,7 @@ use mesos::{ContainerId, ContainerStatus, Resource};
 use super::images::{NamedStore, Progress};
 use super::terminal::Terminal;
 use super::{
-    Containerizer, ContainerizerError, KnownContainer, LaunchRequest, Launched, Sample,
+    Containerizer, ContainerizerError, KnownContainer, LaunchRequest, Launched, Listening, Sample,
     Termination, Trouble,
 };
 
@@ -143,6 +144,15 @@ impl Containerizer for Composing {
             Some(owner) => owner.kill_all(id, signal).await,
             None => false,
         }
+    }
+
+    async fn listen(
+        &self,
+        id: &ContainerId,
+        to: [OwnedFd; 2],
+    ) -> Result<Listening, ContainerizerError> {
+        let unknown = || ContainerizerError::Unknown(id.value.clone());
+        self.of(id).ok_or_else(unknown)?.listen(id, to).await
     }
 
     async fn destroy(

@@ -7,10 +7,11 @@
 //!
 //! What both share: `request`, what is asked; `runtime`, what is kept of a container
 //! while the machine is up; `table`, doors to the containers' tasks; `sampler`,
-//! statistics; `streams`, files for output; `terminal`, terminals.
+//! statistics; `streams`, files for output; `terminal`, terminals; `hooks` of plugins.
 
 pub mod composing;
 pub mod docker;
+pub mod hooks;
 pub mod images;
 pub mod native;
 mod request;
@@ -200,6 +201,8 @@ pub enum ContainerizerError {
     Launch { id: String, step: &'static str, message: String },
     #[error("failed to update container {id}: {message}")]
     Update { id: String, message: String },
+    #[error("failed to listen to container {id}: {message}")]
+    Listen { id: String, message: String },
     #[error("failed to destroy container {id}: {message}")]
     Destroy { id: String, message: String },
     #[error("failed to recover: {0}")]
@@ -215,6 +218,16 @@ pub struct KnownContainer {
     /// and its checkpoint: the containerizer's own records then decide whether
     /// the container lives.
     pub pid: Option<u32>,
+}
+
+/// Somebody hears what a container says, until this is dropped.
+#[derive(Debug)]
+pub struct Listening(tokio::task::AbortHandle);
+
+impl Drop for Listening {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
 }
 
 /// A door to the containers of one kind. All methods may be called at any time
@@ -277,6 +290,17 @@ pub trait Containerizer: Send + Sync {
         id: &ContainerId,
         termination: Option<Termination>,
     ) -> Option<Termination>;
+
+    /// Copies what the container's first process says from now on to the two descriptors,
+    /// for its output and its errors, until it ends, nobody reads there, or the answer is
+    /// dropped. Its files get it as well. `NotSupported`: nobody but its sandbox hears it.
+    async fn listen(
+        &self,
+        _id: &ContainerId,
+        _to: [OwnedFd; 2],
+    ) -> Result<Listening, ContainerizerError> {
+        Err(ContainerizerError::NotSupported("listening to a container's output".into()))
+    }
 
     /// The body of `/containerizer/debug`: calls that are under way.
     fn debug(&self) -> serde_json::Value {

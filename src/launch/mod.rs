@@ -49,8 +49,9 @@ pub use running::{End, Launching, Running, Terminal};
 
 /// The helper program of [`Engine::Oci`].
 const HELPER: &str = "bulkhead-helper";
-/// The shim, built by the build script (docs/decisions/0003-shim.md).
-static SHIM: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/bulkhead-shim"));
+/// The shim, built by the build script (docs/decisions/0003-shim.md). With an argument it
+/// waits until it is killed.
+pub(crate) static SHIM: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/bulkhead-shim"));
 
 /// How plans are run (`--launcher`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -14,8 +14,14 @@ mod v0;
 
 mod docker {
     //! One file per theme.
+    pub mod attach;
+    pub mod cni;
     pub mod engine;
     pub mod executors;
+    pub mod hooks;
+    #[path = "../network/host.rs"]
+    #[allow(dead_code, reason = "every test program uses its own part")]
+    pub mod host;
     pub mod images;
     pub mod logs;
     pub mod network;
@@ -23,4 +29,5 @@ mod docker {
     pub mod removal;
     pub mod scene;
     pub mod tasks;
+    pub mod volumes;
 }

@@ -18,7 +18,7 @@ use mesos::recordio::Decoder;
 use super::session;
 use super::streams::{self, Pen, Session};
 use super::{Context, nested, v1};
-use crate::containerizer::terminal;
+use crate::containerizer::{ContainerizerError, terminal};
 use crate::wire::http::media::{self, Media, Shape};
 use crate::wire::http::{BodyStream, Request, Response, StatusCode};
 
@@ -68,14 +68,26 @@ pub(super) async fn streamed(
     }
 }
 
-/// Answers with what a session's container writes from now on.
-pub(super) fn output(
+/// Answers with what a session's container, or one of an engine's, writes from now on.
+pub(super) async fn output(
     context: &Arc<Context>,
     id: &ContainerId,
     accept: Shape,
 ) -> Result<Response, Response> {
-    let records = find(context, id)?.listen(accept.media());
-    Ok(session::stream(accept, records))
+    if let Some(session) = streams::find(context, id) {
+        return Ok(session::stream(accept, session.listen(accept.media())));
+    }
+    match session::overhear(context, id, accept).await {
+        Err(ContainerizerError::NotSupported(_) | ContainerizerError::Unknown(_)) => {
+            let records = find(context, id)?.listen(accept.media());
+            Ok(session::stream(accept, records))
+        }
+        Err(error) => {
+            let message = kernel::chain(&error);
+            Err(Response::text(StatusCode::INTERNAL_SERVER_ERROR, message))
+        }
+        Ok(response) => Ok(response),
+    }
 }
 
 /// The answer to a client that wants a stream where there is none.

@@ -23,7 +23,7 @@ use super::streams::{Session, Writer, data, heartbeat, heartbeats, record};
 use super::{Context, nested};
 use crate::agent::snapshot::Snapshot;
 use crate::containerizer::terminal::{self, Lent, Terminal};
-use crate::containerizer::{Class, Output};
+use crate::containerizer::{Class, ContainerizerError, Output};
 use crate::wire::http::media::{self, Media};
 use crate::wire::http::{Response, StatusCode};
 
@@ -121,13 +121,14 @@ impl Ours {
 fn pipes() -> io::Result<(Ours, Output)> {
     let (stdin, input) = io::pipe()?;
     let input = Sender::from_owned_fd(input.into())?;
-    let outward = || -> io::Result<(Receiver, OwnedFd)> {
-        let (reader, writer) = io::pipe()?;
-        Ok((Receiver::from_owned_fd(reader.into())?, writer.into()))
-    };
     let ((out, stdout), (err, stderr)) = (outward()?, outward()?);
     let theirs = Output::Pipes(Arc::new([stdin.into(), stdout, stderr]));
     Ok((Ours::Pipes(input, [out, err]), theirs))
+}
+
+fn outward() -> io::Result<(Receiver, OwnedFd)> {
+    let (reader, writer) = io::pipe()?;
+    Ok((Receiver::from_owned_fd(reader.into())?, writer.into()))
 }
 
 /// What a session writes.
@@ -239,4 +240,47 @@ async fn forward(mut guest: Guest, mut streams: Streams, client: Client) {
             return;
         }
     }
+}
+
+/// Answers with what a container that is no session writes from now on, if whoever runs it
+/// can tell.
+pub(super) async fn overhear(
+    context: &Context,
+    id: &ContainerId,
+    accept: media::Shape,
+) -> Result<Response, ContainerizerError> {
+    let failed = |error: io::Error| {
+        let message = format!("failed to make pipes: {error}");
+        ContainerizerError::Listen { id: nested::display(id), message }
+    };
+    let (mut out, stdout) = outward().map_err(failed)?;
+    let (mut err, stderr) = outward().map_err(failed)?;
+    let listening = context.containerizer.listen(id, [stdout, stderr]).await?;
+    let (beat, mut beats) = heartbeats(context);
+    let (sender, receiver) = mpsc::channel(CHUNKS);
+    let media = accept.media();
+    tokio::spawn(async move {
+        let _listening = listening;
+        let (mut a, mut b) = (vec![0; PIECE], vec![0; PIECE]);
+        let mut open = [true, true];
+        while open.contains(&true) {
+            let io = tokio::select! {
+                biased;
+                () = sender.closed() => return,
+                read = out.read(&mut a), if open[0] => match read {
+                    Ok(n @ 1..) => data(Type::Stdout, &a[..n]),
+                    _ => { open[0] = false; continue }
+                },
+                read = err.read(&mut b), if open[1] => match read {
+                    Ok(n @ 1..) => data(Type::Stderr, &b[..n]),
+                    _ => { open[1] = false; continue }
+                },
+                _ = beats.tick() => heartbeat(beat),
+            };
+            if sender.send(record(&io, media)).await.is_err() {
+                return;
+            }
+        }
+    });
+    Ok(stream(accept, receiver))
 }

@@ -62,7 +62,7 @@ async fn answer(
         }
         (call::Type::AttachContainerOutput, _) => {
             let attach = call.attach_container_output.unwrap_or_default();
-            return attach::output(context, &attach.container_id, accept);
+            return attach::output(context, &attach.container_id, accept).await;
         }
         (kind @ call::Type::AttachContainerInput, _) => {
             let (wanted, kind) = (media::RECORDIO, kind.as_str_name());

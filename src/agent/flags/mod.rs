@@ -9,7 +9,7 @@ mod devices;
 pub(super) mod docker;
 pub(super) mod images;
 mod logs;
-mod network;
+pub(super) mod network;
 mod ports;
 mod values;
 
@@ -228,7 +228,10 @@ pub fn fill_in(flags: &mut Flags, hostname: &str) -> Result<(), StartError> {
 }
 
 /// `--isolator_plugins`; and `--modules`, which it replaces.
-fn plugins(flags: &Flags, runtime_dir: &Path) -> Result<Vec<RemoteIsolator>, StartError> {
+pub(super) fn plugins(
+    flags: &Flags,
+    runtime_dir: &Path,
+) -> Result<Vec<RemoteIsolator>, StartError> {
     // Loggers are built in.
     let others = flags.json("modules").map(|modules| logs::split(modules).1);
     if let Some(refusal) = others.as_ref().and_then(manifest::refused_modules) {
@@ -250,6 +253,12 @@ fn plugins(flags: &Flags, runtime_dir: &Path) -> Result<Vec<RemoteIsolator>, Sta
     Ok(all.into_iter().map(RemoteIsolator::new).collect())
 }
 
+/// `--hooks`: names of plugins, in order.
+pub(super) fn hooks(flags: &Flags) -> Vec<String> {
+    let all = flags.text("hooks").unwrap_or_default().split(',').map(str::trim);
+    all.filter(|hook| !hook.is_empty()).map(str::to_owned).collect()
+}
+
 /// What the containerizer is told.
 ///
 /// # Errors
@@ -262,10 +271,9 @@ pub fn containerizer(flags: &Flags, runtime_dir: PathBuf) -> Result<native::Conf
     };
     let text = |name: &str| flags.text(name).unwrap_or_default().to_owned();
     let forced = flags.text("host_path_volume_force_creation").unwrap_or_default();
-    let hooks = flags.text("hooks").unwrap_or_default().split(',').map(str::trim);
     Ok(native::Config {
         plugins: plugins(flags, &runtime_dir)?,
-        hooks: hooks.filter(|hook| !hook.is_empty()).map(str::to_owned).collect(),
+        hooks: hooks(flags),
         isolation: text("isolation"),
         launcher,
         runtime_dir: runtime_dir.clone(),

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use isolators::network::cni::{DefaultDns, Settings};
+use isolators::network::cni::{DefaultDns, Networks, Settings};
 
 use super::values::{StartError, invalid};
 use crate::daemon::flags::Flags;
@@ -40,6 +40,21 @@ pub(super) fn cni(flags: &Flags, runtime_dir: &Path) -> Result<Settings, StartEr
         timeout,
         helper: None,
     })
+}
+
+/// The networks of these flags, for all containerizers; `None` without any.
+///
+/// # Errors
+/// As [`cni`].
+pub(in crate::agent) fn networks(
+    flags: &Flags,
+    runtime_dir: &Path,
+) -> Result<Option<Networks>, StartError> {
+    let settings = cni(flags, runtime_dir)?;
+    let own = std::env::current_exe().and_then(|own| own.canonicalize()).unwrap_or_default();
+    let helper = Some(own.with_file_name(crate::logs::client::PROGRAM));
+    let settings = Settings { helper, ..settings };
+    Ok(settings.is_configured().then(|| Networks::new(&settings)))
 }
 
 #[cfg(test)]

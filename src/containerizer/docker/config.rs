@@ -3,12 +3,14 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use isolators::network::cni::Networks;
 use isolators::secret::Secrets;
 use mesos::Resource;
 use serde_json::Value;
 
 use super::gc::Policy;
 use super::prune::ImagePolicy;
+use crate::containerizer::hooks::Hooks;
 use crate::logs::settings::Settings;
 
 /// Flags of the docker containerizer.
@@ -50,6 +52,10 @@ pub struct Config {
     pub engine_log: Option<u64>,
     /// Host path of a persistent volume, given [`Config::owner`].
     pub persistent: fn(&Path, &Resource) -> Option<PathBuf>,
+    /// Networks of `network/cni`, for containers that ask for them.
+    pub networks: Option<Networks>,
+    /// Hooks of plugins.
+    pub hooks: Hooks,
     /// How long a sample of the statistics is served before the next is taken.
     pub statistics_age: Duration,
 }
@@ -75,6 +81,8 @@ impl Default for Config {
             logs: None,
             engine_log: None,
             persistent: |_, _| None,
+            networks: None,
+            hooks: Hooks::default(),
             statistics_age: Duration::from_secs(1),
         }
     }

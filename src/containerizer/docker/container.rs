@@ -13,6 +13,7 @@
 
 use std::sync::Arc;
 
+use isolators::network::cni::Lodger;
 use tokio::sync::{mpsc, oneshot, watch};
 use tracing::{info, warn};
 
@@ -57,6 +58,8 @@ pub(super) struct Container {
     pub(super) view: watch::Sender<View>,
     /// The engine was asked to make it: there may be one.
     pub(super) asked_for: bool,
+    /// Its place on networks that are not the engine's.
+    pub(super) lodger: Option<Lodger>,
     /// Its first process, once it is known.
     pub(super) process: Option<Process>,
     /// Told that the container has ended.
@@ -76,11 +79,14 @@ pub(super) fn spawn(
 ) -> Result<(), ContainerizerError> {
     let key = request::key(&request.id);
     let (destroy, orders) = mpsc::channel(MAILBOX);
+    let networks = shared.config.networks.as_ref().filter(|_| matches!(start, Start::Seek(_)));
+    let lodger = networks.and_then(|networks| networks.lodged(&key, request.container.as_ref()));
     let view = match &start {
         Start::Launch(_) => View::new(Phase::Fetching, None),
         Start::Seek(pid) => View::new(Phase::Seeking, *pid),
     };
-    let (view, seen) = watch::channel(view);
+    let known = networks_of(lodger.as_ref());
+    let (view, seen) = watch::channel(View { networks: known, ..view });
     let request = Arc::new(request);
     let slot = shared.table.slot();
     shared.table.add(&key, Door { request: Arc::clone(&request), destroy, view: seen, slot })?;
@@ -93,12 +99,18 @@ pub(super) fn spawn(
         request,
         view,
         asked_for: matches!(start, Start::Seek(_)),
+        lodger,
         process: None,
         ended: watch::channel(false).0,
         reader: None,
     };
     tokio::spawn(container.run(start, orders));
     Ok(())
+}
+
+/// What others see of its networks.
+pub(super) fn networks_of(lodger: Option<&Lodger>) -> Vec<mesos::NetworkInfo> {
+    lodger.map(|lodger| lodger.networks().to_vec()).unwrap_or_default()
 }
 
 impl Container {

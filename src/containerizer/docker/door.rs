@@ -42,13 +42,23 @@ pub(super) struct View {
     pub(super) stop_signal: Option<String>,
     /// Its addresses, if they are not the agent's.
     pub(super) addresses: Vec<String>,
+    /// Its networks, where they are not the engine's.
+    pub(super) networks: Vec<NetworkInfo>,
     /// Set once, last.
     pub(super) end: Option<Termination>,
 }
 
 impl View {
     pub(super) fn new(phase: Phase, pid: Option<u32>) -> View {
-        View { phase, pid, stop_signal: None, addresses: Vec::new(), end: None }
+        let (addresses, networks) = (Vec::new(), Vec::new());
+        View { phase, pid, stop_signal: None, addresses, networks, end: None }
+    }
+
+    /// The first of its addresses.
+    pub(super) fn address(&self) -> Option<String> {
+        let of_network = self.networks.iter().flat_map(|network| &network.ip_addresses);
+        let own = of_network.filter_map(|address| address.ip_address.as_ref());
+        own.chain(&self.addresses).next().cloned()
     }
 }
 
@@ -79,7 +89,7 @@ impl Door {
         ContainerStatus {
             container_id: Some(self.request.id.clone()),
             executor_pid: view.pid,
-            network_infos: network.into_iter().collect(),
+            network_infos: view.networks.iter().cloned().chain(network).collect(),
             ..ContainerStatus::default()
         }
     }

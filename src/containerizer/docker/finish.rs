@@ -45,6 +45,8 @@ impl Container {
                 self.keep_evidence(inspected);
             }
         }
+        self.depart().await;
+        self.shared.config.hooks.removed(&self.request).await;
         exit::termination(cause, exit.as_ref(), &self.request)
     }
 

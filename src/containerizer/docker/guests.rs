@@ -2,9 +2,10 @@
 //! debugging sessions are made of them.
 //!
 //! A session has input, so its connection is turned into one both ways; that of a
-//! check only answers. A session's terminal is the engine's. A guest is not taken over by the next agent. Its output goes to the descriptors
-//! that were given, or to the file `checks` of the sandbox: only the container's own
-//! reader may write to `stdout` and `stderr` (see `output`).
+//! check only answers. A session's terminal is the engine's. A guest is not taken over by
+//! the next agent. Its output goes to the descriptors that were given, or to the file
+//! `checks` of the sandbox: only the container's own reader may write to `stdout` and
+//! `stderr` (see `output`).
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -313,6 +314,11 @@ async fn pump(mut source: Source, sinks: [Arc<File>; 2], tty: bool) {
             }
         }
     }
+}
+
+/// Passes the output of a container itself on until there is no more.
+pub(super) async fn copy(source: Streaming, sinks: [OwnedFd; 2]) {
+    pump(Source::Answer(source), sinks.map(|fd| Arc::new(File::from(fd))), false).await;
 }
 
 /// False if nobody reads it any more.

@@ -19,6 +19,8 @@ pub(super) const FRAMEWORK: &str = "bulkhead.framework";
 /// The name of the task, or of the executor where there is none: what stays the same
 /// when a scheduler tries again.
 pub(super) const NAME: &str = "bulkhead.name";
+/// The id of the container whose network this one holds.
+pub(super) const NETWORK_OF: &str = "bulkhead.network-of";
 const AGENT: &str = "bulkhead.agent";
 const EXECUTOR: &str = "bulkhead.executor";
 const TASK: &str = "bulkhead.task";
@@ -55,7 +57,16 @@ pub(super) fn id_of<'a>(
     owner: &str,
 ) -> Option<&'a str> {
     labels.get(OWNER).filter(|value| *value == owner)?;
+    if labels.contains_key(NETWORK_OF) {
+        return None;
+    }
     name.strip_prefix(PREFIX).filter(|id| !id.is_empty())
+}
+
+/// The id of the container whose network a container of ours holds.
+pub(super) fn network_of<'a>(labels: &'a BTreeMap<String, String>, owner: &str) -> Option<&'a str> {
+    labels.get(OWNER).filter(|value| *value == owner)?;
+    labels.get(NETWORK_OF).map(String::as_str)
 }
 
 #[cfg(test)]
@@ -73,6 +84,12 @@ mod tests {
             ("mesos-", labels("/w"), None),
         ] {
             assert_eq!(id_of(name, &labels, "/w"), wanted, "{name} {labels:?}");
+            assert_eq!(network_of(&labels, "/w"), None);
         }
+        let mut holder = labels("/w");
+        holder.insert(NETWORK_OF.into(), "a".into());
+        assert_eq!(id_of("mesos-a.network", &holder, "/w"), None);
+        assert_eq!(network_of(&holder, "/w"), Some("a"));
+        assert_eq!(network_of(&holder, "/other"), None);
     }
 }

@@ -3,6 +3,7 @@
 //! What Mesos' agent gives to `docker run`, in the API's words. The body is made in
 //! order: what `DockerInfo` says, then its parameters, which may override.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use mesos::container_info::docker_info::Network;
@@ -17,6 +18,18 @@ use crate::containerizer::{ContainerizerError, LaunchRequest, request};
 
 /// Before the container's id in the engine's names, as Mesos has it.
 pub(super) const PREFIX: &str = "mesos-";
+
+/// In the place of a network's name until there is a container that holds it.
+pub(super) const OURS: &str = "cni";
+
+/// What is decided before a request is mapped.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Beside {
+    /// Its networks are not the engine's.
+    pub(super) own_network: bool,
+    /// Variables of hooks.
+    pub(super) variables: BTreeMap<String, String>,
+}
 
 /// What is asked of the engine.
 #[derive(Debug, Clone, PartialEq)]
@@ -65,6 +78,7 @@ pub(super) fn wanted(
     request: &LaunchRequest,
     config: &Config,
     machine: u64,
+    beside: &Beside,
 ) -> Result<Wanted, String> {
     let (info, docker) = docker_info(request.container.as_ref())
         .ok_or("a container of type DOCKER needs 'docker'")?;
@@ -82,7 +96,7 @@ pub(super) fn wanted(
         "AttachStdout": false, "AttachStderr": false,
     });
     command(&mut body, request)?;
-    let mut environment = environment(request, config)?;
+    let mut environment = environment(request, config, beside)?;
     if docker.privileged() {
         insert(&mut body, "HostConfig", "Privileged", true.into());
     }
@@ -93,7 +107,10 @@ pub(super) fn wanted(
         let log = json!({ "Type": "json-file", "Config": options });
         insert(&mut body, "HostConfig", "LogConfig", log);
     }
-    let network = network(info, docker)?;
+    let network = match beside.own_network {
+        true => OURS.to_owned(),
+        false => network(info, docker)?,
+    };
     insert(&mut body, "HostConfig", "NetworkMode", network.clone().into());
     if let Some(hostname) = &info.hostname {
         if network == "host" {
@@ -112,7 +129,9 @@ pub(super) fn wanted(
     let given = body["Env"].take();
     environment.extend(given.as_array().into_iter().flatten().cloned());
     body["Env"] = environment.into();
-    default_dns(&mut body, docker, config.default_dns.as_ref());
+    if !beside.own_network {
+        default_dns(&mut body, docker, config.default_dns.as_ref());
+    }
     endpoint(&mut body);
     Ok(Wanted {
         image: docker.image.clone(),
@@ -141,14 +160,24 @@ fn command(body: &mut Value, request: &LaunchRequest) -> Result<(), String> {
 }
 
 /// The variables that the container starts with, besides the image's.
-fn environment(request: &LaunchRequest, config: &Config) -> Result<Vec<Value>, String> {
+fn environment(
+    request: &LaunchRequest,
+    config: &Config,
+    beside: &Beside,
+) -> Result<Vec<Value>, String> {
     let mut all = request::command_environment(&request.command, &config.secrets)?;
+    // compat: in docker containers hooks have the last word.
+    all.extend(beside.variables.clone());
     if request.task.is_none() {
         // What an executor needs to find its agent. compat: of the agent's own
         // environment nothing else means anything inside an image.
         let executors = |name: &str| name.starts_with("MESOS_") || name.starts_with("LIBPROCESS_");
         let own = request.environment.iter().filter(|(name, _)| executors(name));
         all.extend(own.map(|(name, value)| (name.clone(), value.clone())));
+        if beside.own_network {
+            // What listens must listen on its own addresses, not on the agent's.
+            all.insert("LIBPROCESS_IP".into(), "0.0.0.0".into());
+        }
         all.insert("MESOS_DIRECTORY".into(), config.sandbox_directory.display().to_string());
     }
     let role = request.requests.first().and_then(|r| r.allocation_info.as_ref()?.role.clone());

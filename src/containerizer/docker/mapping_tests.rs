@@ -1,7 +1,5 @@
 //! The mapping as a table: ContainerInfo and CommandInfo to the body of a creation.
 
-use std::collections::BTreeMap;
-
 use isolators::quantity::scalar;
 use mesos::container_info::docker_info::PortMapping;
 use mesos::volume::{Mode, Source, source};
@@ -61,7 +59,7 @@ fn config() -> Config {
 }
 
 fn body(request: &LaunchRequest) -> Result<Value, String> {
-    wanted(request, &config(), MACHINE).map(|wanted| wanted.body)
+    wanted(request, &config(), MACHINE, &Beside::default()).map(|wanted| wanted.body)
 }
 
 #[test]
@@ -191,6 +189,7 @@ fn volumes() {
             &request(DockerInfo::default(), |r| info(r).volumes = vec![volume]),
             &config(),
             MACHINE,
+            &Beside::default(),
         )?;
         let host = &made.body["HostConfig"];
         Ok::<_, String>((host["Binds"].clone(), host["Mounts"][1].clone(), made.directories))
@@ -232,6 +231,24 @@ fn volumes() {
         body(&request(DockerInfo::default(), |r| info(r).volumes = vec![volume])).expect("fine");
     assert_eq!(made["HostConfig"]["Binds"], json!(["data:/c:rw"]));
     assert_eq!(made["HostConfig"]["VolumeDriver"], "rex");
+
+    let options = vec![Parameter { key: "size".into(), value: "10".into() }];
+    let docker = source::DockerVolume {
+        name: "data".into(),
+        driver: Some("rex".into()),
+        driver_options: Some(mesos::Parameters { parameter: options }),
+    };
+    let source = Source {
+        r#type: Some(source::Type::DockerVolume as i32),
+        docker_volume: Some(docker),
+        ..Source::default()
+    };
+    let volume = Volume { source: Some(source), ..plain(None, "/c", ro) };
+    let (binds, mount, _) = with(volume).expect("fine");
+    assert_eq!(binds, Value::Null);
+    let wanted = json!({ "Type": "volume", "Source": "data", "Target": "/c", "ReadOnly": true,
+        "VolumeOptions": { "DriverConfig": { "Name": "rex", "Options": { "size": "10" } } } });
+    assert_eq!(mount, wanted);
 }
 
 #[test]
@@ -264,7 +281,7 @@ fn dns_of_the_flag_yields_to_the_tasks_own() {
     let servers = |docker: DockerInfo, name: &str| {
         let network = NetworkInfo { name: Some(name.into()), ..NetworkInfo::default() };
         let request = request(docker, |r| info(r).network_infos = vec![network]);
-        wanted(&request, &config, MACHINE).expect("fine").body["HostConfig"]["Dns"].clone()
+        wanted(&request, &config, MACHINE, &Beside::default()).expect("fine").body["HostConfig"]["Dns"].clone()
     };
     assert_eq!(servers(network(Network::Bridge), "net"), json!(["1.1.1.1"]));
     assert_eq!(servers(network(Network::User), "net"), json!(["3.3.3.3"]));
@@ -308,7 +325,8 @@ fn devices_that_are_resources_are_named() {
 fn what_the_engine_keeps_of_output_is_limited_unless_the_task_says_how() {
     let config = Config { engine_log: Some(1 << 20), ..config() };
     let log = |rows: &[(&str, &str)]| {
-        let wanted = wanted(&request(parameters(rows), |_| {}), &config, MACHINE);
+        let wanted =
+            wanted(&request(parameters(rows), |_| {}), &config, MACHINE, &Beside::default());
         wanted.expect("it is fine").body["HostConfig"]["LogConfig"].clone()
     };
     let ours = json!({ "Type": "json-file", "Config": { "max-size": "524288", "max-file": "2" } });

@@ -10,6 +10,7 @@
 //!   `image`: a request in the engine's words (pure).
 //! * `engine`: the API. `frames`: its streams (pure).
 //! * `container`, `start`, `exit`, `finish`: a container's life. `output`: its logs.
+//! * `network`, `holder` (pure): containers on networks of `network/cni`.
 //! * `door`: what others see of a container. `shared`: what all of them have.
 //! * `guests`: commands in a container. `gc` (pure), `sweep`: what is removed when.
 //! * `images`: the engine's images; `records`, `prune` (pure): which are ours to remove.
@@ -23,11 +24,13 @@ mod finish;
 mod frames;
 mod gc;
 mod guests;
+mod holder;
 mod image;
 mod images;
 mod labels;
 mod limits;
 mod mapping;
+mod network;
 mod output;
 mod parameters;
 mod prune;
@@ -38,8 +41,10 @@ mod sweep;
 mod volumes;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use kernel::chain;
@@ -59,10 +64,14 @@ use super::request::{self, key};
 use super::runtime::RuntimeDir;
 use super::table::{ended, launched};
 use super::{
-    Containerizer, ContainerizerError, KnownContainer, LaunchRequest, Launched, Sample, Termination,
+    Containerizer, ContainerizerError, KnownContainer, LaunchRequest, Launched, Listening, Sample,
+    Termination,
 };
 use crate::daemon::metrics::Timer;
 use crate::fetch::Fetcher;
+
+/// How long the agent's start waits for an engine at most.
+const UNSEEN: Duration = Duration::from_secs(5);
 
 /// The containerizer.
 pub struct Docker {
@@ -78,6 +87,9 @@ impl Docker {
     pub fn new(config: Config, fetcher: Arc<Fetcher>) -> Result<Docker, ContainerizerError> {
         let runtime = RuntimeDir::new(&config.runtime_dir.join("docker"));
         runtime.create().map_err(|e| ContainerizerError::Start(chain(&e)))?;
+        if let Some(networks) = &config.networks {
+            networks.check().map_err(|error| ContainerizerError::Start(error.chain()))?;
+        }
         let shared = Shared::new(config, fetcher, runtime);
         Ok(Docker { shared: Arc::new(shared) })
     }
@@ -109,7 +121,8 @@ impl Docker {
 
 #[async_trait]
 impl Containerizer for Docker {
-    /// Never waits for the engine: each container is looked for by its own task.
+    /// Each container is looked for by its own task, and the engine is not waited for: but
+    /// for those whose start the last agent did not live to see, and for seconds only.
     async fn recover(
         &self,
         known: Vec<KnownContainer>,
@@ -123,14 +136,32 @@ impl Containerizer for Docker {
         }
         info!(containers = known.len(), "recovered docker containers");
         let mut never_ran = Vec::new();
+        let mut sought = Vec::new();
         for KnownContainer { request, pid } in known {
             let dir = shared.runtime.of(&request.id);
             if pid.is_none() && !container::was_started(&dir) {
                 never_ran.push(request.id);
                 continue;
             }
-            container::spawn(shared, request, Start::Seek(pid))?;
+            sought.push((request, pid));
         }
+        if let Some(networks) = &shared.config.networks {
+            let known = sought.iter().map(|(request, _)| key(&request.id)).collect();
+            networks.recover_lodgers(&known).await;
+        }
+        let mut unseen = Vec::new();
+        for (request, pid) in sought {
+            let id = request.id.clone();
+            container::spawn(shared, request, Start::Seek(pid))?;
+            unseen.extend(self.door(&id).filter(|_| pid.is_none()));
+        }
+        // Only with a pid the agent believes, and says, that they run.
+        let found = async {
+            for mut door in unseen {
+                let _ = door.view.wait_for(|view| view.end.is_some() || view.pid.is_some()).await;
+            }
+        };
+        let _ = tokio::time::timeout(UNSEEN, found).await;
         tokio::spawn(sweep::run(Arc::clone(shared)));
         let policy = shared.config.image_policy.clone();
         tokio::spawn(images::run(Arc::clone(&shared.images), policy));
@@ -211,6 +242,21 @@ impl Containerizer for Docker {
         let own = door.view.borrow().stop_signal.clone();
         let word = own.filter(|_| signal == libc::SIGTERM).unwrap_or_else(|| signal.to_string());
         self.shared.signal(&door, &word, signal).await
+    }
+
+    async fn listen(
+        &self,
+        id: &ContainerId,
+        to: [OwnedFd; 2],
+    ) -> Result<Listening, ContainerizerError> {
+        if id.parent.is_some() || self.door(id).is_none() {
+            return Err(ContainerizerError::Unknown(key(id)));
+        }
+        let failed =
+            |error: EngineError| ContainerizerError::Listen { id: key(id), message: chain(&error) };
+        let name = mapping::name_of(&id.value);
+        let source = self.shared.engine.news(&name).await.map_err(failed)?;
+        Ok(Listening(tokio::spawn(guests::copy(source, to)).abort_handle()))
     }
 
     async fn destroy(

@@ -6,12 +6,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use kernel::cgroup::Hierarchies;
+use kernel::failpoint;
 use tracing::{info, warn};
 
-use super::container::{Container, marks};
+use super::container::{Container, marks, networks_of};
 use super::door::Phase;
 use super::engine::{EngineError, Inspected, image_name};
 use super::exit::{Cause, Exit, Process};
+use super::mapping::Beside;
 use super::output::Output;
 use super::{image, mapping};
 use crate::containerizer::request::ids_of;
@@ -26,11 +28,11 @@ use crate::logs::order::{Files, STREAMS};
 /// Between two questions after a restart, at most.
 const SEEK_PAUSE: Duration = Duration::from_secs(5);
 
-fn failure(step: &'static str, message: impl Into<String>) -> Failure {
+pub(super) fn failure(step: &'static str, message: impl Into<String>) -> Failure {
     Failure { step, message: message.into() }
 }
 
-fn refused(step: &'static str) -> impl FnOnce(EngineError) -> Failure {
+pub(super) fn refused(step: &'static str) -> impl FnOnce(EngineError) -> Failure {
     move |error| match error {
         EngineError::Refused { message, .. } => failure(step, message),
         error => failure(step, kernel::chain(&error)),
@@ -43,10 +45,15 @@ impl Container {
         let checkpoint = |error| failure("checkpoint", kernel::chain(&error));
         self.dir.create().map_err(checkpoint)?;
         self.dir.write_config(&runtime::config_of(&self.request)).map_err(checkpoint)?;
-        let config = &self.shared.config;
-        let memory = self.shared.machine.memory;
-        let wanted = mapping::wanted(&self.request, config, memory);
-        let wanted = wanted.map_err(|text| failure("check", text))?;
+        let shared = Arc::clone(&self.shared);
+        let mut decorated = (*self.request).clone();
+        let variables = shared.config.hooks.decorate(&mut decorated).await?;
+        self.request = Arc::new(decorated);
+        let networks = self.networks()?;
+        let beside = Beside { own_network: networks.is_some(), variables };
+        let memory = shared.machine.memory;
+        let wanted = mapping::wanted(&self.request, &shared.config, memory, &beside);
+        let mut wanted = wanted.map_err(|text| failure("check", text))?;
         // An unknown user is no error: inside the image it may well be known.
         let ids = ids_of(self.request.user.as_deref()).unwrap_or_default();
         self.fetch().await?;
@@ -54,19 +61,26 @@ impl Container {
         if wanted.force_pull {
             self.pull(&wanted, true).await?;
         }
+        shared.config.hooks.fetched(&self.request).await?;
         self.enter(Phase::Starting);
+        if let Some(networks) = networks {
+            self.settle(&networks, &mut wanted.body).await?;
+        }
         self.asked_for = true;
         for warning in self.create(&wanted).await? {
             info!(container = %self.key, warning, "docker warns");
         }
         let output = self.output().map_err(|text| failure("open", text))?;
-        let engine = Arc::clone(&self.shared.engine);
-        engine.start(&self.name).await.map_err(refused("start"))?;
-        let inspected = engine.inspect(&self.name).await.map_err(refused("inspect"))?;
+        failpoint!("docker.created");
+        let started = shared.engine.start(&self.name).await.map_err(refused("start"));
+        started.map_err(|failure| self.explained(failure))?;
+        failpoint!("docker.started");
+        let inspected = shared.engine.inspect(&self.name).await.map_err(refused("inspect"))?;
         self.read(output);
         self.observe(&inspected);
         self.use_image(&inspected);
-        Ok(Launched { pid: inspected.pid, details: Some(details(&inspected)) })
+        let address = self.view.borrow().address();
+        Ok(Launched { pid: inspected.pid, details: Some(details(&inspected, address)) })
     }
 
     async fn fetch(&self) -> Result<(), Failure> {
@@ -101,17 +115,12 @@ impl Container {
     /// Has the container made; the engine's warnings.
     async fn create(&self, wanted: &mapping::Wanted) -> Result<Vec<String>, Failure> {
         let engine = &self.shared.engine;
-        let mut made = engine.create(&self.name, &wanted.body).await;
+        let mut made = engine.create_anew(&self.name, &wanted.body).await;
         if made.as_ref().is_err_and(EngineError::is_missing) {
             // The image, most likely: mostly it is there, so nobody asked first.
             self.pull(wanted, false).await?;
             self.enter(Phase::Starting);
-            made = engine.create(&self.name, &wanted.body).await;
-        }
-        if made.as_ref().is_err_and(EngineError::is_conflict) {
-            // What is left of a launch in which the last agent died.
-            engine.remove(&self.name).await.map_err(refused("create"))?;
-            made = engine.create(&self.name, &wanted.body).await;
+            made = engine.create_anew(&self.name, &wanted.body).await;
         }
         made.map_err(refused("create"))
     }
@@ -185,14 +194,17 @@ impl Container {
         if let Some(pid) = inspected.pid {
             self.process = Process::open(pid, &self.name).ok();
             match probes(pid, &self.shared.config) {
-                Ok(probes) => {
+                Ok(mut probes) => {
+                    probes.extend(self.lodger.as_ref().and_then(|lodger| lodger.probe(pid)));
                     let id = self.request.id.clone();
                     self.shared.sampler.add(self.slot, id, self.allotted(), probes);
                 }
                 Err(error) => info!(container = %self.key, %error, "it has no statistics"),
             }
         }
+        let networks = networks_of(self.lodger.as_ref());
         self.view.send_modify(|view| {
+            view.networks = networks;
             view.phase = Phase::Running;
             view.pid = inspected.pid;
             view.stop_signal.clone_from(&inspected.stop_signal);
@@ -216,14 +228,14 @@ fn probes(pid: u32, config: &super::Config) -> Result<Vec<Box<dyn isolators::api
 
 /// What Mesos' docker executor puts into TASK_RUNNING: the output of `docker inspect`,
 /// and the address under the name of its place in it.
-fn details(inspected: &Inspected) -> Details {
-    let label = |address: &String| mesos::Label {
+fn details(inspected: &Inspected, address: Option<String>) -> Details {
+    let label = |address: String| mesos::Label {
         key: "Docker.NetworkSettings.IPAddress".into(),
-        value: Some(address.clone()),
+        value: Some(address),
     };
     Details {
         data: serde_json::json!([inspected.raw]).to_string().into_bytes(),
-        labels: inspected.addresses.first().map(label).into_iter().collect(),
+        labels: address.map(label).into_iter().collect(),
     }
 }
 

@@ -63,6 +63,14 @@ async fn pass(shared: &Arc<Shared>, memory: &mut Memory) -> Result<(), EngineErr
             id.is_some_and(|id| !before.contains(id) && !shared.table.lock().contains_key(id))
         })
         .collect();
+    for entry in &listed {
+        let of = labels::network_of(&entry.labels, owner);
+        let nobodys = |id: &str| !before.contains(id) && !shared.table.lock().contains_key(id);
+        if of.is_some_and(nobodys) {
+            // By its id: there may be another one of that name by now.
+            remove(shared, &entry.id, "nobody uses the network that it holds").await;
+        }
+    }
     memory.ended.retain(|id, _| nobodys.iter().any(|entry| entry.id == *id));
     for entry in nobodys {
         let runs = is_running(entry);

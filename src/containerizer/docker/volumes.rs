@@ -4,9 +4,9 @@
 use std::path::{Component, Path, PathBuf};
 
 use mesos::volume::Mode;
-use mesos::volume::source::Type as SourceType;
+use mesos::volume::source::{DockerVolume, Type as SourceType};
 use mesos::{Resource, Volume};
-use serde_json::Value;
+use serde_json::{Map, Value, json};
 
 use super::config::Config;
 use super::mapping::{bind, volume_driver};
@@ -65,6 +65,10 @@ fn one(
         (None, Some(SourceType::DockerVolume)) => {
             let volume = source.and_then(|source| source.docker_volume.as_ref());
             let volume = volume.ok_or("'docker_volume' is missing")?;
+            if let Some(options) = driver_options(volume) {
+                with_options(body, volume, options, target, read_only);
+                return Ok(None);
+            }
             if let Some(driver) = &volume.driver {
                 volume_driver(body, driver)?;
             }
@@ -102,6 +106,29 @@ fn one(
     }
     bind(body, &request.sandbox.join(host), target, read_only);
     Ok(Some(PathBuf::from(host)))
+}
+
+fn driver_options(volume: &DockerVolume) -> Option<Map<String, Value>> {
+    let options = &volume.driver_options.as_ref()?.parameter;
+    let pair = |option: &mesos::Parameter| (option.key.clone(), option.value.as_str().into());
+    (!options.is_empty()).then(|| options.iter().map(pair).collect())
+}
+
+/// A volume that its driver makes with options, if it is not there yet.
+fn with_options(
+    body: &mut Value,
+    volume: &DockerVolume,
+    options: Map<String, Value>,
+    target: &str,
+    read_only: bool,
+) {
+    let mut driver = json!({ "Options": options });
+    if let Some(name) = &volume.driver {
+        driver["Name"] = name.as_str().into();
+    }
+    let entry = json!({ "Type": "volume", "Source": volume.name, "Target": target,
+        "ReadOnly": read_only, "VolumeOptions": { "DriverConfig": driver } });
+    push(body, "HostConfig.Mounts", entry);
 }
 
 fn bind_by_name(body: &mut Value, source: &str, target: &str, read_only: bool) {

@@ -86,6 +86,8 @@ pub struct Config {
     pub gpu: isolators::gpu::Settings,
     /// Flags of `network/cni`.
     pub cni: isolators::network::cni::Settings,
+    /// The networks of these flags, where another containerizer uses them, too.
+    pub networks: Option<isolators::network::cni::Networks>,
     /// `--secrets_dir`: where secrets come from.
     pub secrets: isolators::secret::Secrets,
     /// Who makes root file systems of images, if anybody.
@@ -140,6 +142,7 @@ impl Default for Config {
             ports: isolators::network::ports::settings::Settings::default(),
             gpu: isolators::gpu::Settings::default(),
             cni: isolators::network::cni::Settings::default(),
+            networks: None,
             secrets: isolators::secret::Secrets::default(),
             provisioner: None,
             image_gc: None,
@@ -222,6 +225,7 @@ impl Config {
                 helper: self.helper().ok(),
                 ..self.cni.clone()
             },
+            networks: self.networks.clone(),
             secrets: self.secrets.clone(),
             provisioner: self.provisioner.clone().map(|provisioner| provisioner as _),
             docker_ignore_runtime: self.docker_ignore_runtime,

@@ -113,7 +113,7 @@ impl Container {
             }
             failpoint!("destroy.cleaned_one");
         }
-        if timeout(patience, self.shared.plugins.removed(&self.request)).await.is_err() {
+        if timeout(patience, self.shared.plugins.hooks.removed(&self.request)).await.is_err() {
             errors.push(format!("hooks did not answer within {patience:?}"));
         }
     }

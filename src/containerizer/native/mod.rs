@@ -43,6 +43,7 @@ pub use self::config::Config;
 use self::container::{Command, Container, Door, Handle, Phase, Start, View};
 use self::plugins::Plugins;
 use self::request::Refusal;
+use super::hooks::Hooks;
 use super::images::{ImageStore, NamedStore, Progress};
 use super::request::{Machine, ids_of, key};
 use super::runtime::{ContainerDir, RuntimeDir};
@@ -150,6 +151,12 @@ impl Native {
     #[must_use]
     pub fn fetcher(&self) -> Arc<Fetcher> {
         Arc::clone(&self.shared.fetcher)
+    }
+
+    /// The hooks of its plugins, whoever else calls them.
+    #[must_use]
+    pub fn hooks(&self) -> Hooks {
+        self.shared.plugins.hooks.clone()
     }
 
     /// One report for each plugin that runs.
@@ -353,8 +360,12 @@ impl Containerizer for Native {
 
     async fn launch(&self, mut request: LaunchRequest) -> Result<Launched, ContainerizerError> {
         let id = key(&request.id);
-        let decorated = self.shared.plugins.decorate(&mut request).await;
-        decorated.map_err(|failure| failure.of(&id))?;
+        // Hooks hear of a container from the one who takes it.
+        if let Some(what) = self::request::others(request.container.as_ref()) {
+            return Err(ContainerizerError::NotSupported(what));
+        }
+        let variables = self.shared.plugins.hooks.decorate(&mut request).await;
+        request.environment.extend(variables.map_err(|failure| failure.of(&id))?);
         let birth = self.birth(request)?;
         let (reply, answer) = oneshot::channel();
         self.shared.spawn(birth, Start::Launch(reply), None)?;

@@ -37,19 +37,23 @@ pub(super) struct Images {
     pub(super) heeded: bool,
 }
 
+/// Why a container of this type is another containerizer's.
+pub(super) fn others(info: Option<&ContainerInfo>) -> Option<String> {
+    let other = info.is_some_and(|info| info.r#type != Type::Mesos as i32);
+    other.then(|| "containers that are not of type MESOS".into())
+}
+
 /// Checks what can be checked without looking at the machine.
 pub(super) fn check(
     request: &LaunchRequest,
     secrets: &Secrets,
     images: Images,
 ) -> Result<(), Refusal> {
-    if let Some(info) = &request.container {
-        if info.r#type != Type::Mesos as i32 {
-            return Err(Refusal::NotSupported("containers that are not of type MESOS".into()));
-        }
-        if image::wanted(request).is_some() && !images.provided {
-            return Err(Refusal::NotSupported(image::NO_PROVIDER.into()));
-        }
+    if let Some(what) = others(request.container.as_ref()) {
+        return Err(Refusal::NotSupported(what));
+    }
+    if image::wanted(request).is_some() && !images.provided {
+        return Err(Refusal::NotSupported(image::NO_PROVIDER.into()));
     }
     terminal::wanted(request)
         .map_err(|text| Refusal::Bad(format!("'tty_info.window_size': {text}")))?;

@@ -40,7 +40,7 @@ impl Container {
         failpoint!("launch.prepared");
         self.enter(Phase::Fetching);
         self.fetch().await?;
-        self.shared.plugins.fetched(&self.request).await?;
+        self.shared.plugins.hooks.fetched(&self.request).await?;
         failpoint!("launch.fetched");
         self.enter(Phase::Isolating);
         let plan = self.plan(merged)?;

@@ -103,6 +103,13 @@ pub const ALL: &[&str] = &[
     "cni.recorded",
     "cni.added_one",
     "cni.joined",
+    // Of a docker container (src/containerizer/docker).
+    "docker.holder",
+    "docker.held",
+    "docker.created",
+    "docker.started",
+    "docker.departs",
+    "docker.departed",
     "launch.prepared",
     "launch.fetched",
     "launch.record",

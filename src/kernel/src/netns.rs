@@ -29,15 +29,37 @@ pub fn create(handle: &Path, settings: &[(&str, &str)]) -> Result<(), Error> {
         unshare(CloneFlags::CLONE_NEWNET)
             .map_err(|e| Error::new("make", "a network namespace", e.into()))?;
         up(c"lo")?;
-        for (file, value) in settings {
-            let path = Path::new("/proc/sys/net").join(file);
-            fs::write(&path, value)
-                .map_err(|e| Error::new("write", path.display().to_string(), e))?;
-        }
+        set(settings)?;
         let own = "/proc/thread-self/ns/net";
         mount(Some(own), handle, None::<&str>, MsFlags::MS_BIND, None::<&str>)
             .map_err(|e| Error::new("keep a network namespace at", object(), e.into()))
     })
+}
+
+/// Keeps the network namespace of the process `pid` by a mount on the file `handle`, which
+/// is made. `settings` as for [`create`].
+///
+/// # Errors
+/// If the kernel refuses; the file may be left, and what it keeps.
+pub fn keep(handle: &Path, pid: u32, settings: &[(&str, &str)]) -> Result<(), Error> {
+    let object = || handle.display().to_string();
+    File::create(handle).map_err(|e| Error::new("create", object(), e))?;
+    let theirs = format!("/proc/{pid}/ns/net");
+    mount(Some(theirs.as_str()), handle, None::<&str>, MsFlags::MS_BIND, None::<&str>)
+        .map_err(|e| Error::new("keep a network namespace at", object(), e.into()))?;
+    match settings {
+        [] => Ok(()),
+        _ => inside(handle, || set(settings)),
+    }
+}
+
+/// Writes to files below `/proc/sys/net` of this thread's namespace.
+fn set(settings: &[(&str, &str)]) -> Result<(), Error> {
+    for (file, value) in settings {
+        let path = Path::new("/proc/sys/net").join(file);
+        fs::write(&path, value).map_err(|e| Error::new("write", path.display().to_string(), e))?;
+    }
+    Ok(())
 }
 
 /// Whether a namespace is kept at `handle`.
@@ -155,6 +177,11 @@ mod tests {
         assert_eq!(setting, "7\n");
         // Only a loopback that is up has an address.
         assert!(routes.contains("127.0.0.1"), "{routes}");
+        let copy = handle.with_extension("copy");
+        keep(&copy, std::process::id(), &[]).expect("kept");
+        let kept = inside(&copy, || Ok(fs::read_link("/proc/thread-self/ns/net").expect("a link")));
+        assert_eq!(kept.expect("entered"), fs::read_link("/proc/self/ns/net").expect("a link"));
+        release(&copy).expect("let go");
         release(&handle).expect("let go");
         release(&handle).expect("twice");
         assert!(!handle.exists());

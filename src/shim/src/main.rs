@@ -9,6 +9,9 @@
 //! allocates nothing; it must stay small, because there is one per container.
 //!
 //! All signals are blocked for it, so only SIGKILL ends it early.
+//!
+//! With any argument it does none of that, but waits until it is killed: the whole of a
+//! container that holds a network for others (docs/decisions/0050).
 
 #![no_std]
 #![no_main]
@@ -37,6 +40,7 @@ use sys::{call, errno};
 global_asm!(
     ".globl _start",
     "_start:",
+    "mov rdi, [rsp]",
     "xor ebp, ebp",
     "and rsp, -16",
     "call {main}",
@@ -45,7 +49,15 @@ global_asm!(
 );
 
 #[cfg(target_arch = "aarch64")]
-global_asm!(".globl _start", "_start:", "mov x29, xzr", "bl {main}", "brk 1", main = sym main);
+global_asm!(
+    ".globl _start",
+    "_start:",
+    "ldr x0, [sp]",
+    "mov x29, xzr",
+    "bl {main}",
+    "brk 1",
+    main = sym main
+);
 
 #[panic_handler]
 fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
@@ -114,7 +126,10 @@ impl Shim {
     }
 }
 
-unsafe extern "C" fn main() -> ! {
+unsafe extern "C" fn main(arguments: usize) -> ! {
+    if arguments > 1 {
+        hold()
+    }
     let Some(record) = Report::new(RECORD_FD as usize) else { sys::exit(126) };
     let _ = call!(PRCTL, 15, c"bulkhead-shim".as_ptr());
     sys::slice(100_000);
@@ -186,6 +201,14 @@ unsafe extern "C" fn main() -> ! {
         terminal::drain();
     }
     sys::exit(0)
+}
+
+/// The other use of this program: to be there, so that namespaces are. The agent never
+/// starts it with an argument; an engine that it has hold a network does.
+fn hold() -> ! {
+    loop {
+        let _ = call!(PPOLL, 0, 0, 0, 0, 8);
+    }
 }
 
 /// Maps the program.

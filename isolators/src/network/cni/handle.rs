@@ -18,7 +18,7 @@ use super::outcome::{self, Outcome};
 use super::plugins::Place;
 use super::request::Wants;
 use super::store::{Store, Stored};
-use super::{NAME, Shared, attachment, detach, files, key, statistics};
+use super::{Manners, NAME, Shared, attachment, detach, files, key, statistics};
 use crate::api::{ContainerContext, Contribution, Isolation, IsolatorError, Probe};
 use crate::mounts::{namespace_of, new_namespace};
 use crate::plan::FileOperation;
@@ -27,13 +27,23 @@ use crate::plan::FileOperation;
 const FILES: [(&str, &str); 3] =
     [("hosts", "/etc/hosts"), ("hostname", "/etc/hostname"), ("resolv.conf", "/etc/resolv.conf")];
 
+/// Where a container's network namespace comes from.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Origin {
+    /// It is made.
+    New,
+    /// It is that of a process of somebody else's, which is kept as well.
+    Process(u32),
+}
+
 /// A container's handle.
 pub(super) struct Member {
-    shared: Arc<Shared>,
+    pub(super) shared: Arc<Shared>,
     context: Arc<ContainerContext>,
-    key: String,
+    pub(super) key: String,
+    manners: Manners,
     /// What its status says.
-    networks: Vec<NetworkInfo>,
+    pub(super) networks: Vec<NetworkInfo>,
     /// Its init, once there is one.
     pid: Option<u32>,
     /// Its namespace is being made; to be waited for whoever gives up.
@@ -63,18 +73,23 @@ fn failed(error: kernel::Error) -> IsolatorError {
 }
 
 impl Member {
-    pub(super) fn new(shared: &Arc<Shared>, context: &Arc<ContainerContext>) -> Member {
+    pub(super) fn new(
+        shared: &Arc<Shared>,
+        context: &Arc<ContainerContext>,
+        manners: Manners,
+    ) -> Member {
         let (shared, context, key) = (Arc::clone(shared), Arc::clone(context), key(context));
-        Member { shared, context, key, networks: Vec::new(), pid: None, making: None }
+        Member { shared, context, key, manners, networks: Vec::new(), pid: None, making: None }
     }
 
     /// A container that was there before this agent.
     pub(super) fn recovered(
         shared: &Arc<Shared>,
         context: &Arc<ContainerContext>,
+        manners: Manners,
         pid: Option<u32>,
     ) -> Member {
-        let mut member = Member::new(shared, context);
+        let mut member = Member::new(shared, context, manners);
         member.pid = pid;
         let owner = match shared.store.knows(&member.key) {
             true => Some(member.key.clone()),
@@ -125,7 +140,7 @@ impl Member {
         let mut part = self.part(owner);
         part.namespaces.push(namespace_of(LinuxNamespaceType::Network, parent, "net"));
         let shares = Namespace::Uts.shared_with(parent).unwrap_or(true);
-        if !self.shared.own_names && !shares {
+        if !self.manners.own_names && !shares {
             part.namespaces.push(namespace_of(LinuxNamespaceType::Uts, parent, "uts"));
         }
         part
@@ -155,14 +170,36 @@ impl Member {
 
     /// Joins networks of its own.
     async fn join(&mut self) -> Result<Contribution, IsolatorError> {
+        let hostname = self.settle(Origin::New, "").await?;
+        let mut part = self.part(&self.key);
+        let mut namespace = new_namespace(LinuxNamespaceType::Network);
+        namespace.set_path(Some(self.shared.store.netns(&self.key)));
+        part.namespaces.push(namespace);
+        let given = self.context.info.as_ref().is_some_and(|info| info.hostname.is_some());
+        if !self.manners.own_names {
+            part.namespaces.push(new_namespace(LinuxNamespaceType::Uts));
+            part.hostname = Some(hostname);
+        } else if !given {
+            part.hostname = Some(hostname);
+        }
+        Ok(part)
+    }
+
+    /// Has the namespace, adds it to all networks, writes the files, of `/etc/hosts` with
+    /// `more` at the end; the host's name.
+    pub(super) async fn settle(
+        &mut self,
+        origin: Origin,
+        more: &str,
+    ) -> Result<String, IsolatorError> {
         let context = Arc::clone(&self.context);
         let asked = named(&context);
         self.check(&asked)?;
         detach::vanish(&self.shared, &self.key).await.map_err(|why| refuse("add it:", why))?;
-        let mut stored = self.intend(&asked).await?;
+        let mut stored = self.intend(&asked, origin).await?;
         failpoint!("cni.intended");
         let handle = self.shared.store.netns(&self.key);
-        self.make_namespace(&handle).await?;
+        self.make_namespace(&handle, origin).await?;
         failpoint!("cni.namespace");
         let mut outcomes = Vec::with_capacity(stored.len());
         for (stored, (wants, info)) in stored.iter_mut() {
@@ -172,20 +209,9 @@ impl Member {
             failpoint!("cni.added_one");
         }
         let names: Vec<&str> = asked.iter().map(|(name, _)| *name).collect();
-        let hostname = self.write_files(&names, &outcomes)?;
+        let hostname = self.write_files(&names, &outcomes, more)?;
         failpoint!("cni.joined");
-        let mut part = self.part(&self.key);
-        let mut namespace = new_namespace(LinuxNamespaceType::Network);
-        namespace.set_path(Some(handle));
-        part.namespaces.push(namespace);
-        let given = self.context.info.as_ref().is_some_and(|info| info.hostname.is_some());
-        if !self.shared.own_names {
-            part.namespaces.push(new_namespace(LinuxNamespaceType::Uts));
-            part.hostname = Some(hostname);
-        } else if !given {
-            part.hostname = Some(hostname);
-        }
-        Ok(part)
+        Ok(hostname)
     }
 
     /// What is wrong before anything is done.
@@ -222,6 +248,7 @@ impl Member {
     async fn intend<'a>(
         &self,
         asked: &[(&str, &'a NetworkInfo)],
+        origin: Origin,
     ) -> Result<Vec<(Stored, (Wants, &'a NetworkInfo))>, IsolatorError> {
         let shared = &self.shared;
         let inventory = shared.inventory.as_ref().expect("checked");
@@ -235,6 +262,9 @@ impl Member {
             all.push((network, version, wants, *info));
         }
         shared.store.enter(&self.key).map_err(failed)?;
+        if let Origin::Process(_) = origin {
+            shared.store.mark_lodger(&self.key).map_err(failed)?;
+        }
         failpoint!("cni.entered");
         let mut stored = Vec::with_capacity(all.len());
         for (index, (network, version, wants, info)) in all.into_iter().enumerate() {
@@ -245,13 +275,22 @@ impl Member {
         Ok(stored)
     }
 
-    async fn make_namespace(&mut self, handle: &Path) -> Result<(), IsolatorError> {
+    async fn make_namespace(&mut self, handle: &Path, origin: Origin) -> Result<(), IsolatorError> {
         let handle: PathBuf = handle.to_owned();
-        let settings: &[(&str, &str)] = match self.shared.remapped {
+        let settings: &[(&str, &str)] = match self.manners.remapped {
             true => &[("ipv4/ip_unprivileged_port_start", "0")],
             false => &[],
         };
-        let work = move || kernel::netns::create(&handle, settings);
+        // Engines turn it off where they give no addresses themselves; what plugins add is
+        // another matter.
+        let theirs: &[(&str, &str)] = match Path::new("/proc/sys/net/ipv6").exists() {
+            true => &[("ipv6/conf/all/disable_ipv6", "0")],
+            false => &[],
+        };
+        let work = move || match origin {
+            Origin::New => kernel::netns::create(&handle, settings),
+            Origin::Process(pid) => kernel::netns::keep(&handle, pid, theirs),
+        };
         let made = self.making.insert(tokio::task::spawn_blocking(work)).await;
         self.making = None;
         match made {
@@ -285,7 +324,12 @@ impl Member {
     }
 
     /// Writes `hosts` and so on; the host's name.
-    fn write_files(&self, names: &[&str], outcomes: &[Outcome]) -> Result<String, IsolatorError> {
+    fn write_files(
+        &self,
+        names: &[&str],
+        outcomes: &[Outcome],
+        more: &str,
+    ) -> Result<String, IsolatorError> {
         let store = &self.shared.store;
         let info = self.context.info.as_ref();
         let hostname = info.and_then(|info| info.hostname.clone());
@@ -296,7 +340,7 @@ impl Member {
         };
         let said: Vec<Dns> = names.iter().zip(outcomes).map(said).collect();
         let put = |name, text: &str| store.put(&self.key, name, text).map(drop).map_err(failed);
-        put("hosts", &files::hosts(&hostname, outcomes))?;
+        put("hosts", &(files::hosts(&hostname, outcomes) + more))?;
         put("hostname", &format!("{hostname}\n"))?;
         if let Some(text) = files::resolv_conf(said.iter()) {
             put("resolv.conf", &text)?;

@@ -11,6 +11,7 @@
 //! * `inventory`: the configured networks. `plugins`, `exec`: calling plugins.
 //! * `attachment`: one container and one network. `store`: what is kept on disk.
 //! * `handle`: one container. `detach`: its end. `recover`: after a restart.
+//! * `lodger`: a container that somebody else runs, on the same networks.
 
 mod attachment;
 mod conf;
@@ -20,6 +21,7 @@ mod exec;
 mod files;
 mod handle;
 mod inventory;
+mod lodger;
 pub(super) mod outcome;
 mod plugins;
 mod recover;
@@ -29,15 +31,17 @@ mod statistics;
 mod store;
 pub(super) mod version;
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use tracing::warn;
+use tokio::sync::OnceCell;
 
 use self::detach::Detacher;
 pub use self::dns::DefaultDns;
 use self::handle::Member;
 use self::inventory::Inventory;
+pub use self::lodger::{Joined, Lodger};
 use self::plugins::Plugins;
 pub use self::plugins::{IN_HELPER, LOOPBACK};
 pub use self::settings::Settings;
@@ -59,23 +63,79 @@ struct Shared {
     metrics: bool,
     /// For their figures.
     ends: Arc<statistics::Ends>,
+    detacher: Detacher,
+    /// Plugins were told what there is: once, before anything is added or taken off.
+    collected: OnceCell<()>,
+    /// Directories that must be there.
+    dirs: Vec<PathBuf>,
+}
+
+/// The networks of an agent and the containers on them: one for all containerizers.
+#[derive(Debug, Clone)]
+pub struct Networks(Arc<Shared>);
+
+impl Networks {
+    /// The networks that the flags speak of; nothing is read yet.
+    #[must_use]
+    pub fn new(settings: &Settings) -> Networks {
+        let search = settings.plugins_dirs.clone();
+        Networks(Arc::new(Shared {
+            store: Store::new(settings.root.clone()),
+            inventory: settings.config_dir.clone().map(Inventory::new),
+            plugins: Plugins::new(search, settings.helper.clone(), settings.timeout),
+            dns: settings.dns.clone(),
+            metrics: settings.metrics,
+            ends: Arc::default(),
+            detacher: Detacher::default(),
+            collected: OnceCell::new(),
+            dirs: settings.config_dir.iter().chain(&settings.plugins_dirs).cloned().collect(),
+        }))
+    }
+
+    /// Whether they can be used at all.
+    ///
+    /// # Errors
+    /// The flags contradict each other, or a directory is missing.
+    pub fn check(&self) -> Result<(), IsolatorError> {
+        let refuse = |object: &str| Err(IsolatorError::plain(NAME, "start", object));
+        match (&self.0.inventory, self.0.plugins.are_configured()) {
+            (None, true) => {
+                return refuse(
+                    "with --network_cni_plugins_dir alone: it needs --network_cni_config_dir, too",
+                );
+            }
+            (Some(_), false) => {
+                return refuse(
+                    "with --network_cni_config_dir alone: it needs --network_cni_plugins_dir, too",
+                );
+            }
+            _ => {}
+        }
+        match self.0.dirs.iter().find(|dir| !dir.is_dir()) {
+            Some(dir) => refuse(&format!("with '{}': there is no such directory", dir.display())),
+            None => Ok(()),
+        }
+    }
+}
+
+/// How containers of this isolator differ from others.
+#[derive(Debug, Clone, Copy, Default)]
+struct Manners {
     /// `namespaces/uts` is there, and makes the host's name the container's own.
     own_names: bool,
     /// Root in a container is nobody in the namespace, which is the agent's.
     remapped: bool,
-    detacher: Detacher,
 }
 
 /// The isolator.
 #[derive(Debug)]
-struct Cni(Arc<Shared>);
+struct Cni(Arc<Shared>, Manners);
 
 /// The isolator; `own_names` with `namespaces/uts`.
 ///
 /// # Errors
 /// The combination of flags cannot work.
 pub fn cni(config: &Config, own_names: bool) -> Result<Arc<dyn Isolator>, IsolatorError> {
-    let settings = &config.cni;
     let refuse = |object: &str| Err(IsolatorError::plain(NAME, "start", object));
     if !config.root {
         return refuse("without root: it needs root permissions");
@@ -83,43 +143,10 @@ pub fn cni(config: &Config, own_names: bool) -> Result<Arc<dyn Isolator>, Isolat
     if config.launcher != Launcher::Linux {
         return refuse("with --launcher=posix: the 'linux' launcher must be used");
     }
-    match (&settings.config_dir, settings.plugins_dirs.as_slice()) {
-        (None, [_, ..]) => {
-            return refuse(
-                "with --network_cni_plugins_dir alone: it needs --network_cni_config_dir, too",
-            );
-        }
-        (Some(_), []) => {
-            return refuse(
-                "with --network_cni_config_dir alone: it needs --network_cni_plugins_dir, too",
-            );
-        }
-        _ => {}
-    }
-    if let Some(dir) =
-        settings.config_dir.iter().chain(&settings.plugins_dirs).find(|dir| !dir.is_dir())
-    {
-        return refuse(&format!("with '{}': there is no such directory", dir.display()));
-    }
-    let inventory = settings.config_dir.clone().map(Inventory::new);
-    if let Some(inventory) = &inventory {
-        for error in inventory.scan().errors {
-            warn!("CNI configuration is not used: {error}");
-        }
-    }
-    let plugins =
-        Plugins::new(settings.plugins_dirs.clone(), settings.helper.clone(), settings.timeout);
-    Ok(Arc::new(Cni(Arc::new(Shared {
-        store: Store::new(settings.root.clone()),
-        inventory,
-        plugins,
-        dns: settings.dns.clone(),
-        metrics: settings.metrics,
-        ends: Arc::default(),
-        own_names,
-        remapped: config.userns_remap.is_some(),
-        detacher: Detacher::default(),
-    }))))
+    let networks = config.networks.clone().unwrap_or_else(|| Networks::new(&config.cni));
+    networks.check()?;
+    let manners = Manners { own_names, remapped: config.userns_remap.is_some() };
+    Ok(Arc::new(Cni(networks.0, manners)))
 }
 
 /// What a container is called here, and for plugins.
@@ -138,10 +165,10 @@ impl Isolator for Cni {
     }
 
     fn attach(&self, context: &Arc<ContainerContext>) -> Box<dyn Isolation> {
-        Box::new(Member::new(&self.0, context))
+        Box::new(Member::new(&self.0, context, self.1))
     }
 
     async fn recover(&self, known: &[Known]) -> Result<Recovered, IsolatorError> {
-        Ok(recover::recover(&self.0, known).await)
+        Ok(recover::recover(&self.0, known, self.1).await)
     }
 }

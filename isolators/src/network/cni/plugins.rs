@@ -71,6 +71,12 @@ impl Plugins {
         Plugins { search, helper, deadline, versions: Mutex::default() }
     }
 
+    /// Whether it was said where plugins are.
+    #[must_use]
+    pub fn are_configured(&self) -> bool {
+        !self.search.is_empty()
+    }
+
     fn path(&self) -> String {
         let all: Vec<String> = self.search.iter().map(|dir| dir.display().to_string()).collect();
         all.join(":")

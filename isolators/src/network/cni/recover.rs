@@ -10,39 +10,60 @@ use tracing::warn;
 
 use super::conf::Network;
 use super::handle::Member;
+use super::inventory::Found;
 use super::plugins::Place;
-use super::{Shared, attachment, detach, key};
+use super::{Manners, Networks, Shared, attachment, detach, key};
 use crate::api::{Isolation, Known, Recovered};
 
-pub(super) async fn recover(shared: &Arc<Shared>, known: &[Known]) -> Recovered {
+pub(super) async fn recover(shared: &Arc<Shared>, known: &[Known], manners: Manners) -> Recovered {
     let mut handles: Vec<Box<dyn Isolation>> = Vec::with_capacity(known.len());
     let mut claimed = BTreeSet::new();
     for Known { context, pid } in known {
         claimed.insert(key(context));
-        handles.push(Box::new(Member::recovered(shared, context, *pid)));
+        handles.push(Box::new(Member::recovered(shared, context, manners, *pid)));
     }
+    let running = known.iter().filter(|known| known.pid.is_some());
+    let running: Vec<String> = running.map(|known| key(&known.context)).collect();
+    let leftovers = clear(shared, &claimed, false).await;
+    tokio::spawn(check(Arc::clone(shared), running));
+    Recovered { handles, leftovers }
+}
+
+impl Networks {
+    /// The same for containers that somebody else runs: those that are not among `known`
+    /// are taken off.
+    pub async fn recover_lodgers(&self, known: &BTreeSet<String>) {
+        for leftover in clear(&self.0, known, true).await {
+            warn!(leftover, "taking off what nobody claims");
+        }
+        tokio::spawn(check(Arc::clone(&self.0), known.iter().cloned().collect()));
+    }
+}
+
+/// Takes off what is not `claimed`, of those that `lodge` or of the others; what it was.
+async fn clear(shared: &Arc<Shared>, claimed: &BTreeSet<String>, lodge: bool) -> Vec<String> {
     // Before anything is added or taken off: the specification wants it so. What is to be
     // taken off still counts as there, since its turn comes.
-    collect(shared).await;
-    if let Err(error) = shared.store.settle() {
-        warn!(error = %chain(&error), "the CNI directory stays mounted");
-    }
+    shared.collected.get_or_init(|| begin(shared)).await;
     let mut leftovers = Vec::new();
     for key in shared.store.scan() {
-        if !claimed.contains(&key) {
+        if !claimed.contains(&key) && shared.store.is_lodger(&key) == lodge {
             leftovers.push(format!("container '{key}' on CNI networks"));
             detach::detach_later(shared, &key);
         }
     }
-    let running = known.iter().filter(|known| known.pid.is_some());
-    let running: Vec<String> = running.map(|known| key(&known.context)).collect();
+    leftovers
+}
+
+/// What comes before all else, once.
+async fn begin(shared: &Arc<Shared>) {
+    collect(shared).await;
+    if let Err(error) = shared.store.settle() {
+        warn!(error = %chain(&error), "the CNI directory stays mounted");
+    }
     // Complaints change nothing: nobody waits for them.
     let shared = Arc::clone(shared);
-    tokio::spawn(async move {
-        ask(&shared).await;
-        check(&shared, running).await;
-    });
-    Recovered { handles, leftovers }
+    tokio::spawn(async move { ask(&shared).await });
 }
 
 /// Lets the plugins of every network remove what they have of containers that are no more.
@@ -53,7 +74,11 @@ async fn collect(shared: &Arc<Shared>) {
         .iter()
         .flat_map(|key| shared.store.load(key).into_iter().map(|stored| (key.clone(), stored)))
         .collect();
-    each(inventory.scan().networks.into_values().map(|(_, network)| {
+    let Found { networks, errors } = inventory.scan();
+    for error in errors {
+        warn!("CNI configuration is not used: {error}");
+    }
+    each(networks.into_values().map(|(_, network)| {
         let on_it = all.iter().filter(|(_, stored)| stored.network.name == network.name);
         let valid: Vec<(String, String)> =
             on_it.map(|(key, stored)| (key.clone(), stored.interface.clone())).collect();
@@ -97,7 +122,7 @@ where
 }
 
 /// Asks after containers that run; what is found wrong is for people.
-async fn check(shared: &Shared, running: Vec<String>) {
+async fn check(shared: Arc<Shared>, running: Vec<String>) {
     for key in running {
         let netns = shared.store.netns(&key);
         for stored in shared.store.load(&key) {

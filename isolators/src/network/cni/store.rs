@@ -4,6 +4,7 @@
 //! <root>/<container>/                  <runtime_dir or work_dir>/isolators/network/cni
 //!     ns                               keeps the network namespace (a mount)
 //!     hosts, hostname, resolv.conf     what the container sees of these files
+//!     .lodger                          somebody else's container, not the native one's
 //!     <network>/network.conf           configuration as it was told: written before ADD
 //!     <network>/<interface>/network.info   the answer to ADD
 //!     <network>/<interface>/log        what plugins said to people; locked by a call
@@ -25,6 +26,10 @@ use super::version::Version;
 
 const CONF: &str = "network.conf";
 const INFO: &str = "network.info";
+
+/// Marks a container that somebody else runs. No network is called so: their names begin
+/// with a letter or a digit.
+const LODGER: &str = ".lodger";
 
 /// Names in a container's directory that no network may have.
 const TAKEN: [&str; 4] = ["ns", "hosts", "hostname", "resolv.conf"];
@@ -101,6 +106,21 @@ impl Store {
             *mounted = true;
         }
         Ok(())
+    }
+
+    /// Writes down that somebody else runs the container.
+    ///
+    /// # Errors
+    /// As `write`.
+    pub fn mark_lodger(&self, key: &str) -> Result<(), Error> {
+        let path = self.dir(key).join(LODGER);
+        fs::write(&path, "").map_err(|e| Error::new("write", shown(&path), e))
+    }
+
+    /// Whether somebody else runs the container.
+    #[must_use]
+    pub fn is_lodger(&self, key: &str) -> bool {
+        self.dir(key).join(LODGER).exists()
     }
 
     /// Removes all that is kept of a container, and the root's mount with the last one.

@@ -9,6 +9,10 @@ use super::{Engine, EngineError, QUICK, SLOW, escaped, read, refused, silent};
 use crate::containerizer::docker::frames;
 use crate::wire::client::{Call, Client, Streaming};
 
+/// Somebody else's removal of a container is waited for so often, and so long each time.
+const TRIES: u32 = 50;
+const PAUSE: Duration = Duration::from_millis(200);
+
 /// What the engine says of a container.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(in crate::containerizer::docker) struct Inspected {
@@ -135,6 +139,27 @@ impl Engine {
         Ok(warnings.filter_map(|warning| warning.as_str().map(str::to_owned)).collect())
     }
 
+    /// The same in the place of whatever has that name: what is left of a launch in which
+    /// the last agent died.
+    pub(in crate::containerizer::docker) async fn create_anew(
+        &self,
+        name: &str,
+        body: &Value,
+    ) -> Result<Vec<String>, EngineError> {
+        for _ in 0..TRIES {
+            match self.create(name, body).await {
+                Err(error) if error.is_conflict() => {}
+                made => return made,
+            }
+            match self.remove(name).await {
+                // The sweep is about to.
+                Err(error) if error.is_conflict() => tokio::time::sleep(PAUSE).await,
+                removed => removed?,
+            }
+        }
+        self.create(name, body).await
+    }
+
     pub(in crate::containerizer::docker) async fn start(
         &self,
         name: &str,
@@ -204,6 +229,15 @@ impl Engine {
         let success = body.status.is_success();
         let rest = body.rest().await.map_err(|e| silent("wait for container", name, e))?;
         if success { Ok(()) } else { Err(refused("wait for container", name, status, &rest)) }
+    }
+
+    /// Output from now on, in frames.
+    pub(in crate::containerizer::docker) async fn news(
+        &self,
+        name: &str,
+    ) -> Result<Streaming, EngineError> {
+        let path = format!("/containers/{name}/logs?stdout=1&stderr=1&follow=1&tail=0");
+        self.stream("listen to container", name, QUICK, Call::get(&path)).await
     }
 
     /// Output since a time (nanoseconds since 1970), stamped, in frames.

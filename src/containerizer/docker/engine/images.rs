@@ -72,6 +72,25 @@ impl Engine {
         }
     }
 
+    /// Gives it the images of an archive; `object` for people.
+    pub(in crate::containerizer::docker) async fn load(
+        &self,
+        object: &str,
+        archive: Vec<u8>,
+    ) -> Result<(), EngineError> {
+        const OPERATION: &str = "load image";
+        let call = Call::post("/images/load?quiet=1", "application/x-tar", archive);
+        let reply = self.call(OPERATION, object, SLOW, call).await?;
+        let said = |line: &[u8]| -> Option<String> {
+            let said: Value = serde_json::from_slice(line).ok()?;
+            said["error"].as_str().map(str::to_owned)
+        };
+        match reply.body.split(|byte| *byte == b'\n').find_map(said) {
+            Some(message) => Err(refused_with(OPERATION, object, 0, message)),
+            None => Ok(()),
+        }
+    }
+
     /// Pulls `image:tag` (or `image@digest`); `auth` is the registry's header.
     /// Fails when nothing is heard for a while, however long the whole takes. `hear` is
     /// told what the engine reports meanwhile.
