@@ -1,10 +1,9 @@
 //! A container that hit its memory limit: noticing it, and saying why.
 
 use std::fmt::Write as _;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
-use kernel::cgroup::event::OomListener;
+use kernel::cgroup::event::{OomListener, killed_for_memory};
 use kernel::cgroup::parse::Limit;
 use kernel::cgroup::{Cgroup, Version, parse};
 use kernel::proctree;
@@ -31,8 +30,9 @@ pub(super) struct Oom {
 struct Shared {
     group: Cgroup,
     listener: OomListener,
-    /// The event was seen: reading it may consume it.
-    seen: AtomicBool,
+    /// The event was seen. Reading consumes it, so that only one may read at a time:
+    /// the other would find nothing before this is true.
+    seen: Mutex<bool>,
 }
 
 impl Oom {
@@ -41,7 +41,7 @@ impl Oom {
             let path = group.path().display().to_string();
             IsolatorError::new(NAME, "listen for the memory limit of", path, error)
         })?;
-        let shared = Shared { group, listener, seen: AtomicBool::new(false) };
+        let shared = Shared { group, listener, seen: Mutex::new(false) };
         Ok(Oom { shared: Arc::new(shared) })
     }
 
@@ -52,9 +52,11 @@ impl Oom {
         receiver
     }
 
-    /// The limitation, if the limit has been hit.
+    /// The limitation, if the limit has been hit. The counters are asked, too: the event
+    /// may have gone to an agent that died before the kernel had killed.
     pub(super) fn check(&self) -> Option<Limitation> {
-        self.shared.fired().then(|| self.shared.limitation())
+        let hit = self.shared.fired() || killed_for_memory(&self.shared.group);
+        hit.then(|| self.shared.limitation())
     }
 }
 
@@ -92,12 +94,10 @@ impl std::os::fd::AsRawFd for Descriptor {
 
 impl Shared {
     fn fired(&self) -> bool {
+        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
         // An error means that the cgroup is gone, and its container with it.
-        let fired = self.seen.load(Ordering::Acquire) || self.listener.fired().unwrap_or(false);
-        if fired {
-            self.seen.store(true, Ordering::Release);
-        }
-        fired
+        *seen = *seen || self.listener.fired().unwrap_or(false);
+        *seen
     }
 
     fn limitation(&self) -> Limitation {

@@ -54,7 +54,7 @@ impl OomListener {
             Version::V1 => {
                 let event = register(group, "memory.oom_control", None)?;
                 // Looked at after the registration: nothing falls between the two.
-                Ok(OomListener::V1(event, killed_before(group)))
+                Ok(OomListener::V1(event, killed_for_memory(group)))
             }
             Version::V2 => {
                 let path = group.file("memory.events");
@@ -107,7 +107,9 @@ impl AsRawFd for OomListener {
 
 /// Whether a process of a v1 cgroup was killed for memory and its limit was hit.
 /// Kills alone could be the whole machine's; kernels before 4.13 do not count them.
-fn killed_before(group: &Cgroup) -> bool {
+/// Never true of v2, where [`OomListener::fired`] reads a count that stays.
+#[must_use]
+pub fn killed_for_memory(group: &Cgroup) -> bool {
     let control = group.read("memory.oom_control").unwrap_or_default();
     parse::value(&control, "oom_kill").is_some_and(|kills| kills > 0)
         && group.read_number("memory.failcnt").is_ok_and(|failures| failures > 0)
