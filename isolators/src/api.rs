@@ -285,6 +285,11 @@ pub trait Isolator: Send + Sync {
         false
     }
 
+    /// Figures of the isolator itself, for `/metrics/snapshot`: Mesos' names and values.
+    fn metrics(&self) -> Vec<(String, f64)> {
+        Vec::new()
+    }
+
     /// Makes the handle of a new container. Infallible and without side effects:
     /// called before anything is done for the container.
     fn attach(&self, context: &Arc<ContainerContext>) -> Box<dyn Isolation>;

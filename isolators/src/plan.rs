@@ -28,6 +28,9 @@ pub struct LaunchPlan {
     pub executable: Option<String>,
     /// Where the root file system comes from, when it is not a plain directory.
     pub overlay: Option<Overlay>,
+    /// That overlay, if it is mounted already and has no place yet. A container with a user
+    /// namespace cannot have it: ids of layers are mapped before they are mounted.
+    pub tree: Option<Arc<OwnedFd>>,
     /// Cgroups the container joins before it executes; they exist already.
     pub cgroups: Vec<CgroupJoin>,
     /// Directories of the host that tasks can change while we mount: what is below

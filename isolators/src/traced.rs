@@ -193,6 +193,10 @@ impl Isolator for Traced {
         self.inner.supports_standalone()
     }
 
+    fn metrics(&self) -> Vec<(String, f64)> {
+        self.inner.metrics()
+    }
+
     fn attach(&self, context: &Arc<ContainerContext>) -> Box<dyn Isolation> {
         self.wrap(self.inner.attach(context), context)
     }

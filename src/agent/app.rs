@@ -236,6 +236,7 @@ fn service(common: Common, config: &Config, containers: Containers, handle: Hand
     common.metrics.source(move |out| {
         let figure = |(name, value): (&str, u64)| (name.to_owned(), value as f64);
         out.extend(swept.iter().flat_map(|native| native.leftovers()).map(figure));
+        out.extend(swept.iter().flat_map(|native| native.isolator_figures()));
     });
     common.metrics.source(move |out| {
         for report in reporter.iter().flat_map(|native| native.plugins()) {

@@ -132,6 +132,16 @@ pub fn ranges(
     Ok(complete(flag, default_role, &any, &[])?.ranges(name).unwrap_or_default())
 }
 
+/// The cpus of the flag, of all roles; where it names none, the machine's.
+///
+/// # Errors
+/// [`ResourcesError`] naming the input.
+pub fn cpus(flag: Option<&str>, default_role: &str) -> Result<f64, ResourcesError> {
+    let cpus = kernel::machine::cpus().unwrap_or(1);
+    let machine = Machine { cpus, mem: GB, disk: GB };
+    Ok(complete(flag, default_role, &machine, &[])?.cpus().unwrap_or(0.0))
+}
+
 /// Creates the directories of PATH disks and checks that MOUNT disks are mount
 /// points.
 ///

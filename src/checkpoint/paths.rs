@@ -38,6 +38,7 @@
 //! |-- containers/<container id>                sandbox of a standalone container
 //! |-- trash/<number>                           on its way out (ours)
 //! |-- provisioner/containers/<container id>    root file systems of images
+//! |              /{ready,points,gone}          before and after them (ours)
 //! `-- volumes/roles/<role>/<persistence id>
 //! ```
 //!

@@ -35,6 +35,8 @@ pub(super) struct Compiled {
     pub namespaces: u64,
     /// Whether the shim is the init of a pid namespace.
     pub own_pids: bool,
+    /// Whether the program takes the plan's tree, as descriptor `TREE_FD`.
+    pub tree: bool,
 }
 
 /// What all parts of the compiler look at.
@@ -94,7 +96,8 @@ pub(super) fn compile(
 
     let (bytes, steps) = program.finish();
     let own_pids = spaces.made(Namespace::Pid);
-    Ok(Compiled { bytes, steps, namespaces: spaces.for_shim(), own_pids })
+    let tree = files::takes_tree(plan, &scene);
+    Ok(Compiled { bytes, steps, namespaces: spaces.for_shim(), own_pids, tree })
 }
 
 fn open_user(

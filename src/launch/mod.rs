@@ -179,7 +179,7 @@ impl Launcher {
             source,
         })?;
         let outputs = Outputs::of(plan, user.as_ref());
-        let fds = [
+        let mut fds = vec![
             plan.stdio.stdin.as_fd(),
             outputs.stdout(),
             outputs.stderr(),
@@ -187,6 +187,7 @@ impl Launcher {
             file.as_fd(),
             theirs.as_fd(),
         ];
+        fds.extend(plan.tree.as_ref().filter(|_| compiled.tree).map(AsFd::as_fd));
         kernel::failpoint!("launch.before_fork");
         let child = spawn::spawn(self.shim.as_fd(), c"bulkhead-shim", compiled.namespaces, &fds)
             .map_err(|source| LaunchError::Prepare {

@@ -13,7 +13,7 @@ use super::error::{LaunchError, Step};
 #[cfg(feature = "oci")]
 pub(super) use layout::SOCKET_FD;
 pub(super) use layout::{HOLD_FD, OUTPUT_FD, TERMINAL_FD};
-pub(super) use layout::{Op, SAYS_FAILED, SAYS_RUNNING, SAYS_WAITING, SLOTS, code};
+pub(super) use layout::{Op, SAYS_FAILED, SAYS_RUNNING, SAYS_WAITING, SLOTS, TREE_FD, code};
 
 /// What a launch error says about each operation, by index.
 #[derive(Debug, Default)]
@@ -39,7 +39,7 @@ fn step_of(code: u32) -> Step {
         code::JOIN => Step::JoinNamespace,
         code::UNSHARE => Step::NewNamespace,
         code::HOSTNAME => Step::Hostname,
-        code::MOUNT | code::ATTACH | code::RESTRICT => Step::Mount,
+        code::MOUNT | code::INHERIT | code::ATTACH | code::RESTRICT => Step::Mount,
         code::MAP_IDS => Step::MapIds,
         code::MKDIR | code::SYMLINK | code::RENAME | code::MKNOD | code::CHOWN => Step::File,
         code::PIVOT | code::CHROOT => Step::Root,

@@ -4,19 +4,23 @@
 //! ```text
 //! <work_dir>/provisioner/containers/<id>/
 //!     roots.json                              this file (ours; Mesos has `layers`)
-//!     backends/<backend>/rootfses/<name>      the roots
+//!     rootfs, upperdir, workdir               its own root, if it is an overlay
+//!     backends/<backend>/rootfses/<name>      other roots, as in Mesos
 //!     backends/overlay/scratch/<name>/{upperdir,workdir}
 //!     containers/<child>/...                  of nested containers
+//! <work_dir>/provisioner/{ready,gone}/<name>/ as that, of no container yet or any more
 //! ```
 
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
 
+use kernel::failpoint;
 use mesos::ContainerId;
 use serde::{Deserialize, Serialize};
 
-use super::backend::{Backend, BackendError, Place, failed};
+use super::backend::{Backend, BackendError, Made, Place, failed};
 use super::reference::Digest;
 
 const FILE: &str = "roots.json";
@@ -37,6 +41,26 @@ pub struct RootRecord {
     pub id: Digest,
     /// Its layers, bottom first.
     pub layers: Vec<PathBuf>,
+    /// The layer above them, which has what containers mount on and the image has not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub points: Option<PathBuf>,
+}
+
+impl RootRecord {
+    /// Whether both make the same root, but for its name.
+    #[must_use]
+    pub fn is_like(&self, other: &RootRecord) -> bool {
+        *self == RootRecord { name: self.name.clone(), ..other.clone() }
+    }
+
+    /// Adds what is above the image's layers.
+    #[must_use]
+    pub fn complete(&self, mut made: Made) -> Made {
+        if let Some(overlay) = &mut made.overlay {
+            overlay.lower.splice(0..0, self.points.clone());
+        }
+        made
+    }
 }
 
 /// All roots of a container.
@@ -63,6 +87,27 @@ impl ContainerRoots {
             None => containers.join(&id.value),
         };
         ContainerRoots { path }
+    }
+
+    /// Those of no container yet.
+    #[must_use]
+    pub fn at(path: PathBuf) -> ContainerRoots {
+        ContainerRoots { path }
+    }
+
+    /// Gives them to a container that has none.
+    ///
+    /// # Errors
+    /// It has some, or the system's.
+    pub fn become_those_of(&self, container: &ContainerRoots) -> io::Result<()> {
+        match fs::rename(&self.path, &container.path) {
+            // A nested container is the first below its parent that has an image.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                fs::create_dir_all(container.path.parent().unwrap_or(&container.path))?;
+                fs::rename(&self.path, &container.path)
+            }
+            other => other,
+        }
     }
 
     /// Where it is.
@@ -108,21 +153,46 @@ impl ContainerRoots {
         fs::rename(&temporary, &path).map_err(failed("write", &path))
     }
 
+    /// Unmounts everything, also of nested containers; twice is fine.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn clear(&self) -> Result<(), BackendError> {
+        for root in self.read().roots {
+            self.place(&root).clear()?;
+            failpoint!("provision.unmounted");
+        }
+        let below = children(&self.path.join(CHILDREN)).into_iter();
+        below.map(ContainerRoots::at).try_for_each(|child| child.clear())
+    }
+
     /// Unmounts and removes everything, also of nested containers; twice is fine.
     ///
     /// # Errors
     /// What is left.
     pub fn remove(&self) -> Result<(), BackendError> {
-        for root in self.read().roots {
-            self.place(&root).clear()?;
-            kernel::failpoint!("provision.unmounted");
-        }
-        for child in children(&self.path.join(CHILDREN)) {
-            ContainerRoots { path: child }.remove()?;
-        }
+        self.clear()?;
         let removed = kernel::remove::tree(&self.path, &mut |_| true);
         removed.map(|_| ()).map_err(BackendError::Remove)
     }
+}
+
+/// Records a root, then makes it.
+///
+/// # Errors
+/// What was begun is left for [`ContainerRoots::remove`].
+pub fn build(
+    roots: &ContainerRoots,
+    root: &RootRecord,
+    cancelled: &AtomicBool,
+) -> Result<Made, BackendError> {
+    let mut record = roots.read();
+    record.roots.push(root.clone());
+    roots.write(&record)?;
+    failpoint!("provision.recorded");
+    let made = root.backend.make(&roots.place(root), &root.layers, cancelled)?;
+    failpoint!("provision.made");
+    Ok(root.complete(made))
 }
 
 /// Every container that has a directory, parents before children.
@@ -165,6 +235,7 @@ mod tests {
             image: "busybox".into(),
             id: Digest::of(b"x"),
             layers: vec!["/l".into()],
+            points: None,
         };
         let record = Record { roots: vec![root] };
         let roots = ContainerRoots::new(&dir, &child);

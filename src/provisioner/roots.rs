@@ -2,12 +2,14 @@
 //!
 //! Owns what was made for whom. A root is recorded before it is made, and its image kept
 //! in the store from then on until the container is destroyed; both outlive the agent.
-//! What the containerizer does not know of any more is removed at recovery.
+//! What the containerizer does not know of any more is removed at recovery. What can be
+//! done before or after a container lives is: `ahead`, `points`, `trash`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use async_trait::async_trait;
 use isolators::image::{ProvisionError, Runtime, name};
@@ -15,12 +17,17 @@ use isolators::plan::Overlay;
 use isolators::runtime::users::{self, Identity};
 use isolators::secret::Secrets;
 use kernel::failpoint;
+use kernel::sched::standing_back;
 use mesos::{ContainerId, Image};
 
-use super::backend::{Backend, BackendError, Made, failed};
-use super::look::{self, Missing, Point};
-use super::record::{ContainerRoots, RootRecord, scan};
+use super::ahead::{Shelf, Taken};
+use super::backend::{Backend, BackendError, Made};
+use super::image::MOST_LAYERS;
+use super::look::{self, Point};
+use super::points::Points;
+use super::record::{ContainerRoots, RootRecord, build, scan};
 use super::store::{Lease, Options, Store, StoreError};
+use super::trash::{Discarded, Trash};
 use super::{Digest, ImageConfig, Progress, Reference};
 
 /// Is told how far a pull is.
@@ -39,6 +46,9 @@ pub struct Root {
     pub runtime: Arc<Runtime>,
     /// What the image is called.
     pub image: String,
+    /// The overlay, if it is mounted already and has no place.
+    pub tree: Option<Arc<OwnedFd>>,
+    record: RootRecord,
     facts: Arc<Facts>,
 }
 
@@ -54,14 +64,15 @@ impl Root {
 
 /// What is worth knowing of an image; its layers never change.
 #[derive(Debug, Default)]
-struct Facts {
+pub(super) struct Facts {
     passwd: String,
     group: String,
-    missing: Vec<Missing>,
+    /// The layer with what containers mount on and the image has not.
+    points: Option<PathBuf>,
 }
 
 impl Facts {
-    fn read(layers: &[PathBuf], points: &[Point]) -> std::io::Result<Facts> {
+    fn read(layers: &[PathBuf]) -> Facts {
         // Without them only numbers are known.
         let text = |file: &str| {
             look::text(layers, Path::new(file)).unwrap_or_else(|error| {
@@ -69,8 +80,29 @@ impl Facts {
                 String::new()
             })
         };
-        let (passwd, group) = (text("etc/passwd"), text("etc/group"));
-        Ok(Facts { passwd, group, missing: look::missing(layers, points)? })
+        Facts { passwd: text("etc/passwd"), group: text("etc/group"), points: None }
+    }
+}
+
+/// Facts of images.
+#[derive(Debug, Default)]
+struct Known {
+    images: BTreeMap<Digest, Arc<Facts>>,
+    /// Those as well that somebody has and that are not remembered.
+    lent: Vec<Weak<Facts>>,
+    /// Some were forgotten: their layers may be nobody's now.
+    forgotten: bool,
+}
+
+impl Known {
+    fn enter(&mut self, id: Digest, facts: &Arc<Facts>) {
+        if self.images.len() >= REMEMBERED {
+            self.images.clear();
+            self.forgotten = true;
+        }
+        self.lent.retain(|facts| facts.strong_count() > 0);
+        self.lent.push(Arc::downgrade(facts));
+        self.images.insert(id, Arc::clone(facts));
     }
 }
 
@@ -93,29 +125,35 @@ pub struct Provisioner {
     containers: PathBuf,
     secrets: Secrets,
     /// What containers have mounted in their root.
-    points: Vec<Point>,
-    facts: Mutex<BTreeMap<Digest, Arc<Facts>>>,
+    mounted: Vec<Point>,
+    points: Points,
+    ahead: Arc<Shelf>,
+    trash: Arc<Trash>,
+    facts: Mutex<Known>,
     table: Mutex<BTreeMap<PathBuf, Entry>>,
     errors: AtomicU64,
 }
 
 impl Provisioner {
-    /// `containers` is the directory of all containers' roots, `points` what they have
-    /// mounted on.
+    /// `containers` is the directory of all containers' roots, `mounted` what they have
+    /// mounted on. What belongs to no container is beside `containers`.
     #[must_use]
     pub fn new(
         store: Store,
         backend: Backend,
         containers: PathBuf,
         secrets: Secrets,
-        points: Vec<Point>,
+        mounted: Vec<Point>,
     ) -> Provisioner {
         Provisioner {
             store,
             backend,
+            points: Points::new(containers.with_file_name("points")),
+            ahead: Arc::new(Shelf::new(containers.with_file_name("ready"))),
+            trash: Arc::new(Trash::new(containers.with_file_name("gone"))),
             containers,
             secrets,
-            points,
+            mounted,
             facts: Mutex::default(),
             table: Mutex::default(),
             errors: AtomicU64::new(0),
@@ -139,7 +177,7 @@ impl Provisioner {
     #[must_use]
     pub fn figures(&self) -> (u64, u64) {
         let having = self.table().values().filter(|entry| !entry.leases.is_empty()).count();
-        (having as u64, self.errors.load(Ordering::Relaxed))
+        (having as u64, self.errors.load(Ordering::Relaxed) + self.trash.errors())
     }
 
     fn table(&self) -> MutexGuard<'_, BTreeMap<PathBuf, Entry>> {
@@ -167,23 +205,44 @@ impl Provisioner {
         watcher: Option<Watcher>,
     ) -> Result<Root, ProvisionError> {
         let lease = self.lease(image, watcher).await?;
-        let (record, made) = self.make(id, image, lease.clone(), false).await?;
-        Ok(self.root_of(id, &record, made, runtime(&lease.config)))
+        let (taken, made) = self.make(id, image, lease.clone(), false).await?;
+        let mut root = self.root_of(id, &taken.record, made, runtime(&lease.config));
+        root.tree = taken.tree.map(Arc::new);
+        Ok(root)
+    }
+
+    fn known_facts(&self) -> MutexGuard<'_, Known> {
+        self.facts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// What the layers of an image say.
-    fn facts(&self, image: &RootRecord) -> std::io::Result<Arc<Facts>> {
-        let known = || self.facts.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(facts) = known().get(&image.id) {
+    fn facts(&self, id: Digest, layers: &[PathBuf]) -> std::io::Result<Arc<Facts>> {
+        if let Some(facts) = self.known_facts().images.get(&id) {
             return Ok(Arc::clone(facts));
         }
-        let facts = Arc::new(Facts::read(&image.layers, &self.points)?);
-        let mut known = known();
-        if known.len() >= REMEMBERED {
-            known.clear();
+        let mut facts = Facts::read(layers);
+        let _turn = self.points.turn();
+        // With one more than the most it would not be mounted.
+        if self.backend == Backend::Overlay && layers.len() < MOST_LAYERS {
+            facts.points = self.points.layer(&look::missing(layers, &self.mounted)?)?;
         }
-        known.insert(image.id, Arc::clone(&facts));
+        let facts = Arc::new(facts);
+        self.known_facts().enter(id, &facts);
         Ok(facts)
+    }
+
+    /// Removes layers of mount points that nobody uses. Blocks.
+    fn keep_points(&self) {
+        let _turn = self.points.turn();
+        let mut used: BTreeSet<PathBuf> = {
+            let mut known = self.known_facts();
+            known.forgotten = false;
+            known.lent.iter().filter_map(|facts| facts.upgrade()?.points.clone()).collect()
+        };
+        for id in self.scan() {
+            used.extend(self.of(&id).read().roots.into_iter().filter_map(|root| root.points));
+        }
+        self.points.keep(&used);
     }
 
     fn root_of(&self, id: &ContainerId, record: &RootRecord, made: Made, runtime: Runtime) -> Root {
@@ -194,7 +253,9 @@ impl Provisioner {
             runtime: Arc::new(runtime),
             image: record.image.clone(),
             // Of an image that cannot be read nothing is known.
-            facts: self.facts(record).unwrap_or_default(),
+            facts: self.facts(record.id, &record.layers).unwrap_or_default(),
+            record: record.clone(),
+            tree: None,
         }
     }
 
@@ -204,8 +265,12 @@ impl Provisioner {
         let record = self.of(id).read().roots.into_iter().find(|root| !root.shared)?;
         let lease = self.store.keep(&record.id);
         let runtime = lease.map(|lease| runtime(&lease.config)).unwrap_or_default();
-        let made = record.backend.made(&self.of(id).place(&record), &record.layers);
-        Some(self.root_of(id, &record, made, runtime))
+        Some(self.root_of(id, &record, self.made(id, &record), runtime))
+    }
+
+    fn made(&self, id: &ContainerId, record: &RootRecord) -> Made {
+        let place = self.of(id).place(record);
+        record.complete(record.backend.made(&place, &record.layers))
     }
 
     async fn lease(
@@ -245,19 +310,26 @@ impl Provisioner {
         })
     }
 
-    /// Records a root, then makes it.
+    /// Takes a root that is ready, or records one and makes it.
     async fn make(
         &self,
         id: &ContainerId,
         image: &Image,
         lease: Lease,
         shared: bool,
-    ) -> Result<(RootRecord, Made), ProvisionError> {
+    ) -> Result<(Taken, Made), ProvisionError> {
         let (roots, backend) = (self.of(id), self.backend);
         let turn = self.turn(&roots).lock_owned().await;
         if let Some(entry) = self.table().get_mut(roots.path()) {
             entry.leases.push(lease.clone());
         }
+        let fail = |source: Box<dyn std::error::Error + Send + Sync>| ProvisionError {
+            verb: "make",
+            object: format!("a root file system of image '{}'", name(image)),
+            source: Some(source),
+        };
+        let facts = self.facts(lease.id, &lease.layers).map_err(|e| fail(e.into()))?;
+        let own = backend == Backend::Overlay && !shared;
         let root = RootRecord {
             name: uuid::Uuid::new_v4().to_string(),
             backend,
@@ -265,42 +337,49 @@ impl Provisioner {
             image: lease.reference.to_string(),
             id: lease.id,
             layers: lease.layers.clone(),
+            points: facts.points.clone().filter(|_| own),
         };
-        let fail = |source: Box<dyn std::error::Error + Send + Sync>| ProvisionError {
-            verb: "make",
-            object: format!("a root file system of image '{}'", name(image)),
-            source: Some(source),
-        };
-        let facts = self.facts(&root).map_err(|e| fail(e.into()))?;
+        if own && let Some(taken) = self.ahead.take(&root, &roots) {
+            failpoint!("provision.taken");
+            let made = self.made(id, &taken.record);
+            return Ok((taken, made));
+        }
         let cancelled = Cancelled::default();
         let (flag, recorded) = (Arc::clone(&cancelled.0), root.clone());
         let work = move || {
             let _turn = turn;
-            let mut record = roots.read();
-            record.roots.push(recorded.clone());
-            roots.write(&record)?;
-            failpoint!("provision.recorded");
-            let place = roots.place(&recorded);
-            let made = backend.make(&place, &recorded.layers, &flag)?;
-            if let Some(overlay) = &made.overlay {
-                for missing in &facts.missing {
-                    missing.make(&overlay.upper).map_err(failed("prepare", &overlay.upper))?;
-                }
-            }
-            failpoint!("provision.made");
-            Ok::<Made, BackendError>(made)
+            build(&roots, &recorded, &flag)
         };
         // A few directories are made faster than a thread is woken.
-        let made = if backend == Backend::Copy || shared {
-            tokio::task::spawn_blocking(work).await.map_err(|e| fail(e.into()))?
-        } else {
+        let made = if own {
             work()
+        } else {
+            tokio::task::spawn_blocking(work).await.map_err(|e| fail(e.into()))?
         };
         let made = made.map_err(|e| fail(e.into()))?;
-        Ok((root, made))
+        Ok((Taken { record: root, tree: None }, made))
     }
 
-    /// Removes all that was made for a container and lets its images go.
+    /// Makes roots for the next containers that are to be like this one, behind; `mount`:
+    /// those can take an overlay that is mounted.
+    pub fn prepare(&self, root: &Root, mount: bool) {
+        if root.overlay.is_none() {
+            return;
+        }
+        let (ahead, trash) = (Arc::clone(&self.ahead), Arc::clone(&self.trash));
+        let (like, facts) = (root.record.clone(), Arc::clone(&root.facts));
+        let work = move || {
+            if let Err(error) = ahead.fill(&like, &facts, mount) {
+                let error = kernel::chain(&error);
+                tracing::warn!(%error, image = like.image, "no root is made ahead");
+            }
+            ahead.tidy(&trash).into_iter().for_each(Discarded::remove);
+        };
+        drop(tokio::task::spawn_blocking(|| standing_back(work)));
+    }
+
+    /// Removes what was made for a container and lets its images go. Its directory is
+    /// away after that; what was in it is removed behind.
     ///
     /// # Errors
     /// Something is left.
@@ -311,24 +390,42 @@ impl Provisioner {
             return Ok(());
         }
         let turn = self.turn(&roots).lock_owned().await;
-        let gone = roots.clone();
-        let removed = tokio::task::spawn_blocking(move || {
+        let (gone, trash) = (roots.clone(), Arc::clone(&self.trash));
+        let moved = tokio::task::spawn_blocking(move || {
             let _turn = turn;
-            gone.remove()
+            gone.clear()?;
+            // On a full disk there may be no place to move it to.
+            trash.take(gone.path()).or_else(|_| gone.remove().map(|()| None))
         });
         let fail = |source: Box<dyn std::error::Error + Send + Sync>| ProvisionError {
             verb: "remove",
             object: format!("the root file systems of '{}'", id.value),
             source: Some(source),
         };
-        let removed = removed.await.map_err(|e| fail(e.into()))?;
-        removed.map_err(|e| {
+        let moved = moved.await.map_err(|e| fail(e.into()))?;
+        let moved = moved.map_err(|e| {
             self.errors.fetch_add(1, Ordering::Relaxed);
             fail(e.into())
         })?;
+        failpoint!("provision.moved");
         self.table().retain(|path, _| !path.starts_with(roots.path()));
         failpoint!("provision.removed");
+        let Some(moved) = moved else { return Ok(()) };
+        if self.trash.is_crowded() {
+            let removed = tokio::task::spawn_blocking(|| moved.remove_now());
+            return removed.await.map_err(|e| fail(e.into()));
+        }
+        drop(tokio::task::spawn_blocking(|| standing_back(|| moved.remove())));
         Ok(())
+    }
+
+    /// Removes what is old or was left. Blocks.
+    pub fn tidy(&self) {
+        self.ahead.tidy(&self.trash).into_iter().for_each(Discarded::remove);
+        self.trash.sweep();
+        if self.known_facts().forgotten {
+            self.keep_points();
+        }
     }
 
     /// Every container that something was made for. Blocks.
@@ -352,6 +449,8 @@ impl Provisioner {
     /// After a restart: keeps the images of the containers in `known`, and removes what
     /// was made for any other. What could not be removed is left to the next agent.
     pub async fn recover(&self, known: &[ContainerId]) -> Vec<ProvisionError> {
+        // Only names: `tidy` removes what is behind them.
+        drop(self.ahead.recover(&self.trash));
         let mut errors = Vec::new();
         for id in self.scan() {
             if !known.contains(&id) {
@@ -365,6 +464,8 @@ impl Provisioner {
                 all.iter().filter_map(|root| self.store.keep(&root.id)).collect();
             self.table().entry(roots.path().to_owned()).or_default().leases.extend(leases);
         }
+        // What a dead agent used is in the records of its containers, or nobody's.
+        self.known_facts().forgotten = true;
         errors
     }
 }
@@ -377,8 +478,8 @@ impl isolators::image::Provisioner for Provisioner {
         image: &Image,
     ) -> Result<PathBuf, ProvisionError> {
         let lease = self.lease(image, None).await?;
-        let (record, _) = self.make(container, image, lease, true).await?;
-        Ok(self.of(container).place(&record).root)
+        let (made, _) = self.make(container, image, lease, true).await?;
+        Ok(self.of(container).place(&made.record).root)
     }
 
     async fn destroy(&self, container: &ContainerId) -> Result<(), ProvisionError> {

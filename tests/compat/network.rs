@@ -12,10 +12,12 @@ mod support;
 mod network {
     //! One file per theme.
     pub mod deaths;
+    pub mod examples;
     pub mod faults;
     pub mod groups;
     pub mod host;
     pub mod hosts;
+    pub mod kinds;
     pub mod plugins;
     pub mod ports;
 }

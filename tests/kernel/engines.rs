@@ -78,6 +78,7 @@ impl Fixture {
             spec,
             executable: None,
             overlay: None,
+            tree: None,
             cgroups: Vec::new(),
             file_operations: Vec::new(),
             wild: Vec::new(),

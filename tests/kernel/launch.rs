@@ -69,6 +69,7 @@ impl Fixture {
             spec,
             executable: None,
             overlay: None,
+            tree: None,
             cgroups: Vec::new(),
             file_operations: Vec::new(),
             wild: Vec::new(),

@@ -14,7 +14,7 @@ case "$wanted" in
     [[ " ${all[*]} " == *" $wanted "* ]] || { echo "bench: unknown SCENARIO '$wanted' (${all[*]})" >&2; exit 2; }
     ;;
 esac
-tests/scripts/deps.sh build test
+tests/scripts/deps.sh build test bench
 "$CARGO" build --quiet --release --workspace --bins
 for scenario in "${scenarios[@]}"; do
   "$CARGO" bench --quiet -p bulkhead --bench "$scenario"

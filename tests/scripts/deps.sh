@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Installs the Debian packages that are missing for the named purposes
-# (build, test, vm). Prints nothing when there is nothing to do.
+# (build, test, bench, vm). Prints nothing when there is nothing to do.
 set -euo pipefail
 
 missing=()
@@ -34,6 +34,9 @@ for purpose in "$@"; do
       PATH=$PATH:/usr/sbin:/sbin need nft nftables
       PATH=$PATH:/usr/sbin:/sbin need iptables iptables
       ;;
+    bench)
+      need iperf3 iperf3
+      ;;
     vm)
       need qemu-system-x86_64 qemu-system-x86
       need cpio cpio
@@ -43,7 +46,7 @@ for purpose in "$@"; do
       PATH=$PATH:/usr/sbin:/sbin need mkfs.ext4 e2fsprogs
       need busybox busybox-static
       ;;
-    *) echo "deps: unknown purpose '$purpose' (build, test, vm)" >&2; exit 2 ;;
+    *) echo "deps: unknown purpose '$purpose' (build, test, bench, vm)" >&2; exit 2 ;;
   esac
 done
 

@@ -7,8 +7,9 @@
 # and an ext4 disk with project quotas hang beside it. vm-init.sh runs inside;
 # results come over the serial line.
 #
-#   VM_TESTS="kernel_disk e2e"   test targets; default: all in tests/kernel, and
-#                                the limits of e2e; "all:NAME" runs all of NAME
+#   VM_TESTS="kernel_disk e2e"   test targets; default: all in tests/kernel, the
+#                                limits of e2e and ipvlan of network; "all:NAME"
+#                                runs all of NAME
 #   VM_FILTER="views:: --skip x" arguments for the test programs
 #   VM_FEATURES=bulkhead/oci     cargo features of the programs and tests
 #   VM_SECONDS=780               time limit
@@ -29,7 +30,7 @@ tests/scripts/deps.sh vm
 # Kernel modules that the guest loads, in this order.
 modules="virtio_ring virtio virtio_pci_legacy_dev virtio_pci_modern_dev virtio_pci virtio_blk
   libcrc32c xfs quota_tree quota_v2 overlay loop dummy veth cls_cgroup inet_diag tcp_diag udp_diag
-  sch_ingress cls_bpf sch_htb fuse"
+  sch_ingress cls_bpf sch_htb fuse ipvlan"
 
 # The kernel, downloaded once.
 kernel() {
@@ -59,18 +60,20 @@ python3 - "$dir/build.json" "$VM_TESTS" "$VM_FILTER" >"$dir/tests" <<'PY'
 import json, sys
 wanted, given = sys.argv[2].split(), sys.argv[3]
 found = set()
+# Software emulation is slow: of the tests from outside only the limits, and what other
+# kernels may lack.
+quick = {"e2e": "limits::", "network": "ipvlan"}
 for line in open(sys.argv[1]):
     message = json.loads(line)
     target = message.get("target", {})
     if message.get("reason") != "compiler-artifact" or not message.get("executable") or "test" not in target["kind"]:
         continue
     name, whole = target["name"], "all:" + target["name"]
-    listed = "/tests/kernel/" in target["src_path"] or name == "e2e"
+    listed = "/tests/kernel/" in target["src_path"] or name in quick
     if name in wanted or whole in wanted or (not wanted and listed):
         found.add(name)
-        # Software emulation is slow: of the tests from outside only the limits.
-        quick = "limits::" if name == "e2e" and whole not in wanted else "-"
-        print(name, message["executable"], given or quick)
+        few = quick.get(name, "-") if whole not in wanted else "-"
+        print(name, message["executable"], given or few)
 missing = [name for name in wanted if name.removeprefix("all:") not in found]
 if missing or not found:
     sys.exit(f"vm: no such test target: {' '.join(missing) or 'any'}")
@@ -108,6 +111,9 @@ for program in sh bash cat chmod chown cp cut dd df du echo env expr fallocate f
   real=$(readlink -f "$path")
   copy "$real"
   case "$(basename "$real")" in "$program") ;; *) ln -sf "$real" "$root/usr/bin/$program" ;; esac
+done
+for program in /usr/lib/cni/{bridge,host-local,ipvlan}; do
+  [ ! -f "$program" ] || copy "$program"
 done
 for program in "$TARGET"/debug/*; do
   case "$program" in *.d | *.rlib | *.dwp | *.so) continue ;; esac

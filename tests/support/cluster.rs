@@ -5,7 +5,6 @@
 
 #![allow(dead_code, reason = "every test program uses its own part")]
 
-use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -13,6 +12,7 @@ use std::time::{Duration, Instant};
 use kernel::cgroup::{Cgroup, Hierarchies};
 
 use crate::support::TempDir;
+pub use crate::support::free_port;
 
 /// How a cluster is started.
 #[derive(Debug, Clone, Default)]
@@ -433,16 +433,6 @@ pub fn binary(program: &str) -> PathBuf {
     let own = std::env::current_exe().expect("own path");
     let dir = own.parent().and_then(Path::parent).expect("target/PROFILE/deps/program");
     dir.join(program)
-}
-
-/// A port nobody listens on right now.
-///
-/// # Panics
-/// Without loopback.
-#[must_use]
-pub fn free_port() -> u16 {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("bind to a free port");
-    listener.local_addr().expect("its address").port()
 }
 
 fn port_of(address: &str) -> &str {

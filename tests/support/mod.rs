@@ -12,10 +12,11 @@ use std::path::{Path, PathBuf};
 /// `require!(root, cgroup2)`; with `REQUIRE_ALL=1` a missing one is an error.
 ///
 /// Names: `root`, `cgroup` (any writable hierarchy with cpu, memory and pids),
+/// `ipvlan` (the kernel has it),
 /// `cgroup1`, `cgroup2` (pure v2 with controllers), `xfs`, `ext4` (directories
 /// with project quotas: `$BULKHEAD_XFS`, `$BULKHEAD_EXT4`), `vm_v1` (the VM suite
 /// of that name), `real_speed` (no emulated processor), `compiler` (of C, which the
-/// VMs have not), `docker` (the engine), `docker_registry`, `cni_plugins`, `nft`,
+/// VMs have not), `fq_codel` (a queue of the kernel's; the VMs have it), `docker` (the engine), `docker_registry`, `cni_plugins`, `nft`,
 /// `overlay`, `golden`, `busybox`, or any program as `program_NAME`.
 #[macro_export]
 macro_rules! require {
@@ -34,6 +35,17 @@ macro_rules! require {
     }};
 }
 
+/// Whether the kernel, or a module of it, has interfaces of that kind upon others.
+fn has_links(kind: &str) -> bool {
+    let line = format!(
+        "modprobe {kind} 2>/dev/null; ip link add below type veth peer name aside && \
+         ip link add link below name above type {kind} 2>/dev/null"
+    );
+    // In a network of its own, which goes with it.
+    let tried = std::process::Command::new("unshare").args(["--net", "sh", "-c", &line]).status();
+    tried.is_ok_and(|status| status.success())
+}
+
 /// Whether a prerequisite of [`require!`] is there.
 #[must_use]
 pub fn have(what: &str) -> bool {
@@ -46,6 +58,9 @@ pub fn have(what: &str) -> bool {
         "cgroup" => have("cgroup1") || have("cgroup2"),
         "xfs" => std::env::var_os("BULKHEAD_XFS").is_some(),
         "ext4" => std::env::var_os("BULKHEAD_EXT4").is_some(),
+        // Where the kernel has it, nearly everybody makes it the default.
+        "fq_codel" => std::fs::read_to_string("/proc/sys/net/core/default_qdisc")
+            .is_ok_and(|kind| kind.trim() == "fq_codel"),
         "real_speed" => std::env::var_os("BULKHEAD_VM").is_none(),
         "vm_v1" => std::env::var("BULKHEAD_VM").as_deref() == Ok("v1"),
         "compiler" => have("cc"),
@@ -56,6 +71,7 @@ pub fn have(what: &str) -> bool {
         "golden" => golden().is_some(),
         "docker_registry" => have("docker-registry"),
         "nft" => Path::new("/usr/sbin/nft").is_file(),
+        "ipvlan" => has_links("ipvlan"),
         "cni_plugins" => Path::new("/usr/lib/cni/bridge").is_file(),
         // The engine, not only the command.
         "docker" => have("dockerd") || Path::new("/usr/sbin/dockerd").is_file(),
@@ -69,9 +85,25 @@ pub fn have(what: &str) -> bool {
     }
 }
 
+/// A port of the loopback that nothing listens on. Outgoing connections get none like it,
+/// so that it is still free for a daemon that comes back after its death.
+#[must_use]
+pub fn free_port() -> u16 {
+    use std::sync::atomic::{AtomicU16, Ordering};
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    let own = u16::try_from(std::process::id() % 20_000).unwrap_or(0);
+    let ports = std::iter::repeat_with(|| {
+        10_000 + own.wrapping_add(NEXT.fetch_add(1, Ordering::Relaxed).wrapping_mul(7)) % 20_000
+    });
+    let mut free =
+        ports.take(20_000).filter(|port| std::net::TcpListener::bind(("127.0.0.1", *port)).is_ok());
+    free.next().expect("a free port")
+}
+
 /// What a machine has or has not, and no package brings: one of the VM suites
 /// has it, so that its absence here is no error.
-const LAYOUTS: [&str; 7] = ["cgroup1", "cgroup2", "xfs", "ext4", "vm_v1", "real_speed", "compiler"];
+const LAYOUTS: [&str; 9] =
+    ["cgroup1", "cgroup2", "xfs", "ext4", "vm_v1", "real_speed", "compiler", "ipvlan", "fq_codel"];
 
 /// Records the test as skipped; an error where everything is required and the
 /// missing thing can be installed.

@@ -16,6 +16,7 @@ use serde_json::{Value, json};
 use tar::{Builder, EntryType, Header};
 
 use crate::support::TempDir;
+pub use crate::support::free_port;
 
 /// How long a registry may take to answer.
 const READY: Duration = Duration::from_secs(60);
@@ -404,15 +405,6 @@ impl Registry {
     pub fn put_manifest(&self, repository: &str, tag: &str, media_type: &str, bytes: &[u8]) {
         self.put(&self.url(&format!("{repository}/manifests/{tag}")), media_type, bytes);
     }
-}
-
-/// A port that was free a moment ago.
-///
-/// # Panics
-/// There is none.
-#[must_use]
-pub fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("a port").port()
 }
 
 /// What a shelf answers.

@@ -4,6 +4,7 @@
 //! * [`bridge`], [`port_mapper`], [`groups`]: CNI plugins of our own.
 //! * [`port_mapping`]: all have the host's address, each its own ports.
 //! * [`ports`]: what listens in a container must be a port that it asked for.
+//! * `sorted`: lists of the kernel that are read once for all containers.
 
 pub mod bridge;
 pub mod cni;
@@ -13,3 +14,4 @@ mod plugin;
 pub mod port_mapper;
 pub mod port_mapping;
 pub mod ports;
+mod sorted;

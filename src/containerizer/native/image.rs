@@ -17,6 +17,7 @@ use crate::containerizer::LaunchRequest;
 use crate::containerizer::images::{self, ImageRow, ImageStore, ImagesError, Progress};
 use crate::containerizer::runtime;
 use crate::containerizer::table::Failure;
+use crate::launch::Engine;
 use crate::provisioner::{self, Options, Provisioner, Reference, Root};
 
 /// The isolator that makes an image's words count.
@@ -51,6 +52,13 @@ impl Shared {
     pub(super) fn heeds_images(&self) -> bool {
         let names = &self.isolators.isolation.names;
         names.contains(&RUNTIME) && !self.config.docker_ignore_runtime
+    }
+
+    /// Whether a root may be mounted before its container is made.
+    pub(super) fn takes_mounted_roots(&self) -> bool {
+        // With user namespaces layers are mapped first, and libcontainer mounts itself.
+        self.launcher.engine() == Engine::Linux
+            && !self.isolators.isolation.names.contains(&"namespaces/user")
     }
 
     /// What follows from a root for its container.

@@ -141,6 +141,12 @@ impl Native {
         self.shared.sweeper.figures()
     }
 
+    /// Figures of the isolators themselves: metrics.
+    #[must_use]
+    pub fn isolator_figures(&self) -> Vec<(String, f64)> {
+        self.shared.isolators.all.iter().flat_map(|isolator| isolator.metrics()).collect()
+    }
+
     /// The fetcher: its cache has one owner, whoever else fetches.
     #[must_use]
     pub fn fetcher(&self) -> Arc<Fetcher> {
@@ -217,7 +223,13 @@ impl Shared {
         let key = key(&request.id);
         let (commands, mailbox) = mpsc::channel(MAILBOX);
         let identity = home.as_ref().and_then(|home| home.identity.clone());
-        let view = View { identity, pid, ..View::new(Phase::Provisioning) };
+        // What was found running runs, whoever asks before its task has looked around:
+        // containers may be nested in it at once.
+        let phase = match &start {
+            Start::Adopt(_) => Phase::Running,
+            Start::Launch(_) | Start::Bury(..) => Phase::Provisioning,
+        };
+        let view = View { identity, pid, ..View::new(phase) };
         let (view, seen) = watch::channel(view);
         let door = Door {
             id: request.id.clone(),

@@ -44,7 +44,11 @@ impl Container {
         failpoint!("launch.fetched");
         self.enter(Phase::Isolating);
         let plan = self.plan(merged)?;
-        self.execute(&plan).await
+        let pid = self.execute(&plan).await?;
+        if let (Some(provisioner), Some(home)) = (&self.shared.config.provisioner, &self.home) {
+            provisioner.prepare(&home.root, self.shared.takes_mounted_roots());
+        }
+        Ok(pid)
     }
 
     async fn fetch(&self) -> Result<(), Failure> {
@@ -151,6 +155,7 @@ impl Container {
             spec: merged.spec,
             executable: merged.executable,
             overlay: self.home.as_ref().and_then(|home| home.root.overlay.clone()),
+            tree: self.home.as_mut().and_then(|home| home.root.tree.take()),
             cgroups: merged.cgroups,
             wild: self.wild(merged.wild),
             file_operations: merged.file_operations,

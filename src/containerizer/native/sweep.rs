@@ -192,6 +192,9 @@ fn remove(shared: &Shared, found: Found) {
         let what = format!("the root file systems of container {}", key(id));
         sweeper.done(&sweeper.roots, &what, provisioner.sweep(id).map_err(|e| chain(&e)));
     }
+    if let Some(provisioner) = &shared.config.provisioner {
+        provisioner.tidy();
+    }
     sweeper.meet(found.strangers);
 }
 

@@ -10,7 +10,7 @@ use std::path::Path;
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, setns, unshare};
 
-use crate::{Error, mounts};
+use crate::{Error, failpoint, mounts};
 
 /// Of the file system whose files are namespaces (`NSFS_MAGIC`).
 const NSFS: i64 = 0x6e73_6673;
@@ -24,6 +24,7 @@ const NSFS: i64 = 0x6e73_6673;
 pub fn create(handle: &Path, settings: &[(&str, &str)]) -> Result<(), Error> {
     let object = || handle.display().to_string();
     File::create(handle).map_err(|e| Error::new("create", object(), e))?;
+    failpoint!("cni.namespace_half");
     apart(|| {
         unshare(CloneFlags::CLONE_NEWNET)
             .map_err(|e| Error::new("make", "a network namespace", e.into()))?;

@@ -61,6 +61,21 @@ pub fn thread_time() -> std::time::Duration {
     std::time::Duration::new(secs, nanos)
 }
 
+/// Does `work` in this thread with the priority of what can wait (nice 10).
+pub fn standing_back<T>(work: impl FnOnce() -> T) -> T {
+    // Only latency is at stake, so a refusal is not worth a word.
+    let set = |nice| {
+        // SAFETY: integers only; the priority is the calling thread's.
+        unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, nice) }
+    };
+    // SAFETY: integers only.
+    let before = unsafe { libc::getpriority(libc::PRIO_PROCESS, 0) };
+    set(before.saturating_add(10).min(19));
+    let done = work();
+    set(before);
+    done
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -121,7 +121,7 @@ fn within<T: Send>(pid: u32, work: impl FnOnce() -> io::Result<T> + Send) -> io:
 }
 
 /// A copy of the mount at `path`, attached nowhere.
-fn copy(path: &Path) -> io::Result<OwnedFd> {
+pub(crate) fn copy(path: &Path) -> io::Result<OwnedFd> {
     let text = CString::new(path.as_os_str().as_bytes())?;
     let flags = libc::OPEN_TREE_CLONE as libc::c_int | libc::OPEN_TREE_CLOEXEC as libc::c_int;
     // SAFETY: a C string that outlives the call, and integers.

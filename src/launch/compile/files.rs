@@ -11,7 +11,7 @@ use oci_spec::runtime::{LinuxDevice, LinuxDeviceType, Mount};
 use super::{O_PATH_DIRECTORY, Scene, UserSlot, open};
 use crate::launch::error::{LaunchError, Step};
 use crate::launch::mounts::{self, Options};
-use crate::launch::program::{Builder, Op, code};
+use crate::launch::program::{Builder, Op, TREE_FD, code};
 
 /// The descriptor of the first layer of an overlay of many: above those of the program,
 /// and with 500 more (overlay's limit) below the usual limit of 1,024.
@@ -75,6 +75,13 @@ fn made_as_owner(
     let wild = if root.is_some() { Vec::new() } else { wild };
     if let Some(root) = root {
         match &plan.overlay {
+            Some(_) if takes_tree(plan, scene) => {
+                let (a, b) = (TREE_FD as u32, program.slot()?);
+                let op = Op { code: code::INHERIT, a, b, ..Op::default() };
+                program.push(Step::Mount, root.display().to_string(), op);
+                let op = Op { code: code::ATTACH, a: b, b: program.path(root)?, ..Op::default() };
+                program.push(Step::Mount, root.display().to_string(), op);
+            }
             Some(overlay) => {
                 if let Some(user) = user {
                     map_layers(program, overlay, user)?;
@@ -114,6 +121,11 @@ fn made_as_owner(
         restrict(program, Path::new("/"), libc::MS_RDONLY, false)?;
     }
     Ok(())
+}
+
+/// Whether the root file system comes mounted.
+pub(super) fn takes_tree(plan: &LaunchPlan, scene: &Scene<'_>) -> bool {
+    plan.overlay.is_some() && plan.tree.is_some() && scene.user.is_none()
 }
 
 type Prepared<'a> = (&'a Mount, Options, Option<u32>);

@@ -16,6 +16,7 @@ mod overlay;
 
 use std::fmt;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::atomic::AtomicBool;
@@ -176,12 +177,13 @@ impl FromStr for Backend {
     }
 }
 
-/// Where one root is: below the directory of its container, as in Mesos.
+/// Where one root is: below the directory of its container. That of a container's own
+/// overlay has as few directories as can be; the others are where Mesos has them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Place {
-    /// `<container>/backends/<backend>/rootfses/<name>`
+    /// `<container>/rootfs`, or `<container>/backends/<backend>/rootfses/<name>`
     pub root: PathBuf,
-    /// `<container>/backends/<backend>/scratch/<name>`
+    /// `<container>`, or `<container>/backends/<backend>/scratch/<name>`
     pub scratch: PathBuf,
     /// It is for a volume: the agent mounts it.
     pub shared: bool,
@@ -191,6 +193,10 @@ impl Place {
     /// The place of the root `name` of the container with this directory.
     #[must_use]
     pub fn new(container: &Path, backend: Backend, name: &str, shared: bool) -> Place {
+        if backend == Backend::Overlay && !shared {
+            let (root, scratch) = (container.join("rootfs"), container.to_owned());
+            return Place { root, scratch, shared };
+        }
         let own = container.join("backends").join(backend.name());
         let (root, scratch) = (own.join("rootfses").join(name), own.join("scratch").join(name));
         Place { root, scratch, shared }
@@ -203,6 +209,15 @@ impl Place {
     pub fn clear(&self) -> Result<(), kernel::Error> {
         kernel::mounts::detach(&self.root)
     }
+}
+
+/// Mounts the overlay of a root without a place; whoever has the descriptor gives it one.
+/// Once it was mounted, it cannot be again.
+///
+/// # Errors
+/// The kernel's.
+pub fn mount_ahead(place: &Place, overlay: &Overlay) -> Result<OwnedFd, BackendError> {
+    overlay::mount_ahead(place, overlay)
 }
 
 /// A root that can be used.
@@ -232,9 +247,16 @@ mod tests {
     }
 
     #[test]
-    fn places_are_those_of_mesos() {
-        let place = Place::new(Path::new("/c"), Backend::Overlay, "n", false);
+    fn places_are_those_of_mesos_but_for_what_every_launch_makes() {
+        let place = Place::new(Path::new("/c"), Backend::Overlay, "n", true);
         assert_eq!(place.root, Path::new("/c/backends/overlay/rootfses/n"));
         assert_eq!(place.scratch, Path::new("/c/backends/overlay/scratch/n"));
+        let place = Place::new(Path::new("/c"), Backend::Copy, "n", false);
+        assert_eq!(place.root, Path::new("/c/backends/copy/rootfses/n"));
+        let place = Place::new(Path::new("/c"), Backend::Overlay, "n", false);
+        assert_eq!(
+            (place.root.as_path(), place.scratch.as_path()),
+            (Path::new("/c/rootfs"), Path::new("/c"))
+        );
     }
 }

@@ -1,5 +1,6 @@
 //! Layers under a directory that takes the writes.
 
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
 use isolators::plan::Overlay;
@@ -33,6 +34,12 @@ pub(super) fn made(place: &Place, layers: &[PathBuf]) -> Made {
     let lower = layers.iter().rev().cloned().collect();
     let overlay = (!place.shared).then_some(Overlay { lower, upper, work });
     Made { overlay, ephemeral }
+}
+
+/// Mounts what was made, without a place.
+pub(super) fn mount_ahead(place: &Place, overlay: &Overlay) -> Result<OwnedFd, BackendError> {
+    let upper = Upper { upper: &overlay.upper, work: &overlay.work };
+    Ok(kernel::layers::overlay_tree(&place.root, &overlay.lower, Some(upper))?)
 }
 
 /// Whether it works with layers below `store` and writes below `scratch`.

@@ -234,7 +234,12 @@ fn finish(word: u8, children: i32, terminal: i32) {
         let _ = call!(CLOSE_RANGE, 0, PROGRAM_FD, 0);
         let _ = call!(CLOSE_RANGE, SOCKET_FD, SOCKET_FD, 0);
     }
-    let rest = if children >= 0 { reap::CHILDREN_FD + 1 } else { reap::CHILDREN_FD };
+    let mut rest = SOCKET_FD + 1;
+    if children >= rest {
+        // An empty range is refused, and nothing is closed.
+        let _ = call!(CLOSE_RANGE, rest, children - 1, 0);
+        rest = children + 1;
+    }
     let _ = call!(CLOSE_RANGE, rest, u32::MAX, 0);
 }
 

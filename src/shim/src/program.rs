@@ -23,6 +23,9 @@ pub const RECORD_FD: i32 = 4;
 /// Inherited descriptor of the socket to the agent, used until the launch is done.
 pub const SOCKET_FD: i32 = 5;
 
+/// Inherited descriptor of the root file system, if it is mounted already.
+pub const TREE_FD: i32 = 6;
+
 /// Where a shim keeps the master end of its container's terminal, once the program is
 /// mapped; the slave end is then its standard input.
 pub const TERMINAL_FD: i32 = PROGRAM_FD;
@@ -41,8 +44,8 @@ pub const SAYS_FAILED: u8 = b'F';
 /// Operation codes. `a`, `b`, `c`, `d`, `e` are the fields of [`Op`]; "path",
 /// "string" and "table" are offsets into the program.
 pub mod code {
-    /// Become the reaper of orphans (containers without a new pid namespace). First
-    /// of all, because it keeps a descriptor at a fixed place.
+    /// Become the reaper of orphans (containers without a new pid namespace). First of
+    /// all, so that none is missed.
     pub const SUBREAPER: u32 = 1;
     /// Open path `a` with flags `d` (close-on-exec is added) into slot `b`.
     pub const OPEN: u32 = 2;
@@ -106,6 +109,8 @@ pub mod code {
     /// user `b` and is mounted at path `c` if that is not 0; `d` is the window: rows, and
     /// columns in the high word.
     pub const TERMINAL: u32 = 26;
+    /// The inherited descriptor `a` is in slot `b`.
+    pub const INHERIT: u32 = 27;
 
     /// Write string `b` of length `c` to the file in slot `a`.
     pub const WRITE: u32 = 32;

@@ -3,10 +3,6 @@
 use crate::report::Report;
 use crate::sys::{SIGKILL, call, errno};
 
-/// Where the list of own children is kept open: the lowest descriptor that is not
-/// inherited, because the list is opened first.
-pub const CHILDREN_FD: usize = 6;
-
 const P_ALL: usize = 0;
 const WEXITED: usize = 4;
 const WNOWAIT: usize = 0x0100_0000;
@@ -33,7 +29,7 @@ pub fn follow(record: &Report, child: usize) -> Result<usize, i32> {
 /// Ends every child of a launch that failed, if this is not a namespace's init.
 pub fn give_up(children: i32) {
     if children >= 0 {
-        kill_rest();
+        kill_rest(children as usize);
     }
 }
 
@@ -65,15 +61,16 @@ pub fn until_end(record: &Report, child: u32, children: i32) {
         }
     }
     if children >= 0 {
-        kill_rest();
+        kill_rest(children as usize);
     }
 }
 
-/// Kills own children until there are none; those of the killed become own.
-fn kill_rest() {
+/// Kills own children until there are none; those of the killed become own. `list` is
+/// the open list of them.
+fn kill_rest(list: usize) {
     let mut text = [0u8; 512];
     loop {
-        let length = match call!(PREAD, CHILDREN_FD, text.as_mut_ptr(), text.len(), 0) {
+        let length = match call!(PREAD, list, text.as_mut_ptr(), text.len(), 0) {
             Ok(length) if length > 0 => length,
             _ => return,
         };

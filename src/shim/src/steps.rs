@@ -2,7 +2,6 @@
 
 use crate::Shim;
 use crate::program::{Op, code};
-use crate::reap::CHILDREN_FD;
 use crate::sys::{self, call, errno};
 use crate::terminal;
 
@@ -49,6 +48,7 @@ pub fn run(shim: &mut Shim, op: &Op) -> Result<(), i32> {
             let (kind, data) = (shim.optional(op.c)?, shim.optional(op.e)?);
             done(call!(MOUNT, source, target, kind, op.d, data))
         }
+        code::INHERIT => shim.keep(op.b, op.a as usize),
         code::PLACE => {
             let flags = sys::O_PATH | sys::O_CLOEXEC;
             let fd = call!(OPENAT, sys::AT_FDCWD, shim.string(op.a)?, flags, 0)?;
@@ -162,9 +162,6 @@ fn subreaper(shim: &mut Shim) -> Result<(), i32> {
     let path = c"/proc/thread-self/children".as_ptr();
     // Without CONFIG_PROC_CHILDREN orphans are left to the agent.
     if let Ok(fd) = call!(OPENAT, sys::AT_FDCWD, path, sys::O_CLOEXEC, 0) {
-        if fd != CHILDREN_FD {
-            return Err(errno::EINVAL);
-        }
         shim.children = fd as i32;
     }
     Ok(())

@@ -74,6 +74,7 @@ fn plan(instance: &Instance) -> LaunchPlan {
     LaunchPlan {
         spec,
         executable: None,
+        tree: None,
         overlay: Some(Overlay {
             lower: vec![instance.lower.clone()],
             upper: instance.upper.clone(),

@@ -81,6 +81,7 @@ pub async fn scan() {
     native.recover(Vec::new()).await.expect("recovery of nothing");
     let own = std::env::current_exe().expect("this program");
     let probe = own.parent().and_then(|deps| deps.parent()).expect("target").join("probe");
+    assert!(probe.is_file(), "{} must be built first", probe.display());
     let mut running = Vec::new();
     for number in 0..CONTAINERS {
         let name = format!("c{number}");

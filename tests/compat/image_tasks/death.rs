@@ -11,13 +11,18 @@ use crate::framework::Framework;
 use crate::require;
 
 /// Every point that only containers with images pass.
-const POINTS: [&str; 5] = [
+const POINTS: [&str; 8] = [
     "provision.recorded",
     "provision.made",
+    TAKEN,
     "launch.provisioned",
+    "provision.ahead",
     "provision.unmounted",
+    "provision.moved",
     "provision.removed",
 ];
+/// Passed by the second container of an agent's life.
+const TAKEN: &str = "provision.taken";
 
 #[tokio::test]
 async fn containers_in_images_survive_the_agent() {
@@ -60,6 +65,10 @@ async fn nothing_is_left_wherever_the_agent_dies() {
         scene.cluster.kill_agent();
         scene.cluster.failpoint = Some(point);
         scene.cluster.start_agent();
+        if point == TAKEN {
+            framework.run(task("first", "app:1", "exit 3"), 60).await;
+            eventually("roots that are ready", || scene.ready().len() > 1).await;
+        }
         framework.launch(vec![task(point, "app:1", "exit 3")]).await;
         scene.cluster.agent_ends();
         scene.cluster.failpoint = None;

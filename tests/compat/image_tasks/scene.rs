@@ -48,10 +48,21 @@ impl Scene {
         self.cluster.dir.path().join("agent/provisioner/containers")
     }
 
+    fn names(&self, dir: &str) -> Vec<String> {
+        let entries = std::fs::read_dir(self.roots().with_file_name(dir));
+        let entries = entries.into_iter().flatten().flatten();
+        entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
+    }
+
+    /// Roots that were made ahead, by name; all but the last are ready.
+    pub fn ready(&self) -> Vec<String> {
+        self.names("ready")
+    }
+
     /// Waits until nothing is left of any container.
     pub async fn wait_clean(&self) {
-        let left = || std::fs::read_dir(self.roots()).map_or(0, Iterator::count);
-        eventually("the roots to go", || left() == 0).await;
+        eventually("the roots to go", || self.names("containers").is_empty()).await;
+        eventually("them to be removed", || self.names("gone").is_empty()).await;
         self.cluster.wait_clean();
     }
 

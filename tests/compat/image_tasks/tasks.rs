@@ -139,6 +139,77 @@ async fn groups_executors_and_volumes_have_images() {
     assert_eq!(scene.file("volume", "stdout"), "3\n1\n");
 }
 
+/// A root that was made ahead is as any other, and never one of other layers.
+#[tokio::test]
+async fn the_next_container_of_an_image_has_a_root_that_was_made_ahead() {
+    require!(root, cgroup, busybox, overlay);
+    let mut scene = Scene::start("image-ahead", &[]);
+    scene.image("app:1", &json!({}));
+    let mut framework = Framework::subscribe(&scene.cluster.master, "image-ahead").await;
+    let line = "ls / /etc /mnt/mesos; stat -c '%a %u' / /etc; echo x > /etc/mine; \
+                echo y > /new; cat /etc/mine /new";
+    let first = framework.run(task("first", "app:1", line), 60).await;
+    assert_eq!(first["state"], "TASK_FINISHED", "{first}");
+    eventually("roots that are ready", || scene.ready().len() > 1).await;
+    let ready = scene.ready();
+    let waits = format!("{line}; while [ ! -e $MESOS_SANDBOX/go ]; do sleep 0.1; done");
+    let container = framework.start(task("second", "app:1", &waits)).await;
+    let record = std::fs::read(scene.roots().join(container).join("roots.json")).expect("a record");
+    let record: Value = serde_json::from_slice(&record).expect("JSON");
+    let name = record["roots"][0]["name"].as_str().expect("a name").to_owned();
+    assert!(ready.contains(&name), "{record} is none of {ready:?}");
+    std::fs::write(scene.sandbox("second").join("go"), "").expect("let it end");
+    framework.until("the end", 60, |f| f.end("second").is_some()).await;
+    let shown = scene.file("first", "stdout");
+    assert!(shown.contains("resolv.conf") && shown.ends_with("x\ny\n"), "{shown}");
+    assert_eq!(scene.file("second", "stdout"), shown, "it sees what the first one saw");
+
+    // The same image again: its layers are other directories by now.
+    scene.wait_clean().await;
+    eventually("roots that are ready", || scene.ready().len() > 1).await;
+    let pruned = Command::new(binary("bulkhead"))
+        .args(["image", "prune", "--agent", &scene.cluster.agent])
+        .output()
+        .expect("run bulkhead");
+    assert!(pruned.status.success(), "{pruned:?}");
+    assert!(String::from_utf8_lossy(&pruned.stdout).contains("app:1"), "{pruned:?}");
+    let third = framework.run(task("third", "app:1", line), 60).await;
+    assert_eq!(third["state"], "TASK_FINISHED", "{third}");
+    assert_eq!(scene.file("third", "stdout"), shown);
+
+    // Those of a dead agent are nobody's.
+    let ready = scene.ready();
+    scene.cluster.kill_agent();
+    scene.cluster.start_agent();
+    eventually("the others to go", || scene.ready().iter().all(|name| !ready.contains(name))).await;
+    scene.wait_clean().await;
+}
+
+/// The layers of remapped containers are mapped before they are mounted, so nothing is
+/// mounted ahead for them; all else is the same.
+#[tokio::test]
+async fn remapped_containers_have_roots_that_were_made_ahead() {
+    require!(root, cgroup, busybox, overlay);
+    let scene = Scene::start("image-remap", &["--userns_remap=[400000-531071]"]);
+    scene.image("app:1", &json!({}));
+    let mut framework = Framework::subscribe(&scene.cluster.master, "image-remap").await;
+    let line = "cat /proc/self/uid_map; stat -c '%u %n' / /etc /etc/hosts /mnt /mnt/mesos; \
+                echo x > /etc/mine && echo y > /mnt/yours && stat -c '%u' /etc/mine";
+    for name in ["first", "second"] {
+        let end = framework.run(task(name, "app:1", line), 60).await;
+        assert_eq!(end["state"], "TASK_FINISHED", "{name}: {end}\n{}", scene.file(name, "stderr"));
+        let stdout = scene.file(name, "stdout");
+        let mut lines = stdout.lines();
+        let mapped = lines.next().unwrap_or_default();
+        assert!(mapped.split_whitespace().nth(1).is_some_and(|id| id != "0"), "{stdout}");
+        let rest: Vec<&str> = lines.collect();
+        let wanted = ["0 /", "0 /etc", "0 /etc/hosts", "0 /mnt", "0 /mnt/mesos", "0"];
+        assert_eq!(rest, wanted, "{name}");
+        eventually("roots that are ready", || scene.ready().len() > 1).await;
+    }
+    scene.wait_clean().await;
+}
+
 /// What is written to the root counts as what is written to the sandbox does.
 #[tokio::test]
 async fn what_is_written_to_the_root_counts() {

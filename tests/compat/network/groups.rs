@@ -1,10 +1,8 @@
 //! Containers of different groups on one bridge.
 
-use std::process::Command;
-
 use serde_json::json;
 
-use super::host::{Host, addresses, bridge, output, run, sink, source, task};
+use super::host::{Host, addresses, bridge, output, run, sh, sink, source, task};
 use crate::require;
 
 #[tokio::test]
@@ -23,6 +21,7 @@ async fn groups_do_not_reach_each_other() {
         "plugins": [bridge(&host, "far", 8), { "type": "bulkhead-groups", "label": "team" }] }),
     );
     std::fs::write("/proc/sys/net/ipv4/ip_forward", "1").expect("write");
+    std::fs::write("/proc/sys/net/ipv6/conf/all/forwarding", "1").expect("write");
     let (mut cluster, mut framework) = host.cluster("net-groups", &[]).await;
     let member = |name: &str, line: &str, groups: &[&str]| {
         let mut task = task(name, line, &["web"]);
@@ -54,16 +53,21 @@ async fn groups_do_not_reach_each_other() {
             }
         }
     }
-    let line = source(&v4, 80, 9).replace(", 20)", ", 2)");
     for (team, may) in [("red", true), ("blue", false)] {
-        let mut far = task(&format!("far-{team}"), &line, &["far"]);
-        far["container"]["network_infos"][0]["labels"] =
-            json!({ "labels": [{ "key": "team", "value": team }] });
-        let end = framework.run(far, 60).await;
-        assert_eq!(end["state"] == "TASK_FINISHED", may, "{team}: {}", run("nft list ruleset"));
+        for (kind, address) in [("4", &v4), ("6", &v6)] {
+            let line = source(address, 80, 9).replace(", 20)", ", 2)");
+            let mut far = task(&format!("far-{team}{kind}"), &line, &["far"]);
+            far["container"]["network_infos"][0]["labels"] =
+                json!({ "labels": [{ "key": "team", "value": team }] });
+            let end = framework.run(far, 60).await;
+            let wanted = if may { "TASK_FINISHED" } else { "TASK_FAILED" };
+            assert_eq!(end["state"], wanted, "{team}, IPv{kind}: {}", run("nft list ruleset"));
+            if may {
+                said.push_str("got 9\n");
+            }
+        }
     }
-    said.push_str("got 9\n");
-    assert!(Command::new("sh").args(["-c", &source(&v4, 80, 10)]).status().expect("sh").success());
+    assert!(sh(&source(&v4, 80, 10)));
     said.push_str("got 10\n");
     assert_eq!(output(&cluster, "server", "got 10\n"), said);
     framework.call("KILL", json!({ "task_id": { "value": "server" } })).await;

@@ -52,13 +52,19 @@ impl Host {
 
     /// A plugin that is a shell script.
     pub fn plugin(&self, name: &str, body: &str) {
-        let path = self.path("plugins").join(name);
         let text = format!(
             "#!/bin/sh\nconf=$(cat)\nif [ $CNI_COMMAND = VERSION ]; then\n  \
             echo '{{\"cniVersion\":\"1.1.0\",\"supportedVersions\":[\"0.3.1\",\"0.4.0\",\"1.0.0\",\"1.1.0\"]}}'\n  \
             exit\nfi\necho \"$CNI_COMMAND $CNI_CONTAINERID $CNI_IFNAME $conf\" >>{}\n{body}\n",
             self.path("calls").display()
         );
+        self.program(name, &text);
+    }
+
+    /// A plugin that is any script.
+    pub fn program(&self, name: &str, text: &str) {
+        let path = self.path("plugins").join(name);
+        // Written by a child: nobody here may have it open for writing when it is run.
         std::fs::write(self.path("text"), text).expect("write");
         let copied = Command::new("cp").arg(self.path("text")).arg(&path).status();
         assert!(copied.expect("cp").success());
@@ -129,6 +135,63 @@ impl Host {
             framework.next((Instant::now() + Duration::from_millis(50)).into()).await;
         }
     }
+}
+
+/// Another machine, with addresses on the wire beyond the uplink: the name of its network
+/// namespace, which goes with it.
+pub struct Beyond(pub String);
+
+impl Beyond {
+    pub fn new() -> Beyond {
+        let name = format!("beyond-{}", std::process::id());
+        ip(&format!("netns add {name}"));
+        let beyond = Beyond(name);
+        let name = &beyond.0;
+        ip(&format!("link set beyond netns {name}"));
+        ip(&format!("-n {name} address add 198.51.100.2/24 dev beyond"));
+        ip(&format!("-n {name} address add fd51::2/64 dev beyond nodad"));
+        ip(&format!("-n {name} link set beyond up"));
+        beyond
+    }
+}
+
+impl Drop for Beyond {
+    fn drop(&mut self) {
+        let _ = Command::new("ip").args(["netns", "del", &self.0]).status();
+    }
+}
+
+/// The page with the networks that people are told to configure.
+const PAGE: &str = include_str!("../../../docs/operating/networking.md");
+
+/// The only example on that page that has `mark` in it.
+fn block(mark: &str) -> &'static str {
+    let blocks = PAGE.split("```").skip(1).step_by(2).filter(|block| block.contains(mark));
+    let blocks: Vec<&str> = blocks.collect();
+    let [block] = blocks.as_slice() else { panic!("{mark}: {blocks:?}") };
+    block.trim_start()
+}
+
+/// That example as a configuration.
+pub fn example(mark: &str) -> Value {
+    serde_json::from_str(block(mark)).unwrap_or_else(|error| panic!("{mark}: {error}"))
+}
+
+/// That example as a program.
+pub fn program(mark: &str) -> String {
+    block(mark).to_owned()
+}
+
+/// Whether a line of shell succeeds.
+pub fn sh(line: &str) -> bool {
+    Command::new("sh").args(["-c", line]).status().expect("sh").success()
+}
+
+/// Runs a line of shell that must succeed; what it printed.
+pub fn text(line: &str) -> String {
+    let output = Command::new("sh").args(["-c", line]).output().expect("sh");
+    assert!(output.status.success(), "{line}: {output:?}");
+    String::from_utf8(output.stdout).expect("text")
 }
 
 /// Runs a program that must succeed; what it printed.

@@ -1,18 +1,12 @@
 //! The real plugins: addresses, reachability, names, figures.
 
-use std::process::Command;
-
 use serde_json::{Value, json};
 
 use super::host::{
-    Host, addresses, bridge, group, ip, links, output, run, sink, source, statistics, task,
+    Host, addresses, bridge, group, ip, links, output, run, sh, sink, source, statistics, task,
 };
 use crate::cluster::get;
 use crate::require;
-
-fn sh(line: &str) -> bool {
-    Command::new("sh").args(["-c", line]).status().expect("sh").success()
-}
 
 #[tokio::test]
 async fn containers_on_a_bridge_reach_each_other_and_the_host() {
@@ -124,7 +118,9 @@ async fn several_networks_of_every_kind() {
     ] }),
     );
     let (cluster, mut framework) = host.cluster("net-kinds", &[]).await;
-    let line = "ip -o address; cat /proc/sys/net/ipv4/conf/all/accept_redirects /sys/class/net/eth3/address; \
+    let redirects = "/proc/sys/net/ipv4/conf/all/accept_redirects";
+    std::fs::write(redirects, "1").expect("write");
+    let line = "ip -o address; echo redirects $(cat /proc/sys/net/ipv4/conf/all/accept_redirects); \
                 ip -o link show eth3; tc qdisc show dev eth0; echo done; sleep 1000";
     let mut all = task("all", line, &["ptp", "macvlan", "old", "mac"]);
     let labels = |rows: &[(&str, &str)]| {
@@ -151,6 +147,9 @@ async fn several_networks_of_every_kind() {
     }
     assert_eq!(told[2..], ["10.78.3.9", "10.78.4.44"]);
     assert!(said.contains("c2:11:22:33:44:55"), "{said}");
+    // Inside, and nowhere else.
+    assert!(said.contains("redirects 0\n"), "{said}");
+    assert_eq!(std::fs::read_to_string(redirects).expect("readable"), "1\n");
     assert!(links().iter().any(|link| link.starts_with("bwp")), "{:?}", links());
     framework.call("KILL", json!({ "task_id": { "value": "all" } })).await;
     framework.until("the end", 60, |f| f.end("all").is_some()).await;

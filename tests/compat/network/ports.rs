@@ -1,34 +1,9 @@
 //! Published ports: Mesos' port mapper in ours, and CNI's own.
 
-use std::process::Command;
-
 use serde_json::{Value, json};
 
-use super::host::{Host, bridge, ip, output, run, sink, source, task};
+use super::host::{Beyond, Host, bridge, ip, output, run, sh, sink, source, task};
 use crate::require;
-
-fn sh(line: &str) -> bool {
-    Command::new("sh").args(["-c", line]).status().expect("sh").success()
-}
-
-/// Another machine, with an address on the wire beyond the uplink.
-fn beyond() -> String {
-    let name = format!("beyond-{}", std::process::id());
-    ip(&format!("netns add {name}"));
-    ip(&format!("link set beyond netns {name}"));
-    ip(&format!("-n {name} address add 198.51.100.2/24 dev beyond"));
-    ip(&format!("-n {name} address add fd51::2/64 dev beyond nodad"));
-    ip(&format!("-n {name} link set beyond up"));
-    name
-}
-
-struct Beyond(String);
-
-impl Drop for Beyond {
-    fn drop(&mut self) {
-        let _ = Command::new("ip").args(["netns", "del", &self.0]).status();
-    }
-}
 
 fn published(task: &mut Value, host: u16, container: u16) {
     task["container"]["network_infos"][0]["port_mappings"] =
@@ -42,7 +17,7 @@ async fn ports_lead_to_containers() {
     ip("address add fd51::1/64 dev uplink nodad");
     std::fs::write("/proc/sys/net/ipv4/ip_forward", "1").expect("write");
     std::fs::write("/proc/sys/net/ipv6/conf/all/forwarding", "1").expect("write");
-    let beyond = Beyond(beyond());
+    let beyond = Beyond::new();
     // Somebody else's rules.
     let theirs = "table inet theirs { chain c { type filter hook forward priority 0; policy accept; \
                   counter comment \"x\"; tcp dport 9 drop; } ; set s { type ipv4_addr; elements = { 10.9.9.9 }; }; }";

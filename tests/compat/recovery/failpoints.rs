@@ -27,7 +27,7 @@ const NEW_FRAMEWORK: [&str; 4] = [
     "checkpoint.unscheduled.after",
 ];
 /// Points with tests of their own.
-const ELSEWHERE: [&str; 25] = [
+const ELSEWHERE: [&str; 28] = [
     "checkpoint.forget_agent.before",
     "checkpoint.forget_agent.after",
     "checkpoint.drain.before",
@@ -39,8 +39,11 @@ const ELSEWHERE: [&str; 25] = [
     // Containers with images: tests/compat/image_tasks.
     "provision.recorded",
     "provision.made",
+    "provision.taken",
     "launch.provisioned",
+    "provision.ahead",
     "provision.unmounted",
+    "provision.moved",
     "provision.removed",
     "checkpoint.resources.before",
     "checkpoint.resources.after",

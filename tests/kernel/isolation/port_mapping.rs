@@ -3,6 +3,11 @@
 //! The host is a network namespace of the test: the test starts itself again in one,
 //! with a pair as its public interface, the other end of which is outside.
 
+#[path = "port_mapping/many.rs"]
+mod many;
+#[path = "port_mapping/shaping.rs"]
+mod shaping;
+
 use std::process::{Child, Command};
 use std::time::{Duration, Instant};
 
@@ -423,54 +428,6 @@ fn a_death_at_each_step_leaves_nothing() {
                 native.destroy(&id, None).await.expect("destroyed");
                 native.forget(&id).await;
             }
-        });
-    }
-}
-
-#[test]
-fn rates_hold_both_ways() {
-    require!(root, cgroup);
-    let test = "port_mapping::rates_hold_both_ways";
-    if !have_probe(test) || !in_a_network(test) {
-        return;
-    }
-    let outside = Outside::start();
-    // 2 MB at 1 MB/s.
-    let (rate, bytes) = (1 << 20, 2 << 20);
-    for (way, egress, ingress) in [("out", Some(rate), None), ("in", None, Some(rate))] {
-        let mut place = place(&format!("mapping-rate-{way}"));
-        let mapping = &mut place.config.port_mapping;
-        (mapping.egress, mapping.ingress) = (egress, ingress);
-        (mapping.summary, mapping.details, mapping.snmp) = (true, true, true);
-        in_a_life(async {
-            let native = place.start();
-            native.recover(Vec::new()).await.expect("recovery of nothing");
-            let request = container(&place, "echo", &[31_000], &["echo", "tcp", "0.0.0.0:31000"]);
-            native.launch(request).await.expect("launch");
-            place.wait_output("echo", "ready").await;
-            let said = outside.probe(&["transfer", "10.77.0.2:31000", &bytes.to_string()]);
-            let seconds: f64 = said.parse().unwrap_or_else(|_| panic!("{way}: {said}"));
-            let measured = bytes as f64 / seconds / rate as f64;
-            // A busy machine is slower than the limit; faster it may not be.
-            assert!((0.4..=1.1).contains(&measured), "{way}: {measured:.2} of the limit");
-            let statistics = native.statistics().await;
-            let figures = &statistics.first().expect("figures").1;
-            assert_eq!(figures.net_tx_rate_limit, egress);
-            assert_eq!(figures.net_rx_rate_limit, ingress);
-            // Counted is what was really sent, and its headers.
-            for (what, counted) in [("rx", figures.net_rx_bytes), ("tx", figures.net_tx_bytes)] {
-                let ratio = counted.unwrap_or(0) as f64 / bytes as f64;
-                assert!((1.0..=1.2).contains(&ratio), "{what}: {ratio:.2} of what was sent");
-            }
-            let queue = if egress.is_some() { "bw_limit" } else { "ingress_bw_limit" };
-            let queues = &figures.net_traffic_control_statistics;
-            let found = queues.iter().find(|figures| figures.id == queue).expect("a queue");
-            assert!(found.bytes.unwrap_or(0) >= bytes, "{found:?}");
-            assert!(figures.net_tcp_active_connections >= Some(1.0), "it listens");
-            let snmp = figures.net_snmp_statistics.as_ref().expect("counters");
-            let segments = snmp.tcp_stats.as_ref().and_then(|tcp| tcp.in_segs);
-            assert!(segments > Some(10), "{snmp:?}");
-            native.destroy(&top("echo"), None).await.expect("destroyed");
         });
     }
 }

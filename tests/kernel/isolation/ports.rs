@@ -323,13 +323,20 @@ fn a_restart_of_the_agent_changes_no_ports() {
         assert_eq!(said, format!("listening {own}"));
         assert_eq!(bpf::bind_names(&group).expect("names"), ours, "one each, not two");
     });
-    // Another agent refuses nothing.
+    // Another agent refuses nothing; what it finds is judged at once.
     bpf::refuse_ports_as("stranger", &group, &[(1, 1)]).expect("a program");
     place.config.ports.bind = Bind::Any;
     in_a_life(async {
         let native = again(&place, &outer, pid).await;
         assert_eq!(bpf::bind_names(&group).expect("names"), ["stranger"; 2]);
-        native.destroy(&top("outer"), None).await.expect("destroyed");
+        let mut request = place.probe("third", &["listen", "tcp", &ip4(foreign)]);
+        request.id = ContainerId { value: "third".into(), parent: Some(Box::new(top("outer"))) };
+        request.requests = Vec::new();
+        let launched = native.launch(request).await;
+        // It may be found, and ended, before its launch is told.
+        let told = launched.as_ref().err().map(ToString::to_string).unwrap_or_default();
+        assert!(!told.contains("its parent container does not run"), "{told}");
+        is_violation(&end(&native, &top("outer")).await, "outer.third", foreign);
     });
 }
 

@@ -100,6 +100,32 @@ fn running_ended_and_orphaned_are_found() {
     });
 }
 
+/// An executor that was there all the time may ask for a nested container at once.
+#[test]
+fn what_is_found_running_takes_nested_containers_at_once() {
+    require!(root, cgroup);
+    let place = Place::new("nested-at-once", ALL);
+    let outer = place.shell("outer", "echo ready; exec sleep 1000");
+    let pid = in_a_life(async {
+        let native = place.start();
+        let pid = native.launch(outer.clone()).await.expect("launch").pid;
+        place.wait_output("outer", "ready").await;
+        pid
+    });
+    // Its task has not even begun: there is one thread, and that is ours.
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    runtime.expect("a runtime").block_on(async {
+        let native = place.start();
+        native.recover(vec![known(&outer, pid)]).await.expect("recover");
+        let mut nested = place.shell("nested", "exit 3");
+        nested.id = ContainerId { value: "nested".into(), parent: Some(Box::new(top("outer"))) };
+        nested.requests = Vec::new();
+        native.launch(nested.clone()).await.expect("its parent runs");
+        assert_eq!(end(&native, &nested.id).await.status, Some(3 << 8));
+        native.destroy(&top("outer"), None).await.expect("destroyed");
+    });
+}
+
 /// The limit is hit while nobody watches: the kernel remembers.
 #[test]
 fn limits_hold_across_lives() {

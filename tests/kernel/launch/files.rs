@@ -4,6 +4,7 @@ use std::path::Path;
 
 use bulkhead::launch::Engine;
 use isolators::plan::{FileOperation, LinuxNamespaceType as Kind, Overlay};
+use kernel::layers::{Upper, overlay_tree};
 use oci_spec::runtime::{LinuxDevice, LinuxDeviceType, Mount};
 
 use crate::{Fixture, busybox_root, empty_linux, namespace, require, root_at};
@@ -61,6 +62,39 @@ async fn an_overlay_takes_writes_and_leaves_the_layers_alone() {
         // `volatile` leaves a mark that forbids the second use of a work directory.
         std::fs::remove_dir_all(&work).expect("remove");
         std::fs::create_dir(&work).expect("mkdir");
+    }
+}
+
+/// With a pid namespace, where the shim is the init, and without, where it keeps a list of
+/// its children open beside what it inherits.
+#[tokio::test]
+async fn an_overlay_that_is_mounted_already_becomes_the_root() {
+    require!(root, busybox, overlay);
+    for kinds in [&[Kind::Mount, Kind::Pid][..], &[Kind::Mount]] {
+        let fixture = Fixture::new("tree", Engine::Linux);
+        let (lower, top) = (fixture.path("lower"), fixture.path("top"));
+        busybox_root(&lower);
+        let (upper, work) = (fixture.path("upper"), fixture.path("work"));
+        for dir in [&upper, &work, &top, &fixture.path("mnt")] {
+            std::fs::create_dir(dir).expect("mkdir");
+        }
+        let lower = vec![top, lower];
+        let own = Upper { upper: &upper, work: &work };
+        let tree = overlay_tree(&fixture.path("mnt"), &lower, Some(own)).expect("an overlay");
+        let script = "echo x > /written; busybox sleep 1000 & ls /; ls /proc/self/fd";
+        let mut plan = fixture.plan_in(kinds, &["sh", "-c", script]);
+        plan.spec.set_root(Some(root_at(&fixture.path("mnt"))));
+        let (proc, null) = (Path::new("proc"), Path::new("/dev/null"));
+        plan.spec.set_mounts(Some(vec![
+            mount(proc, "/proc", "proc", &[]),
+            // For what runs in the background.
+            mount(null, "/dev/null", "bind", &[]),
+        ]));
+        plan.overlay = Some(Overlay { lower, upper: upper.clone(), work });
+        plan.tree = Some(std::sync::Arc::new(tree));
+        let (status, output) = fixture.run(&plan).await;
+        assert_eq!((status, output.as_str()), (Some(0), "bin\ndev\nproc\nwritten\n0\n1\n2\n3\n"));
+        assert!(upper.join("written").exists());
     }
 }
 

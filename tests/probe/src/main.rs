@@ -35,6 +35,9 @@ const USAGE: &str = "usage: probe VERB [ARG]
                      send a word, print `answer WORD from PORT` or `failed: ...`
   transfer ADDRESS BYTES
                      send as many to who echoes over TCP, print the seconds until all are back
+  mapped WORD ADDRESS OWN FOREIGN
+                     reach ADDRESS from both ports and another, print `ready`, answer on both:
+                     `who` with the word, `ask ADDRESS` with what is said there
   trace PID          try to trace a process, print `traced` or `errno N`
   ids                print pid, ppid, uid, gid, groups
   report [PATH...]   print all that a container is: see report.rs";
@@ -62,6 +65,9 @@ fn main() {
         (Some("echo"), _) if args.len() == 3 => network::echo(&args[1], &args[2]),
         (Some("connect"), _) if args.len() == 3 => network::connect(&args[1], &args[2]),
         (Some("transfer"), _) if args.len() == 3 => network::transfer(&args[1], number(2)),
+        (Some("mapped"), _) if args.len() == 5 => {
+            network::mapped(&args[1], &args[2], &args[3], &args[4])
+        }
         (Some("trace"), Some(pid)) => trace(pid),
         (Some("ids"), _) => ids(),
         (Some("report"), _) => report::report(&args[1..]),

@@ -1,6 +1,6 @@
 //! Sockets: listening, answering, asking.
 
-use std::io::{Read as _, Write as _};
+use std::io::{BufRead as _, Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::time::Duration;
 
@@ -120,4 +120,64 @@ pub fn transfer(address: &str, bytes: Option<u64>) {
         }
     }
     say(format_args!("{:.3}", start.elapsed().as_secs_f64()));
+}
+
+/// Tries to reach `to` from a port that is not its own, reaches it from those that
+/// are, then answers on both of its ports.
+pub fn mapped(word: &str, to: &str, own: &str, foreign: &str) -> ! {
+    let wrong = |e: std::io::Error| -> ! { fail(format_args!("{word}: {e}")) };
+    let any = |port: &str| format!("0.0.0.0:{port}");
+    let strange = UdpSocket::bind(any(foreign)).unwrap_or_else(|e| wrong(e));
+    for _ in 0..3 {
+        let _ = strange.send_to(format!("{word} foreign").as_bytes(), to);
+    }
+    let mine = UdpSocket::bind(any(own)).unwrap_or_else(|e| wrong(e));
+    mine.set_read_timeout(Some(Duration::from_millis(200))).unwrap_or_else(|e| wrong(e));
+    let mut buffer = [0; 64];
+    // Datagrams may be lost where hundreds ask at once.
+    let heard = (0..300).any(|_| {
+        let _ = mine.send_to(format!("{word} own").as_bytes(), to);
+        mine.recv(&mut buffer).is_ok()
+    });
+    if !heard {
+        fail(format_args!("{word}: {to} does not answer"));
+    }
+    let greet = || {
+        let mut stream = TcpStream::connect(to)?;
+        stream.write_all(format!("{word}\n").as_bytes())?;
+        line(&stream)
+    };
+    greet().unwrap_or_else(|e| wrong(e));
+    let listen = |port: &str| TcpListener::bind(any(port)).unwrap_or_else(|e| wrong(e));
+    let listeners = [own, foreign].map(listen);
+    say("ready");
+    std::thread::scope(|scope| {
+        for listener in &listeners {
+            scope.spawn(move || {
+                for mut stream in listener.incoming().flatten() {
+                    let _ = stream.set_read_timeout(Some(PATIENCE));
+                    let answer = asked(&stream, word).unwrap_or_else(|e| format!("failed: {e}"));
+                    let _ = stream.write_all(format!("{answer}\n").as_bytes());
+                }
+            });
+        }
+    });
+    for_ever()
+}
+
+/// `who` is answered with the word, `ask ADDRESS` with what is said there.
+fn asked(stream: &TcpStream, word: &str) -> std::io::Result<String> {
+    let question = line(stream)?;
+    let Some(address) = question.strip_prefix("ask ") else { return Ok(word.to_owned()) };
+    let mut other = TcpStream::connect(address)?;
+    other.set_read_timeout(Some(PATIENCE))?;
+    other.write_all(b"who\n")?;
+    line(&other)
+}
+
+/// A line, without its end.
+fn line(stream: &TcpStream) -> std::io::Result<String> {
+    let mut text = String::new();
+    std::io::BufReader::new(stream).read_line(&mut text)?;
+    Ok(text.trim_end().to_owned())
 }

@@ -192,17 +192,15 @@ fn pair(
     let file = File::open(netns)
         .map_err(|error| format!("failed to open {}: {error}", netns.display()))?;
     let name = veth(&call.container, &call.interface);
-    let end = End { name: &name, mtu: conf.mtu, ..End::default() };
+    let end = End { name: &name, mtu: conf.mtu, up: true, master: Some(bridge), ..End::default() };
     let peer =
         End { name: &call.interface, mtu: conf.mtu, network: Some(file.as_fd()), ..End::default() };
     link::add_veth(socket, &end, &peer).map_err(words)?;
     let host = link::find(socket, &name).map_err(words)?;
     let host = host.ok_or("the interface that was just made is gone")?;
-    link::change(socket, host.index, Change::Master(bridge)).map_err(words)?;
     if conf.hairpin {
         link::hairpin(socket, host.index, true).map_err(words)?;
     }
-    link::change(socket, host.index, Change::Up(true)).map_err(words)?;
     Ok(host)
 }
 
@@ -290,8 +288,7 @@ fn known(call: &Call, conf: &Conf) -> Option<Vec<IpAddr>> {
 }
 
 fn delete(call: &Call, conf: &Conf) -> Result<(), String> {
-    let mut socket = Socket::open(Family::Route).map_err(words)?;
-    link::remove(&mut socket, &veth(&call.container, &call.interface)).map_err(words)?;
+    link::remove_soon(&veth(&call.container, &call.interface)).map_err(words)?;
     failpoint!("cni.bridge_removed");
     let leases = Leases::open(&conf.leases, &conf.network)?;
     let other = |container: &str, interface: &str| {

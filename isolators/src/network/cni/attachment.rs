@@ -1,6 +1,7 @@
 //! One container and one network: every plugin of the chain, in the right order and with
 //! what was answered before.
 
+use kernel::failpoint;
 use serde_json::Value;
 
 use super::conf::Network;
@@ -41,6 +42,7 @@ pub async fn add(
         let answer = plugins.call(&plugin, "ADD", place, &conf).await?;
         let read = outcome::read(&answer, *version, place.interface);
         last = Some(read.map_err(|why| format!("the CNI plugin '{}': {why}", part.kind))?);
+        failpoint!("cni.plugin_added");
     }
     last.ok_or_else(|| format!("the CNI network '{}' has no plugins", network.name))
 }
@@ -79,39 +81,50 @@ pub async fn delete(plugins: &Plugins, stored: &Stored, place: Place<'_>) -> Res
             Err(error) => Err(error),
         };
         errors.extend(deleted.err());
+        failpoint!("cni.plugin_deleted");
     }
     if errors.is_empty() { Ok(()) } else { Err(errors.join("; ")) }
 }
 
 /// Tells the plugins of a network which attachments there are, so that they remove all
-/// others, and asks whether they are ready. What went wrong, for people.
+/// others. What went wrong, for people.
 pub async fn collect(
     plugins: &Plugins,
     network: &Network,
     valid: &[(String, String)],
 ) -> Vec<String> {
-    let version = match negotiate(plugins, network).await {
-        Ok(version) => version,
-        Err(error) => return vec![error],
-    };
-    if !version.collects() {
+    if network.disable_gc {
         return Vec::new();
+    }
+    let conf = |index, version| derive_collect(network, index, version, valid);
+    // Why there is nobody to tell is an answer to the question below.
+    of_all(plugins, network, "GC", conf).await.unwrap_or_default()
+}
+
+/// Asks the plugins of a network whether they are ready. What is wrong, for people.
+pub async fn status(plugins: &Plugins, network: &Network) -> Vec<String> {
+    let conf = |index, version| derive(network, index, version, None);
+    of_all(plugins, network, "STATUS", conf).await.unwrap_or_else(|error| vec![error])
+}
+
+/// Has every plugin of a network do `command`, if their version has that; what went wrong.
+async fn of_all(
+    plugins: &Plugins,
+    network: &Network,
+    command: &'static str,
+    conf: impl Fn(usize, Version) -> Value,
+) -> Result<Vec<String>, String> {
+    let version = negotiate(plugins, network).await?;
+    if !version.collects() {
+        return Ok(Vec::new());
     }
     let mut errors = Vec::new();
     for (index, part) in network.plugins.iter().enumerate() {
-        let plugin = match plugins.find(&part.kind) {
-            Ok(plugin) => plugin,
-            Err(error) => {
-                errors.push(error);
-                continue;
-            }
+        let done = match plugins.find(&part.kind) {
+            Ok(plugin) => plugins.call_for_all(&plugin, command, &conf(index, version)).await,
+            Err(error) => Err(error),
         };
-        if !network.disable_gc {
-            let conf = derive_collect(network, index, version, valid);
-            errors.extend(plugins.call_for_all(&plugin, "GC", &conf).await.err());
-        }
-        let conf = derive(network, index, version, None);
-        errors.extend(plugins.call_for_all(&plugin, "STATUS", &conf).await.err());
+        errors.extend(done.err());
     }
-    errors
+    Ok(errors)
 }

@@ -67,6 +67,18 @@ pub enum CallError {
     Failed { path: PathBuf, command: &'static str, status: ExitStatus, words: String },
 }
 
+impl CallError {
+    /// Whether the plugin itself failed, with this text in what it said.
+    #[must_use]
+    pub fn says(&self, text: &str) -> bool {
+        match self {
+            CallError::Refused { refusal, .. } => refusal.text.contains(text),
+            CallError::Failed { words, .. } => words.contains(text),
+            _ => false,
+        }
+    }
+}
+
 /// A call under way. Dropping it kills the plugin and all that it started.
 struct Running {
     child: Child,

@@ -265,6 +265,7 @@ impl Member {
         if let Origin::Process(_) = origin {
             shared.store.mark_lodger(&self.key).map_err(failed)?;
         }
+        failpoint!("cni.entered");
         let mut stored = Vec::with_capacity(all.len());
         for (index, (network, version, wants, info)) in all.into_iter().enumerate() {
             let interface = format!("eth{index}");
@@ -314,6 +315,7 @@ impl Member {
         failpoint!("cni.answered");
         let (result, outcome) = added.map_err(on)?;
         self.shared.store.record(&self.key, stored, result).map_err(failed)?;
+        failpoint!("cni.recorded");
         let missing = wants.addresses.iter().find(|ip| !outcome.addresses.contains(ip));
         match missing {
             Some(ip) => Err(on(format!("its plugins did not give the address {ip}"))),
@@ -387,7 +389,8 @@ impl Isolation for Member {
     fn probes(&mut self) -> Vec<Box<dyn Probe>> {
         // Containers that share a network are counted once, with its owner.
         let own = self.shared.metrics && self.shared.store.knows(&self.key);
-        self.pid.filter(|_| own).map(statistics::probe).into_iter().collect()
+        let probe = |pid| statistics::probe(pid, &self.shared.ends);
+        self.pid.filter(|_| own).map(probe).into_iter().collect()
     }
 
     fn status(&mut self, status: &mut ContainerStatus) -> Result<(), IsolatorError> {

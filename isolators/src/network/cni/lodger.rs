@@ -84,7 +84,7 @@ impl Lodger {
     /// Figures of its interfaces, through a process of it.
     #[must_use]
     pub fn probe(&self, pid: u32) -> Option<Box<dyn Probe>> {
-        self.0.shared.metrics.then(|| statistics::probe(pid))
+        self.0.shared.metrics.then(|| statistics::probe(pid, &self.0.shared.ends))
     }
 
     /// Takes it off; what takes long, or fails, goes on in the background.

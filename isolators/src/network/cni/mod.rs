@@ -61,6 +61,8 @@ struct Shared {
     plugins: Plugins,
     dns: DefaultDns,
     metrics: bool,
+    /// For their figures.
+    ends: Arc<statistics::Ends>,
     detacher: Detacher,
     /// Plugins were told what there is: once, before anything is added or taken off.
     collected: OnceCell<()>,
@@ -83,6 +85,7 @@ impl Networks {
             plugins: Plugins::new(search, settings.helper.clone(), settings.timeout),
             dns: settings.dns.clone(),
             metrics: settings.metrics,
+            ends: Arc::default(),
             detacher: Detacher::default(),
             collected: OnceCell::new(),
             dirs: settings.config_dir.iter().chain(&settings.plugins_dirs).cloned().collect(),

@@ -132,9 +132,13 @@ impl Plugins {
             deadline: self.deadline,
             log: None,
         };
-        let answer = call.run().await.map_err(|error| chain(&error))?;
-        let versions = outcome::versions(&answer)
-            .map_err(|why| format!("the CNI plugin '{}': {why}", program.path.display()))?;
+        let versions = match call.run().await {
+            Ok(answer) => outcome::versions(&answer)
+                .map_err(|why| format!("the CNI plugin '{}': {why}", program.path.display()))?,
+            // It is older than the command.
+            Err(error) if error.says("unknown CNI_COMMAND") => SPOKEN[..1].to_vec(),
+            Err(error) => return Err(chain(&error)),
+        };
         known().insert(key, versions.clone());
         Ok(versions)
     }
@@ -241,4 +245,37 @@ fn loopback(command: &str, place: Place<'_>, conf: &Value) -> Vec<u8> {
         "ips": [{ "address": "127.0.0.1/8", "interface": 0 }],
     });
     result.to_string().into_bytes()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_plugin_that_knows_no_versions_speaks_the_first() {
+        let dir = std::env::temp_dir().join(format!("cni-versions-{}", std::process::id()));
+        std::fs::create_dir_all(&dir).unwrap();
+        let plugin = |name: &str, answer: &str| {
+            let text = format!("#!/bin/sh\n{answer}\n");
+            std::fs::write(dir.join("text"), text).unwrap();
+            // Written by a child: nobody here may have it open for writing when it is run.
+            let mut copy = std::process::Command::new("cp");
+            let copied = copy.arg(dir.join("text")).arg(dir.join(name)).status();
+            assert!(copied.unwrap().success());
+            let mode = std::fs::Permissions::from_mode(0o755);
+            std::fs::set_permissions(dir.join(name), mode).unwrap();
+        };
+        plugin("old", r#"echo '{"code":4,"msg":"unknown CNI_COMMAND: VERSION"}'; exit 1"#);
+        plugin("new", r#"echo '{"supportedVersions":["1.0.0","1.1.0"]}'"#);
+        plugin("broken", "echo no >&2; exit 1");
+        let plugins = Plugins::new(vec![dir.clone()], None, Duration::from_secs(60));
+        let asked = async |name: &str| plugins.versions(&plugins.find(name).unwrap()).await;
+        assert_eq!(asked("old").await, Ok(SPOKEN[..1].to_vec()));
+        assert_eq!(asked("new").await, Ok(SPOKEN[5..].to_vec()));
+        let error = asked("broken").await.unwrap_err();
+        assert!(error.contains("failed VERSION"), "{error}");
+        std::fs::remove_dir_all(&dir).unwrap();
+    }
 }

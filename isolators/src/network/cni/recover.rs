@@ -1,11 +1,14 @@
-//! After a restart of the agent: containers that run stay as they are and are checked,
-//! what nobody claims is taken off its networks, and plugins are told what there is.
+//! After a restart of the agent: plugins are told what there is, what nobody claims is
+//! taken off its networks, containers that run stay as they are and are checked.
 
 use std::collections::BTreeSet;
+use std::future::Future;
 use std::sync::Arc;
 
+use kernel::chain;
 use tracing::warn;
 
+use super::conf::Network;
 use super::handle::Member;
 use super::inventory::Found;
 use super::plugins::Place;
@@ -41,7 +44,7 @@ impl Networks {
 async fn clear(shared: &Arc<Shared>, claimed: &BTreeSet<String>, lodge: bool) -> Vec<String> {
     // Before anything is added or taken off: the specification wants it so. What is to be
     // taken off still counts as there, since its turn comes.
-    shared.collected.get_or_init(|| collect(shared)).await;
+    shared.collected.get_or_init(|| begin(shared)).await;
     let mut leftovers = Vec::new();
     for key in shared.store.scan() {
         if !claimed.contains(&key) && shared.store.is_lodger(&key) == lodge {
@@ -50,6 +53,17 @@ async fn clear(shared: &Arc<Shared>, claimed: &BTreeSet<String>, lodge: bool) ->
         }
     }
     leftovers
+}
+
+/// What comes first, whoever recovers first.
+async fn begin(shared: &Arc<Shared>) {
+    collect(shared).await;
+    if let Err(error) = shared.store.settle() {
+        warn!(error = %chain(&error), "the CNI directory stays mounted");
+    }
+    // Complaints change nothing: nobody waits for them.
+    let shared = Arc::clone(shared);
+    tokio::spawn(async move { ask(&shared).await });
 }
 
 /// Lets the plugins of every network remove what they have of containers that are no more.
@@ -64,18 +78,44 @@ async fn collect(shared: &Arc<Shared>) {
     for error in errors {
         warn!("CNI configuration is not used: {error}");
     }
-    let calls = networks.into_values().map(|(_, network)| {
+    each(networks.into_values().map(|(_, network)| {
         let on_it = all.iter().filter(|(_, stored)| stored.network.name == network.name);
         let valid: Vec<(String, String)> =
             on_it.map(|(key, stored)| (key.clone(), stored.interface.clone())).collect();
         let shared = Arc::clone(shared);
-        tokio::spawn(async move {
-            for error in attachment::collect(&shared.plugins, &network, &valid).await {
-                warn!(network = network.name, %error, "the CNI network may not be in order");
-            }
-        })
-    });
-    for call in calls.collect::<Vec<_>>() {
+        async move {
+            let errors = attachment::collect(&shared.plugins, &network, &valid).await;
+            complain(&network, errors);
+        }
+    }))
+    .await;
+}
+
+/// Whether containers could join.
+async fn ask(shared: &Arc<Shared>) {
+    let Some(inventory) = &shared.inventory else { return };
+    each(inventory.scan().networks.into_values().map(|(_, network)| {
+        let shared = Arc::clone(shared);
+        async move {
+            let errors = attachment::status(&shared.plugins, &network).await;
+            complain(&network, errors);
+        }
+    }))
+    .await;
+}
+
+fn complain(network: &Network, errors: Vec<String>) {
+    for error in errors {
+        warn!(network = network.name, %error, "the CNI network may not be in order");
+    }
+}
+
+/// All at once, to the end.
+async fn each<F>(all: impl Iterator<Item = F>)
+where
+    F: Future<Output = ()> + Send + 'static,
+{
+    for call in all.map(tokio::spawn).collect::<Vec<_>>() {
         // One that panics has said so.
         let _ = call.await;
     }

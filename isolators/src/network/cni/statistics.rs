@@ -1,15 +1,155 @@
-//! Figures of a container's interfaces, from `/proc/PID/net/dev`: its namespace's, read
-//! without entering it.
+//! Figures of a container's interfaces.
+//!
+//! Nearly all are ends of pairs whose other ends are on the host: those are read in one
+//! list for all containers. A container with other interfaces (macvlan, ipvlan, a card
+//! of its own) is read from `/proc/PID/net/dev`: its namespace's, read without
+//! entering it.
 
+use std::fs::File;
+use std::os::fd::AsFd;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use kernel::cgroup::KeptFile;
+use kernel::namespaces::{Namespace, in_network_of};
+use kernel::netlink::link::{self, Counters, Link};
+use kernel::netlink::{Family, Socket};
 use mesos::ResourceStatistics;
 
+use super::super::sorted::Sorted;
 use super::NAME;
-use crate::api::Probe;
-use crate::probe::FileProbe;
+use crate::api::{IsolatorError, Probe};
+
+/// The host's interfaces, read once for all containers of a pass.
+#[derive(Debug, Default)]
+pub(super) struct Ends(Mutex<Reading>);
+
+#[derive(Debug, Default)]
+struct Reading {
+    /// Of the host's network; opened when it is needed first.
+    socket: Option<Socket>,
+    counters: Sorted<Counters>,
+}
+
+impl Ends {
+    /// The counters of these interfaces; `None` if one is gone.
+    fn read(&self, indices: &[u32]) -> Result<Option<Vec<Counters>>, kernel::Error> {
+        // A reading is replaced as a whole.
+        let mut reading = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let Reading { socket, counters } = &mut *reading;
+        let socket = match socket {
+            Some(socket) => socket,
+            None => socket.insert(Socket::open(Family::Route)?),
+        };
+        counters.renew(|| link::all_counters(socket))?;
+        Ok(indices.iter().map(|index| counters.of(*index).next().copied()).collect())
+    }
+}
+
+/// How a container's interfaces are read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum How {
+    /// By their other ends, which have these indices on the host.
+    Ends(Vec<u32>),
+    File,
+}
+
+/// The interfaces of one container.
+#[derive(Debug)]
+struct Interfaces {
+    pid: u32,
+    ends: Arc<Ends>,
+    /// Known after the first look.
+    how: Option<How>,
+    file: KeptFile,
+}
 
 /// The figures of the namespace that the process `pid` is in.
-pub fn probe(pid: u32) -> Box<dyn Probe> {
-    FileProbe::boxed(NAME, "net/dev", format!("/proc/{pid}/net/dev").into(), fill)
+pub(super) fn probe(pid: u32, ends: &Arc<Ends>) -> Box<dyn Probe> {
+    let file = KeptFile::new(format!("/proc/{pid}/net/dev").into());
+    Box::new(Interfaces { pid, ends: Arc::clone(ends), how: None, file })
+}
+
+/// How the interfaces `all` of a container are read; `host`: what its network calls
+/// the host's.
+fn how(all: &[Link], host: Option<i32>) -> How {
+    let others = all.iter().filter(|link| link.name != "lo");
+    let end = |link: &Link| {
+        let here = link.peers_network.is_some() && link.peers_network == host;
+        link.peer.filter(|_| here && link.kind.as_deref() == Some("veth"))
+    };
+    match others.map(end).collect() {
+        Some(ends) => How::Ends(ends),
+        None => How::File,
+    }
+}
+
+fn look(pid: u32) -> Result<How, kernel::Error> {
+    let host = Namespace::Network.of(std::process::id());
+    let host =
+        File::open(&host).map_err(|e| kernel::Error::new("open", host.display().to_string(), e))?;
+    let look = || {
+        let mut socket = Socket::open(Family::Route)?;
+        let all = link::list(&mut socket)?;
+        Ok(how(&all, link::name_of_network(&mut socket, host.as_fd())?))
+    };
+    in_network_of(pid, look)
+        .map_err(|e| kernel::Error::new("enter", format!("the network of process {pid}"), e))?
+}
+
+impl Probe for Interfaces {
+    fn source(&self) -> &'static str {
+        "net/dev"
+    }
+
+    fn sample(
+        &mut self,
+        buffer: &mut Vec<u8>,
+        statistics: &mut ResourceStatistics,
+    ) -> Result<(), IsolatorError> {
+        let pid = self.pid;
+        // What cannot be looked at has its file all the same.
+        let how = self.how.get_or_insert_with(|| look(pid).unwrap_or(How::File));
+        if let How::Ends(indices) = how {
+            let read = self.ends.read(indices);
+            let read = read
+                .map_err(|e| IsolatorError::new(NAME, "read", "the counters of interfaces", e))?;
+            if let Some(all) = read {
+                sum(&all, statistics);
+                return Ok(());
+            }
+            // It was moved, or made anew.
+            self.how = Some(How::File);
+        }
+        match self.file.read(buffer) {
+            Ok(text) => {
+                fill(text, statistics);
+                Ok(())
+            }
+            Err(error) => {
+                let path = self.file.path().display().to_string();
+                Err(IsolatorError::new(NAME, "sample", path, error))
+            }
+        }
+    }
+
+    fn release(&mut self) {
+        self.file.close();
+    }
+}
+
+/// Sums over the host's ends, as the container sees them: what one end sends the other
+/// receives.
+fn sum(all: &[Counters], statistics: &mut ResourceStatistics) {
+    let over =
+        |figure: fn(&Counters) -> u64| Some(all.iter().map(figure).fold(0, u64::saturating_add));
+    statistics.net_rx_bytes = over(|ours| ours.tx_bytes);
+    statistics.net_rx_packets = over(|ours| ours.tx_packets);
+    statistics.net_rx_errors = over(|ours| ours.tx_errors);
+    statistics.net_rx_dropped = over(|ours| ours.tx_dropped);
+    statistics.net_tx_bytes = over(|ours| ours.rx_bytes);
+    statistics.net_tx_packets = over(|ours| ours.rx_packets);
+    statistics.net_tx_errors = over(|ours| ours.rx_errors);
+    statistics.net_tx_dropped = over(|ours| ours.rx_dropped);
 }
 
 /// Sums over all interfaces but the loopback, as the container sees them.
@@ -45,6 +185,47 @@ fn numbers(text: &[u8]) -> impl Iterator<Item = u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn pair(name: &str, peer: u32, network: Option<i32>) -> Link {
+        Link {
+            index: 2,
+            name: name.into(),
+            kind: Some("veth".into()),
+            up: true,
+            mtu: 1500,
+            address: Vec::new(),
+            master: None,
+            peer: Some(peer),
+            peers_network: network,
+            alias: None,
+            counters: Counters::default(),
+        }
+    }
+
+    #[test]
+    fn pairs_that_end_on_the_host_are_read_there() {
+        let loopback = Link { kind: None, peer: None, ..pair("lo", 0, None) };
+        let own = |links: &[Link]| how(&[std::slice::from_ref(&loopback), links].concat(), Some(3));
+        let (one, two) = (pair("eth0", 70, Some(3)), pair("eth1", 71, Some(3)));
+        assert_eq!(own(&[]), How::Ends(vec![]));
+        assert_eq!(own(&[one.clone(), two]), How::Ends(vec![70, 71]));
+        let elsewhere = pair("eth1", 9, Some(4));
+        let inside = pair("eth1", 9, None);
+        let other = Link { kind: Some("macvlan".into()), ..pair("eth1", 9, Some(3)) };
+        for odd in [elsewhere, inside.clone(), other] {
+            assert_eq!(own(&[one.clone(), odd]), How::File);
+        }
+        assert_eq!(how(&[inside], None), How::File, "its network has no name for the host's");
+    }
+
+    #[test]
+    fn what_the_host_sends_is_received() {
+        let ours = Counters { tx_bytes: 5, rx_bytes: 7, tx_dropped: 1, ..Counters::default() };
+        let mut found = ResourceStatistics::default();
+        sum(&[ours, Counters { tx_bytes: u64::MAX, ..ours }], &mut found);
+        assert_eq!((found.net_rx_bytes, found.net_tx_bytes), (Some(u64::MAX), Some(14)));
+        assert_eq!((found.net_rx_dropped, found.net_tx_dropped), (Some(2), Some(0)));
+    }
 
     #[test]
     fn interfaces_are_summed_without_the_loopback() {

@@ -18,7 +18,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
-use kernel::Error;
+use kernel::{Error, failpoint};
 use serde_json::Value;
 
 use super::conf::Network;
@@ -130,7 +130,22 @@ impl Store {
     pub fn forget(&self, key: &str) -> Result<(), Error> {
         let mut mounted = self.mounted.lock().unwrap_or_else(PoisonError::into_inner);
         kernel::netns::release(&self.netns(key))?;
+        failpoint!("cni.let_go");
         remove(&self.dir(key))?;
+        failpoint!("cni.removed");
+        self.unmount_empty(&mut mounted)
+    }
+
+    /// Removes the root's mount if an agent died when its last container was gone.
+    ///
+    /// # Errors
+    /// As `umount`.
+    pub fn settle(&self) -> Result<(), Error> {
+        let mut mounted = self.mounted.lock().unwrap_or_else(PoisonError::into_inner);
+        self.unmount_empty(&mut mounted)
+    }
+
+    fn unmount_empty(&self, mounted: &mut bool) -> Result<(), Error> {
         let empty = fs::read_dir(&self.root).is_ok_and(|mut entries| entries.next().is_none());
         if empty {
             // Of this agent, or of one before it.
@@ -165,8 +180,7 @@ impl Store {
         let dir = self.dir(key).join(&network.name);
         let inner = dir.join(interface);
         fs::create_dir_all(&inner).map_err(|e| Error::new("create", shown(&inner), e))?;
-        let text = network.to_json(version).to_string();
-        replace(&dir.join(CONF), text.as_bytes())?;
+        write(&dir.join(CONF), &network.to_json(version).to_string())?;
         let log = inner.join("log");
         Ok(Stored { network, version, interface: interface.into(), result: None, log })
     }
@@ -177,7 +191,7 @@ impl Store {
     /// As `write`.
     pub fn record(&self, key: &str, stored: &mut Stored, result: Value) -> Result<(), Error> {
         let dir = self.dir(key).join(&stored.network.name).join(&stored.interface);
-        replace(&dir.join(INFO), result.to_string().as_bytes())?;
+        write(&dir.join(INFO), &result.to_string())?;
         stored.result = Some(result);
         Ok(())
     }
@@ -196,7 +210,7 @@ impl Store {
     /// As `write`.
     pub fn put(&self, key: &str, name: &str, text: &str) -> Result<PathBuf, Error> {
         let path = self.dir(key).join(name);
-        fs::write(&path, text).map_err(|e| Error::new("write", shown(&path), e))?;
+        write(&path, text)?;
         Ok(path)
     }
 
@@ -237,11 +251,9 @@ fn shown(path: &Path) -> String {
     path.display().to_string()
 }
 
-/// Writes a whole file or nothing.
-fn replace(path: &Path, bytes: &[u8]) -> Result<(), Error> {
-    let temporary = path.with_extension("new");
-    fs::write(&temporary, bytes).map_err(|e| Error::new("write", shown(&temporary), e))?;
-    fs::rename(&temporary, path).map_err(|e| Error::new("write", shown(path), e))
+/// Writes a file. One that is not whole is no JSON, and counts as not there.
+fn write(path: &Path, text: &str) -> Result<(), Error> {
+    fs::write(path, text).map_err(|e| Error::new("write", shown(path), e))
 }
 
 fn remove(dir: &Path) -> Result<(), Error> {
@@ -279,7 +291,9 @@ mod tests {
         assert_eq!(loaded[1].result, None);
         // Half written.
         fs::create_dir_all(store.dir("a").join("three/eth2")).unwrap();
-        fs::write(store.dir("a").join("three/network.conf.new"), "{").unwrap();
+        let whole = network("three").to_json(SPOKEN[5]).to_string();
+        let conf = store.dir("a").join("three/network.conf");
+        fs::write(conf, &whole[..whole.len() - 1]).unwrap();
         assert_eq!(store.load("a").len(), 2);
         store.leave("a", &first).unwrap();
         assert_eq!(store.load("a").len(), 1);

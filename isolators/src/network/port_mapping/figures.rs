@@ -2,9 +2,11 @@
 //! kernel to Mesos' fields. Pure.
 
 use kernel::netlink::link::Counters;
-use kernel::netlink::traffic::Queue;
+use kernel::netlink::traffic::{Queue, Rate};
 use mesos::{ResourceStatistics, SnmpStatistics, TrafficControlStatistics};
 use serde_json::{Map, Value};
+
+use super::shaping::Limits;
 
 /// Which way a queue leads, as Mesos names its figures.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -25,6 +27,22 @@ pub(super) fn counters(ours: &Counters, statistics: &mut ResourceStatistics) {
     statistics.net_tx_bytes = Some(ours.rx_bytes);
     statistics.net_tx_errors = Some(ours.rx_errors);
     statistics.net_tx_dropped = Some(ours.rx_dropped);
+}
+
+/// What the container may send and receive. What can be saved up is told where it may
+/// leave faster than the rate.
+pub(super) fn limits(limits: &Limits, statistics: &mut ResourceStatistics) {
+    let rate = |limit: Option<Rate>| limit.map(|limit| limit.rate);
+    let faster = |limit: Option<Rate>| limit.filter(|limit| limit.ceiling > limit.rate);
+    let ceiling = |limit| faster(limit).map(|limit| limit.ceiling);
+    let burst = |limit| faster(limit).and_then(|limit| limit.burst);
+    let Limits { egress, ingress } = *limits;
+    statistics.net_tx_rate_limit = rate(egress);
+    statistics.net_tx_burst_rate_limit = ceiling(egress);
+    statistics.net_tx_burst_size = burst(egress);
+    statistics.net_rx_rate_limit = rate(ingress);
+    statistics.net_rx_burst_rate_limit = ceiling(ingress);
+    statistics.net_rx_burst_size = burst(ingress);
 }
 
 /// The figures of a limit's queues, those that are ours.
@@ -195,6 +213,18 @@ mod tests {
         round_trips((1..=100).rev().collect(), &mut statistics);
         assert_eq!(statistics.net_tcp_rtt_microsecs_p50, Some(51.0));
         assert_eq!(statistics.net_tcp_rtt_microsecs_p99, Some(100.0));
+    }
+
+    #[test]
+    fn limits_are_told_with_what_can_be_saved_up() {
+        let mut found = ResourceStatistics::default();
+        let egress = Rate { rate: 5, ceiling: 9, burst: Some(100) };
+        let ingress = Rate { rate: 7, ceiling: 7, burst: None };
+        limits(&Limits { egress: Some(egress), ingress: Some(ingress) }, &mut found);
+        let tx = (found.net_tx_rate_limit, found.net_tx_burst_rate_limit, found.net_tx_burst_size);
+        assert_eq!(tx, (Some(5), Some(9), Some(100)));
+        let rx = (found.net_rx_rate_limit, found.net_rx_burst_rate_limit, found.net_rx_burst_size);
+        assert_eq!(rx, (Some(7), None, None));
     }
 
     #[test]

@@ -13,13 +13,15 @@ use kernel::namespaces::{Namespace, in_network_of};
 use kernel::netlink::address::Address;
 use kernel::netlink::link::{Change, End, Link};
 use kernel::netlink::route::Route;
-use kernel::netlink::traffic::{self, Rate, Way};
+use kernel::netlink::traffic::{self, Fair, Way};
 use kernel::netlink::{Family, Socket, address, link, neighbour, route};
 use mesos::resources::Ranges;
 
+use super::limits;
 use super::settings::{Settings, mark, read_mark};
+use super::shaping;
 
-type Error = kernel::Error;
+pub(super) type Error = kernel::Error;
 
 /// Names of the programs, and of the maps that they share.
 const INBOUND: &str = "bulkhead_in";
@@ -31,7 +33,7 @@ const PINGS: &str = "bulkhead_pings";
 const MOST_PINGS: u32 = 16_384;
 /// Our place in the order of an interface's filters: those of others, which mostly
 /// begin at 1 or end at 49152, come before and after.
-const PRIORITY: u16 = 31_050;
+pub(super) const PRIORITY: u16 = 31_050;
 /// What a packet on the loopback interface may have, and so what a pair must take.
 const LOOPBACK_MTU: u32 = 65_535;
 /// The way out of a container: the other end of its pair, which needs no address.
@@ -43,8 +45,10 @@ const GATEWAY6: IpAddr = IpAddr::V6(std::net::Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 
 pub(super) struct Host {
     /// `--cgroups_root`: tells this agent's interfaces from those of others.
     root: String,
-    public: Link,
+    pub(super) public: Link,
     facts: steer::Host,
+    /// Where every container has a flow, and how many ports each one's block has.
+    fair: Option<(Fair, u32)>,
     ports: Map,
     /// Kept for the programs that are loaded for new containers.
     _pings: Map,
@@ -60,15 +64,8 @@ pub(super) struct Pair {
     pub(super) block: (u16, u16),
 }
 
-/// What a container may send and receive, in bytes per second.
-#[derive(Debug, Clone, Copy, Default)]
-pub(super) struct Limits {
-    pub(super) egress: Option<u64>,
-    pub(super) ingress: Option<u64>,
-}
-
 /// A wrong thing about the host, for people.
-fn unfit(object: String) -> Error {
+pub(super) fn unfit(object: String) -> Error {
     Error::new("use", object, std::io::ErrorKind::Unsupported.into())
 }
 
@@ -120,12 +117,25 @@ impl Host {
             }
             traffic::set_filter(&mut socket, index, way, PRIORITY, (program.as_fd(), INBOUND))?;
         }
+        let size = settings.per_container;
+        let fair = settings.flows.map(|parent| {
+            let fair = shaping::fair_queues(&mut socket, public.index, parent, size)?;
+            Ok::<_, Error>((fair, size))
+        });
+        let fair = fair.transpose()?;
         let root = root.trim_matches('/').to_owned();
         let socket = Mutex::new(socket);
-        Ok(Host { root, public, facts, ports, _pings: pings, socket })
+        Ok(Host { root, public, facts, fair, ports, _pings: pings, socket })
     }
 
-    fn socket(&self) -> MutexGuard<'_, Socket> {
+    /// What the public interface can do. `told`: `--network_link_speed`.
+    pub(super) fn link(&self, told: Option<u64>) -> limits::Link {
+        // Virtual ones may refuse to say.
+        let path = format!("/sys/class/net/{}/speed", self.public.name);
+        limits::Link::read(told, &fs::read_to_string(path).unwrap_or_default())
+    }
+
+    pub(super) fn socket(&self) -> MutexGuard<'_, Socket> {
         // An exchange that was cut short is skipped by the next one.
         self.socket.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -160,6 +170,7 @@ impl Host {
             address: Some(self.facts.mac),
             mtu: Some(LOOPBACK_MTU),
             network: Some(network.as_fd()),
+            ..End::default()
         };
         link::add_veth(&mut socket, &end, &peer)?;
         let found = link::find(&mut socket, &name)?;
@@ -169,10 +180,7 @@ impl Host {
         for (file, value) in [("accept_local", "1"), ("route_localnet", "1"), ("rp_filter", "0")] {
             set(&format!("net/ipv4/conf/{name}/{file}"), value)?;
         }
-        let program = bpf::classifier(OUTBOUND, &steer::outbound(&self.facts))?;
-        traffic::add_filters(&mut socket, ours.index)?;
-        let filter = (program.as_fd(), OUTBOUND);
-        traffic::set_filter(&mut socket, ours.index, Way::Ingress, PRIORITY, filter)?;
+        self.let_out(&mut socket, ours.index, block)?;
         link::change(&mut socket, ours.index, Change::Up(true))?;
         drop(socket);
         let gateway = <[u8; 6]>::try_from(ours.address.as_slice())
@@ -181,6 +189,24 @@ impl Host {
             .map_err(|e| Error::new("enter", format!("the network of process {pid}"), e))??;
         kernel::failpoint!("port_mapping.furnished");
         Ok(Pair { container: container.to_owned(), index: ours.index, name, block })
+    }
+
+    /// Puts the program on a container's way out, or this agent's in place of another's.
+    fn let_out(&self, socket: &mut Socket, index: u32, block: (u16, u16)) -> Result<(), Error> {
+        let class = self.fair.map(|(fair, size)| shaping::class(fair, block, size));
+        let program = bpf::classifier(OUTBOUND, &steer::outbound(&self.facts, class))?;
+        traffic::add_filters(socket, index)?;
+        let filter = (program.as_fd(), OUTBOUND);
+        traffic::set_filter(socket, index, Way::Ingress, PRIORITY, filter)
+    }
+
+    /// Gives a container that another agent has made a flow of its own, where this one
+    /// has them.
+    pub(super) fn sort(&self, pair: &Pair) -> Result<(), Error> {
+        match self.fair {
+            Some(_) => self.let_out(&mut self.socket(), pair.index, pair.block),
+            None => Ok(()),
+        }
     }
 
     /// Inside: addresses, the way out, the ports that the kernel gives out.
@@ -253,26 +279,6 @@ impl Host {
         Ok(found.into_iter().map(Ranges::new).collect())
     }
 
-    /// Limits a container, or changes its limits. What it receives is held back at
-    /// the host's end, what it sends at its own.
-    pub(super) fn limit(&self, pair: &Pair, pid: u32, limits: Limits) -> Result<(), Error> {
-        let apply = |socket: &mut Socket, index: u32, limit: Option<u64>| match limit {
-            Some(rate) => {
-                traffic::set_limit(socket, index, Rate { rate, ceiling: rate, burst: None })
-            }
-            None => traffic::remove_limit(socket, index),
-        };
-        apply(&mut self.socket(), pair.index, limits.ingress)?;
-        let name = &self.public.name;
-        let inside = in_network_of(pid, || {
-            let mut socket = Socket::open(Family::Route)?;
-            let own = link::find(&mut socket, name)?;
-            let own = own.ok_or_else(|| unfit(format!("the interface '{name}': it is gone")))?;
-            apply(&mut socket, own.index, limits.egress)
-        });
-        inside.map_err(|e| Error::new("enter", format!("the network of process {pid}"), e))?
-    }
-
     /// Takes a pair away, and its ports with it.
     pub(super) fn detach(&self, pair: &Pair, ports: &Ranges) -> Result<(), Error> {
         self.assign(pair, &Ranges::default(), ports)?;
@@ -282,11 +288,6 @@ impl Host {
     /// Takes away what an [`Host::attach`] that was cut off has made.
     pub(super) fn remove(&self, pid: u32) -> Result<(), Error> {
         link::remove(&mut self.socket(), &format!("mesos{pid}"))
-    }
-
-    /// Queues of all the host's interfaces.
-    pub(super) fn queues(&self) -> Result<Vec<traffic::Queue>, Error> {
-        traffic::queues(&mut self.socket())
     }
 
     /// Counters of all interfaces by index.

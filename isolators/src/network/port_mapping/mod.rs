@@ -1,9 +1,11 @@
 //! `network/port_mapping`: all containers have the host's address, each its own ports.
 //!
-//! * [`settings`]: what the flags say, blocks of ephemeral ports (pure).
+//! * [`settings`]: what the flags say, blocks of ephemeral ports; [`limits`]: how much a
+//!   container may send and receive (pure).
 //! * `host`: the kernel's part; what is done with a packet is in
-//!   `kernel::bpf::steer`.
-//! * `probe` reads the figures, `figures` (pure) says what they mean.
+//!   `kernel::bpf::steer`. `shaping`: the same of limits and flows.
+//! * `probe` reads the figures, `figures` (pure) says what they mean; [`rates`] (pure) is
+//!   how they were spread over time, `metrics` what went wrong.
 //!
 //! A top-level container gets a network namespace with one interface, the other end
 //! of which is on the host. Packets are steered by port: its `ports`, and a block of
@@ -13,11 +15,16 @@
 
 mod figures;
 mod host;
+pub mod limits;
+mod metrics;
 mod probe;
+pub mod rates;
 pub mod settings;
+mod shaping;
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Instant;
 
 use async_trait::async_trait;
 use mesos::Resource;
@@ -25,15 +32,19 @@ use mesos::resources::Ranges;
 use oci_spec::runtime::LinuxNamespaceType;
 use tracing::{info, warn};
 
-use self::host::{Host, Limits, Pair};
+use self::host::{Host, Pair};
+use self::metrics::Metrics;
 use self::probe::{Reading, Traffic};
+use self::rates::{Sampling, Window};
 use self::settings::{Blocks, Settings};
+use self::shaping::Limits;
 use super::ports::core::ports;
 use crate::api::{
     ContainerContext, Contribution, Isolation, Isolator, IsolatorError, Known, Probe, Recovered,
 };
 use crate::config::{Config, Launcher};
 use crate::mounts::{namespace_of, new_namespace};
+use crate::quantity;
 
 const NAME: &str = "network/port_mapping";
 
@@ -49,6 +60,9 @@ struct Shared {
     settings: Settings,
     blocks: Mutex<Blocks>,
     reading: Mutex<Reading>,
+    metrics: Metrics,
+    /// Rates of each container, by the index of its interface.
+    windows: Mutex<BTreeMap<u32, Window>>,
 }
 
 /// `network/port_mapping`.
@@ -65,11 +79,29 @@ pub fn port_mapping(config: &Config) -> Result<Arc<dyn Isolator>, IsolatorError>
     let own = kernel::netlink::diag::ephemeral_ports().map_err(failed)?;
     settings.check(own).map_err(plain)?;
     let host = Host::new(settings, &config.cgroups_root).map_err(failed)?;
+    let link = host.link(settings.link_speed);
+    let settings = Settings {
+        egress: settings.egress.resolve("egress", link, settings.cpus).map_err(plain)?,
+        ingress: settings.ingress.resolve("ingress", link, settings.cpus).map_err(plain)?,
+        ..settings.clone()
+    };
+    for (way, shape) in [("egress", &settings.egress), ("ingress", &settings.ingress)] {
+        if shape.rate_per_cpu() > 0 {
+            info!("{NAME}: {} bytes per second and cpu of {way}", shape.rate_per_cpu());
+        }
+        if let Some((speed, most)) = link.seen.zip(shape.maximum).filter(|(has, most)| has < most) {
+            warn!(
+                "--maximum_{way}_rate_limit={most}B is more than the link's {speed} bytes per second"
+            );
+        }
+    }
     let shared = Shared {
         host,
         blocks: Mutex::new(Blocks::new(&settings.ephemeral, settings.per_container)),
         reading: Mutex::default(),
-        settings: settings.clone(),
+        metrics: Metrics::default(),
+        windows: Mutex::default(),
+        settings,
     };
     Ok(Arc::new(PortMapping { shared: Arc::new(shared) }))
 }
@@ -96,8 +128,51 @@ fn range((first, last): (u16, u16)) -> (u64, u64) {
 }
 
 impl Shared {
-    fn limits(&self) -> Limits {
-        Limits { egress: self.settings.egress, ingress: self.settings.ingress }
+    /// What a container with these resources may send and receive.
+    fn limits(&self, requests: &[Resource]) -> Limits {
+        let cpus = quantity::total(requests, "cpus").unwrap_or(0.0);
+        Limits {
+            egress: self.settings.egress.limit(cpus),
+            ingress: self.settings.ingress.limit(cpus),
+        }
+    }
+
+    /// The rates of this interface are watched from now on.
+    fn watch(&self, pair: &Pair) {
+        if self.settings.rates.is_some() {
+            lock(&self.windows).insert(pair.index, Window::default());
+        }
+    }
+
+    /// Reads everybody's counters. **Blocks.**
+    fn take_rates(&self, sampling: &Sampling) {
+        let counters = match self.host.counters() {
+            Ok(counters) => counters,
+            Err(error) => {
+                let error = kernel::chain(&error);
+                return warn!(error, "rates of containers are not measured");
+            }
+        };
+        let now = Instant::now();
+        let mut windows = lock(&self.windows);
+        for (index, counters) in &counters {
+            if let Some(window) = windows.get_mut(index) {
+                window.take(now, counters, sampling);
+            }
+        }
+    }
+}
+
+/// Measures rates for as long as the isolator lives.
+async fn measure_for_ever(shared: Weak<Shared>, sampling: Sampling) {
+    let mut ticks = tokio::time::interval(sampling.interval);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        let Some(shared) = shared.upgrade() else { return };
+        if tokio::task::spawn_blocking(move || shared.take_rates(&sampling)).await.is_err() {
+            warn!("a measurement of rates was cut short");
+        }
     }
 }
 
@@ -110,7 +185,35 @@ impl PortMapping {
             pair: None,
             pid: None,
             ports: Ranges::default(),
+            limits: Arc::default(),
         }
+    }
+
+    /// What containers that run already are limited to, by interface; those of an agent
+    /// with other flags get flows of their own.
+    async fn look_again(
+        &self,
+        pairs: Vec<(Pair, u32)>,
+    ) -> Result<BTreeMap<u32, Limits>, IsolatorError> {
+        let shared = Arc::clone(&self.shared);
+        let look = move || {
+            let mut found = BTreeMap::new();
+            for (pair, pid) in pairs {
+                let seen = shared.host.sort(&pair).and_then(|()| shared.host.limits(&pair, pid));
+                match seen {
+                    Ok(limits) => {
+                        found.insert(pair.index, limits);
+                    }
+                    // It may be about to end.
+                    Err(error) => {
+                        let (error, container) = (kernel::chain(&error), pair.container);
+                        warn!(container, error, "the limits of a container are not known");
+                    }
+                }
+            }
+            Ok(found)
+        };
+        blocking("read", "the limits of containers".into(), look).await
     }
 }
 
@@ -122,6 +225,11 @@ impl Isolator for PortMapping {
 
     fn supports_nesting(&self) -> bool {
         true
+    }
+
+    fn metrics(&self) -> Vec<(String, f64)> {
+        let Settings { egress, ingress, .. } = &self.shared.settings;
+        self.shared.metrics.figures((egress.rate_per_cpu(), ingress.rate_per_cpu()))
     }
 
     fn attach(&self, context: &Arc<ContainerContext>) -> Box<dyn Isolation> {
@@ -140,6 +248,15 @@ impl Isolator for PortMapping {
             .into_iter()
             .map(|(pair, ports)| (pair.container.clone(), (pair, ports)))
             .collect();
+        let running = known.iter().filter_map(|container| {
+            let (pair, _) = found.get(&container.context.id.value)?;
+            let top = container.context.id.parent.is_none();
+            Some((pair.clone(), container.pid.filter(|_| top)?))
+        });
+        let limits = self.look_again(running.collect()).await?;
+        if let Some(sampling) = self.shared.settings.rates {
+            tokio::spawn(measure_for_ever(Arc::downgrade(&self.shared), sampling));
+        }
         let mut handles: Vec<Box<dyn Isolation>> = Vec::new();
         for container in known {
             let mut handle = self.handle(&container.context);
@@ -154,7 +271,17 @@ impl Isolator for PortMapping {
                     );
                 }
                 handle.block = Some(pair.block);
+                self.shared.watch(&pair);
+                let seen = limits.get(&pair.index).copied();
+                *lock(&handle.limits) = seen.unwrap_or_default();
                 (handle.pair, handle.ports, handle.pid) = (Some(pair), ports, container.pid);
+                // What an executor has for its tasks is known when they are.
+                if seen.is_some()
+                    && container.context.command_task
+                    && let Err(error) = handle.restrict(&container.context.requests, true).await
+                {
+                    warn!(error = %error.chain(), "a container keeps its limits");
+                }
             }
             handles.push(Box::new(handle));
         }
@@ -185,6 +312,8 @@ struct Handle {
     pid: Option<u32>,
     /// What the map says are its ports, block included.
     ports: Ranges,
+    /// As they are now; for the figures, too.
+    limits: Arc<Mutex<Limits>>,
 }
 
 impl Handle {
@@ -209,6 +338,29 @@ impl Handle {
         let work = move || shared.host.assign(&pair, &ports, &before);
         blocking("give", format!("the ports {wanted}"), work).await?;
         self.ports = wanted;
+        Ok(())
+    }
+
+    /// Limits the container as its resources say. `existing`: it runs already.
+    async fn restrict(
+        &mut self,
+        requests: &[Resource],
+        existing: bool,
+    ) -> Result<(), IsolatorError> {
+        let Some((pair, pid)) = self.pair.clone().zip(self.pid) else { return Ok(()) };
+        let before = *lock(&self.limits);
+        let mut wanted = self.shared.limits(requests);
+        if existing && before.ingress.is_none() && !self.shared.settings.ingress_existing {
+            wanted.ingress = None;
+        }
+        if wanted == before {
+            return Ok(());
+        }
+        let shared = Arc::clone(&self.shared);
+        let object = format!("the network of container '{}'", self.context.id.value);
+        let work = move || shared.host.limit(&pair, pid, wanted, before);
+        blocking("limit", object, work).await?;
+        *lock(&self.limits) = wanted;
         Ok(())
     }
 }
@@ -239,18 +391,16 @@ impl Isolation for Handle {
         let shared = Arc::clone(&self.shared);
         let id = self.context.id.value.clone();
         let object = format!("container '{id}' to the host's network");
-        let pair = blocking("attach", object, move || shared.host.attach(&id, pid, block)).await?;
-        self.pair = Some(pair.clone());
-        let wanted = self.wanted(&self.context.requests)?;
-        self.assign(wanted).await?;
-        let limits = self.shared.limits();
-        if limits.egress.or(limits.ingress).is_some() {
-            let shared = Arc::clone(&self.shared);
-            let object = format!("the network of container '{}'", self.context.id.value);
-            let work = move || shared.host.limit(&pair, pid, limits);
-            blocking("limit", object, work).await?;
-        }
-        Ok(())
+        let pair = blocking("attach", object, move || shared.host.attach(&id, pid, block)).await;
+        let metrics = &self.shared.metrics;
+        let pair = Metrics::count(&metrics.attach, pair)?;
+        self.shared.watch(&pair);
+        self.pair = Some(pair);
+        let context = Arc::clone(&self.context);
+        let wanted = self.wanted(&context.requests)?;
+        let assigned = self.assign(wanted).await;
+        Metrics::count(&self.shared.metrics.assign, assigned)?;
+        self.restrict(&context.requests, false).await
     }
 
     async fn update(
@@ -262,19 +412,26 @@ impl Isolation for Handle {
             return Ok(());
         }
         let wanted = self.wanted(requests)?;
-        self.assign(wanted).await
+        let changed = match self.assign(wanted).await {
+            Ok(()) => self.restrict(requests, true).await,
+            Err(error) => Err(error),
+        };
+        Metrics::count(&self.shared.metrics.update, changed)
     }
 
     fn probes(&mut self) -> Vec<Box<dyn Probe>> {
         let Some((pair, pid)) = self.pair.as_ref().zip(self.pid) else { return Vec::new() };
-        vec![Box::new(Traffic::new(&self.shared, pair, pid))]
+        vec![Box::new(Traffic::new(&self.shared, pair, pid, &self.limits))]
     }
 
     async fn cleanup(&mut self) -> Result<(), IsolatorError> {
         if let Some(pair) = self.pair.clone() {
             let (shared, ports) = (Arc::clone(&self.shared), self.ports.clone());
             let object = format!("the interface {}", pair.name);
-            blocking("remove", object, move || shared.host.detach(&pair, &ports)).await?;
+            let index = pair.index;
+            let gone = blocking("remove", object, move || shared.host.detach(&pair, &ports)).await;
+            Metrics::count(&self.shared.metrics.detach, gone)?;
+            lock(&self.shared.windows).remove(&index);
             (self.pair, self.ports) = (None, Ranges::default());
         } else if let Some(pid) = self.pid.filter(|_| self.block.is_some()) {
             // Cut off while it was made.

@@ -4,46 +4,25 @@
 //! pass. What is inside a container's network is asked for by sockets that were
 //! opened there, or read through `/proc/<pid>/net`.
 
-use std::collections::BTreeMap;
-use std::sync::{Arc, PoisonError};
-use std::time::{Duration, Instant};
+use std::sync::{Arc, Mutex};
 
 use kernel::netlink::link::Counters;
 use kernel::netlink::traffic::{self, Queue};
 use kernel::netlink::{Family, Socket, diag};
 use mesos::{ResourceStatistics, value};
 
+use super::super::sorted::Sorted;
 use super::figures::{self, Way};
 use super::host::Pair;
-use super::{NAME, Shared};
+use super::shaping::Limits;
+use super::{NAME, Shared, lock};
 use crate::api::{IsolatorError, Probe};
 
-/// One reading of all counters serves all containers of a sampling pass.
-const FRESH: Duration = Duration::from_millis(250);
-
-/// Counters and queues of all the host's interfaces, and when they were read.
+/// Counters and queues of all the host's interfaces by index.
 #[derive(Debug, Default)]
 pub(super) struct Reading {
-    read: Option<Instant>,
-    counters: BTreeMap<u32, Counters>,
-    queues: BTreeMap<u32, Vec<Queue>>,
-}
-
-impl Reading {
-    fn renew(&mut self, shared: &Shared) -> Result<(), kernel::Error> {
-        if self.read.is_some_and(|read| read.elapsed() < FRESH) {
-            return Ok(());
-        }
-        self.counters = shared.host.counters()?.into_iter().collect();
-        self.queues.clear();
-        if shared.settings.ingress.is_some() {
-            for queue in shared.host.queues()? {
-                self.queues.entry(queue.index).or_default().push(queue);
-            }
-        }
-        self.read = Some(Instant::now());
-        Ok(())
-    }
+    counters: Sorted<Counters>,
+    queues: Sorted<Queue>,
 }
 
 /// What went through a container's interface, and what happens behind it. The
@@ -53,6 +32,7 @@ pub(super) struct Traffic {
     shared: Arc<Shared>,
     pair: Pair,
     pid: u32,
+    limits: Arc<Mutex<Limits>>,
     /// Of the container's network; opened when they are needed first.
     route: Option<Socket>,
     diag: Option<Socket>,
@@ -63,23 +43,49 @@ fn failed(what: &str) -> impl Fn(kernel::Error) -> IsolatorError {
 }
 
 impl Traffic {
-    pub(super) fn new(shared: &Arc<Shared>, pair: &Pair, pid: u32) -> Traffic {
-        Traffic { shared: Arc::clone(shared), pair: pair.clone(), pid, route: None, diag: None }
+    pub(super) fn new(
+        shared: &Arc<Shared>,
+        pair: &Pair,
+        pid: u32,
+        limits: &Arc<Mutex<Limits>>,
+    ) -> Traffic {
+        let (shared, limits) = (Arc::clone(shared), Arc::clone(limits));
+        Traffic { shared, pair: pair.clone(), pid, limits, route: None, diag: None }
     }
 
-    fn outside(&self, statistics: &mut ResourceStatistics) -> Result<(), IsolatorError> {
-        let mut reading = self.shared.reading.lock().unwrap_or_else(PoisonError::into_inner);
-        reading.renew(&self.shared).map_err(failed("the counters of interfaces"))?;
-        if let Some(ours) = reading.counters.get(&self.pair.index) {
+    fn outside(
+        &self,
+        limited: bool,
+        statistics: &mut ResourceStatistics,
+    ) -> Result<(), IsolatorError> {
+        let (host, index) = (&self.shared.host, self.pair.index);
+        let mut reading = lock(&self.shared.reading);
+        let counters = reading.counters.renew(|| host.counters());
+        counters.map_err(failed("the counters of interfaces"))?;
+        if let Some(ours) = reading.counters.of(index).next() {
             figures::counters(ours, statistics);
         }
-        let queues = reading.queues.get(&self.pair.index).into_iter().flatten();
-        let queues = queues.filter_map(|queue| figures::queue(queue, Way::Ingress));
-        statistics.net_traffic_control_statistics.extend(queues);
+        if limited {
+            let read =
+                || Ok(host.queues()?.into_iter().map(|queue| (queue.index, queue)).collect());
+            reading.queues.renew(read).map_err(failed("the queues of interfaces"))?;
+            let queues = reading.queues.of(index);
+            let queues = queues.filter_map(|queue| figures::queue(queue, Way::Ingress));
+            statistics.net_traffic_control_statistics.extend(queues);
+        }
+        if let Some(sampling) = &self.shared.settings.rates {
+            let windows = lock(&self.shared.windows);
+            let rates = windows.get(&index).map(|window| window.statistics(sampling));
+            statistics.net_rate_statistics = rates;
+        }
         Ok(())
     }
 
-    fn inside(&mut self, statistics: &mut ResourceStatistics) -> Result<(), IsolatorError> {
+    fn inside(
+        &mut self,
+        limited: bool,
+        statistics: &mut ResourceStatistics,
+    ) -> Result<(), IsolatorError> {
         let (settings, pid) = (&self.shared.settings, self.pid);
         let text = |name: &str| std::fs::read_to_string(format!("/proc/{pid}/net/{name}"));
         if settings.summary
@@ -98,7 +104,7 @@ impl Traffic {
             let times = diag::round_trips(socket).map_err(failed(what))?;
             figures::round_trips(times, statistics);
         }
-        if settings.egress.is_some() {
+        if limited {
             let what = "the queues of a container";
             let socket = opened(&mut self.route, pid, Family::Route).map_err(failed(what))?;
             let queues = traffic::queues(socket).map_err(failed(what))?;
@@ -132,10 +138,10 @@ impl Probe for Traffic {
     ) -> Result<(), IsolatorError> {
         let (begin, end) = super::range(self.pair.block);
         statistics.net_ephemeral_ports = Some(value::Range { begin, end });
-        statistics.net_tx_rate_limit = self.shared.settings.egress;
-        statistics.net_rx_rate_limit = self.shared.settings.ingress;
-        self.outside(statistics)?;
-        self.inside(statistics)
+        let limits = *lock(&self.limits);
+        figures::limits(&limits, statistics);
+        self.outside(limits.ingress.is_some(), statistics)?;
+        self.inside(limits.egress.is_some(), statistics)
     }
 
     fn release(&mut self) {

@@ -4,6 +4,9 @@ use std::collections::BTreeSet;
 
 use mesos::resources::Ranges;
 
+pub use super::limits::{PerCpu, Shape};
+pub use super::rates::Sampling;
+
 /// Flags of `network/port_mapping`, with Mesos' names and defaults.
 #[derive(Debug, Clone)]
 pub struct Settings {
@@ -17,10 +20,22 @@ pub struct Settings {
     pub ephemeral: Ranges,
     /// `--ephemeral_ports_per_container`.
     pub per_container: u32,
-    /// `--egress_rate_limit_per_container` in bytes per second.
-    pub egress: Option<u64>,
-    /// `--ingress_rate_limit_per_container` in bytes per second.
-    pub ingress: Option<u64>,
+    /// What containers may send: `--egress_*`.
+    pub egress: Shape,
+    /// What they may receive: `--ingress_*`.
+    pub ingress: Shape,
+    /// `--ingress_isolate_existing_containers`: also those that were made without a
+    /// limit.
+    pub ingress_existing: bool,
+    /// `--network_link_speed` in bytes per second.
+    pub link_speed: Option<u64>,
+    /// The resource `cpus` of the agent.
+    pub cpus: f64,
+    /// `--egress_unique_flow_per_container`: where the fair queues are,
+    /// `--egress_flow_classifier_parent`.
+    pub flows: Option<u32>,
+    /// `--network_enable_rate_statistics`.
+    pub rates: Option<Sampling>,
     /// `--network_enable_socket_statistics_summary`: how many TCP sockets.
     pub summary: bool,
     /// `--network_enable_socket_statistics_details`: their round-trip times.
@@ -37,8 +52,13 @@ impl Default for Settings {
             ports: Ranges::default(),
             ephemeral: Ranges::default(),
             per_container: 1024,
-            egress: None,
-            ingress: None,
+            egress: Shape::default(),
+            ingress: Shape::default(),
+            ingress_existing: true,
+            link_speed: None,
+            cpus: 0.0,
+            flows: None,
+            rates: None,
             summary: false,
             details: false,
             snmp: false,
@@ -77,12 +97,32 @@ impl Settings {
             "in net.ipv4.ip_local_port_range, the host's own",
             Ranges::new([(u64::from(host.0), u64::from(host.1))]),
         )?;
+        if let Some(rates) = &self.rates {
+            rates.check()?;
+        }
         match Blocks::new(&self.ephemeral, n).free.is_empty() {
             true => {
                 Err(format!("no {n} ephemeral_ports of --resources begin at a multiple of {n}"))
             }
             false => Ok(()),
         }
+    }
+}
+
+/// `--egress_flow_classifier_parent`: `root`, or a class as `tc` writes it (`1:2`).
+///
+/// # Errors
+/// What was expected, for people.
+pub fn parse_parent(text: &str) -> Result<u32, String> {
+    if text == "root" {
+        return Ok(kernel::netlink::traffic::ROOT);
+    }
+    let number = |part: &str| u16::from_str_radix(part, 16).ok();
+    let halves = text.split_once(':');
+    let halves = halves.and_then(|(major, minor)| Some((number(major)?, number(minor)?)));
+    match halves {
+        Some((major, minor)) if major > 0 => Ok(u32::from(major) << 16 | u32::from(minor)),
+        _ => Err("'root', or a class such as 1:2, in hexadecimal numbers as tc has them".into()),
     }
 }
 
@@ -195,6 +235,16 @@ mod tests {
         assert_eq!(blocks.allocate(), Some((1008, 1023)));
         let top = Blocks::new(&Ranges::new([(65520, 65535)]), 16).allocate();
         assert_eq!(top, Some((65520, 65535)));
+    }
+
+    #[test]
+    fn parents_of_queues_are_written_as_tc_does() {
+        assert_eq!(parse_parent("root"), Ok(0xffff_ffff));
+        assert_eq!(parse_parent("1:2"), Ok(0x1_0002));
+        assert_eq!(parse_parent("8001:1f"), Ok(0x8001_001f));
+        for wrong in ["", "1", ":1", "1:", "0:1", "x:1", "10000:1", "1:2:3"] {
+            assert!(parse_parent(wrong).unwrap_err().contains("'root'"), "{wrong}");
+        }
     }
 
     #[test]

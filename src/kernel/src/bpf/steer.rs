@@ -44,6 +44,8 @@ const LOCAL: u8 = 9;
 const FRAME: u8 = 10;
 /// Offset of `ifindex` in the context.
 const INTERFACE: i16 = 40;
+/// Offset of `priority` in the context: the class that a packet asks for.
+const CLASS: i16 = 32;
 
 /// Offsets in a frame; IPv4 headers have 20 bytes, IPv6 headers 40.
 const ETHERTYPE: i32 = 12;
@@ -157,17 +159,20 @@ impl Assembly {
         }
     }
 
-    /// To the interface in `TARGET`, with the hardware address that everybody has.
-    fn send(&mut self, host: &Host, name: &'static str) -> &mut Assembly {
+    /// To the interface in `TARGET`.
+    fn send(&mut self) -> &mut Assembly {
+        self.push(copy(1, TARGET)).push(op(MOVE, 2, 0)).push(call(REDIRECT));
+        self.push(op(EXIT, 0, 0))
+    }
+
+    /// The packet is for the hardware address that everybody has.
+    fn address(&mut self, host: &Host) -> &mut Assembly {
         let [a, b, c, d, e, f] = host.mac;
-        self.here(name);
         self.push(op(STORE_WORD, FRAME, i32::from_ne_bytes([a, b, c, d])).at(-16));
         self.push(store_half(FRAME, -12, i32::from(u16::from_ne_bytes([e, f]))));
         self.push(copy(1, SKB)).push(op(MOVE, 2, 0));
         self.push(copy(3, FRAME)).push(op(ADD, 3, -16));
-        self.push(op(MOVE, 4, 6)).push(op(MOVE, 5, 0)).push(call(STORE_BYTES));
-        self.push(copy(1, TARGET)).push(op(MOVE, 2, 0)).push(call(REDIRECT));
-        self.push(op(EXIT, 0, 0))
+        self.push(op(MOVE, 4, 6)).push(op(MOVE, 5, 0)).push(call(STORE_BYTES))
     }
 
     /// The kernel refuses parts that are never reached: without an address of IPv6
@@ -232,15 +237,28 @@ pub fn inbound(host: &Host, loops: bool) -> Vec<Instruction> {
     }
 
     asm.here("port").look_up(host.ports, "next").push(copy(TARGET, RESULT)).go("send");
-    asm.here("ping").look_up(host.pings, "next").push(copy(TARGET, RESULT));
-    asm.send(host, "send");
+    asm.here("ping").look_up(host.pings, "next").push(copy(TARGET, RESULT)).here("send");
+    // What has come over the wire has it already, or is somebody else's: to write it
+    // would copy the packet's head.
+    if loops {
+        asm.address(host);
+    }
+    asm.send();
     asm.here("next").answer(NEXT);
     asm.finish()
 }
 
-/// For the host's end of a container's pair.
+/// For the fair queues of the public interface: what asks for no flow goes to the
+/// first, which is the host's.
 #[must_use]
-pub fn outbound(host: &Host) -> Vec<Instruction> {
+pub fn first_flow() -> Vec<Instruction> {
+    vec![op(MOVE, RESULT, 1), op(EXIT, 0, 0)]
+}
+
+/// For the host's end of a container's pair. `class`: what leaves the host asks for
+/// this one.
+#[must_use]
+pub fn outbound(host: &Host, class: Option<u32>) -> Vec<Instruction> {
     let mut asm = Assembly::default();
     asm.start(host);
     // There is nothing else to say: neighbours are known.
@@ -289,9 +307,12 @@ pub fn outbound(host: &Host) -> Vec<Instruction> {
 
     // For somebody on this host: another container, or the host itself.
     asm.here("port").look_up(host.ports, "up").push(copy(TARGET, RESULT));
-    asm.send(host, "send");
+    asm.address(host).send();
     asm.here("up").push(copy(1, SKB)).push(op(MOVE, 2, 0)).push(call(CHANGE_TYPE)).answer(UP);
     asm.here("out").push(copy(RESULT, LOCAL)).if_other(0, "drop");
+    if let Some(class) = class {
+        asm.push(op(MOVE, RESULT, class.cast_signed())).push(store(SKB, RESULT, CLASS));
+    }
     asm.push(op(MOVE, 1, host.public.cast_signed())).push(op(MOVE, 2, 0)).push(op(MOVE, 3, 0));
     asm.push(op(MOVE, 4, 0)).push(call(REDIRECT_NEIGHBOUR)).push(op(EXIT, 0, 0));
     asm.here("drop").answer(DROP);
@@ -351,8 +372,11 @@ mod tests {
         [both, Host { v6: None, ..both }]
     }
 
-    fn programs(host: &Host) -> [Vec<Instruction>; 4] {
-        [inbound(host, false), inbound(host, true), outbound(host), inside(host, 7, 2)]
+    fn programs(host: &Host) -> [Vec<Instruction>; 6] {
+        let out = [outbound(host, None), outbound(host, Some(0x1_0003))];
+        let [plain, sorted] = out;
+        let own = inside(host, 7, 2);
+        [inbound(host, false), inbound(host, true), plain, sorted, own, first_flow()]
     }
 
     #[test]

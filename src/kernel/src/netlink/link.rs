@@ -4,16 +4,23 @@
 //! it moves to another one, the name may too.
 
 use std::os::fd::{AsRawFd, BorrowedFd};
+use std::sync::mpsc::RecvTimeoutError;
+use std::time::Duration;
 
 use super::message::{Attributes, Message, Request, flag, long, number, text};
-use super::socket::{Refusal, Socket};
+use super::socket::{Family, Refusal, Socket};
 use crate::Error;
 
 const NEW: u16 = 16;
 const DELETE: u16 = 17;
 const GET: u16 = 18;
 const SET: u16 = 19;
+const GET_NETWORK: u16 = 90;
 const GET_STATISTICS: u16 = 94;
+/// `struct rtgenmsg`.
+const NETWORK_FIXED: usize = 4;
+const NETWORK_NAME: u16 = 1;
+const NETWORK_FD: u16 = 3;
 /// `struct if_stats_msg`.
 const STATISTICS_FIXED: usize = 12;
 /// Of what is asked: the plain counters.
@@ -31,6 +38,7 @@ const INFO: u16 = 18;
 const ALIAS: u16 = 20;
 const STATISTICS: u16 = 23;
 const NETWORK_OF_FD: u16 = 28;
+const PEERS_NETWORK: u16 = 37;
 const INFO_KIND: u16 = 1;
 const INFO_DATA: u16 = 2;
 const PORT: u16 = 12;
@@ -39,6 +47,9 @@ const VETH_PEER: u16 = 1;
 
 /// The longest name in bytes (`IFNAMSIZ` without its NUL).
 pub const LONGEST_NAME: usize = 15;
+
+/// Between two looks at whether an interface is gone.
+const GLANCE: Duration = Duration::from_millis(1);
 
 /// Counters of an interface, since it was made: `struct rtnl_link_stats64`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -73,6 +84,8 @@ pub struct Link {
     pub master: Option<u32>,
     /// Index of the other end of a pair, in the network where that is.
     pub peer: Option<u32>,
+    /// What this network calls the network of the other end; `None`: itself.
+    pub peers_network: Option<i32>,
     /// Free text for people and for marks.
     pub alias: Option<String>,
     /// What went through it.
@@ -102,6 +115,7 @@ fn read(message: Message<'_>) -> Option<Link> {
         address: all.get(ADDRESS).unwrap_or_default().to_vec(),
         master: value(MASTER),
         peer: value(PEERS_INDEX).filter(|peer| *peer != 0),
+        peers_network: value(PEERS_NETWORK).map(u32::cast_signed),
         alias: all.get(ALIAS).map(text),
         counters: all.get(STATISTICS).and_then(counters).unwrap_or_default(),
     })
@@ -145,6 +159,25 @@ pub fn all_counters(socket: &mut Socket) -> Result<Vec<(u32, Counters)>, Error> 
     socket.list(&request, read).map_err(|e| e.doing("list", "the counters of interfaces"))
 }
 
+/// What the socket's network calls the network `other`; `None` if it has no name for
+/// it.
+///
+/// # Errors
+/// The kernel refuses.
+pub fn name_of_network(socket: &mut Socket, other: BorrowedFd<'_>) -> Result<Option<i32>, Error> {
+    let request = Request::new(GET_NETWORK, 0)
+        .fixed(&[0; NETWORK_FIXED])
+        .number(NETWORK_FD, other.as_raw_fd().cast_unsigned());
+    let mut found = None;
+    let read = |message: Message<'_>| {
+        let name = message.attributes(NETWORK_FIXED).get(NETWORK_NAME);
+        found = name.and_then(|name| number(name, 0)).map(u32::cast_signed);
+    };
+    socket.ask(request, read).map_err(|e| e.doing("name", "another network"))?;
+    // -1: none.
+    Ok(found.filter(|name| *name >= 0))
+}
+
 /// The interface of that name, if there is one.
 ///
 /// # Errors
@@ -168,11 +201,19 @@ pub struct End<'a> {
     pub address: Option<[u8; 6]>,
     /// Largest packet in bytes; `None`: 1500.
     pub mtu: Option<u32>,
+    /// Whether it is switched on at once.
+    pub up: bool,
+    /// Index of the bridge that it is made a port of.
+    pub master: Option<u32>,
     /// The network that it is made in, by descriptor; `None`: the socket's.
     pub network: Option<BorrowedFd<'a>>,
 }
 
 impl End<'_> {
+    fn header(&self) -> [u8; FIXED] {
+        about(0, u32::from(self.up), u32::from(self.up))
+    }
+
     fn append(&self, mut request: Request) -> Request {
         request = request.text(NAME, self.name);
         if let Some(address) = &self.address {
@@ -181,6 +222,9 @@ impl End<'_> {
         if let Some(mtu) = self.mtu {
             request = request.number(MTU, mtu);
         }
+        if let Some(master) = self.master {
+            request = request.number(MASTER, master);
+        }
         if let Some(network) = self.network {
             request = request.number(NETWORK_OF_FD, network.as_raw_fd().cast_unsigned());
         }
@@ -188,12 +232,13 @@ impl End<'_> {
     }
 }
 
-/// Makes a pair of connected interfaces, both ends in one step.
+/// Makes a pair of connected interfaces, both ends in one step. The kernel makes the peer
+/// first, when it is connected to nothing: it can be neither `up` nor have a `master` yet.
 ///
 /// # Errors
 /// A name is taken (`EEXIST`), or the kernel refuses.
 pub fn add_veth(socket: &mut Socket, end: &End<'_>, peer: &End<'_>) -> Result<(), Error> {
-    let request = Request::new(NEW, flag::CREATE | flag::EXCLUSIVE).fixed(&[0; FIXED]);
+    let request = Request::new(NEW, flag::CREATE | flag::EXCLUSIVE).fixed(&end.header());
     let request = end.append(request).nested(INFO, |info| {
         info.text(INFO_KIND, "veth").nested(INFO_DATA, |data| {
             data.nested(VETH_PEER, |inner| peer.append(inner.fixed(&[0; FIXED])))
@@ -224,6 +269,39 @@ pub fn remove(socket: &mut Socket, name: &str) -> Result<(), Error> {
     let request = Request::new(DELETE, 0).fixed(&[0; FIXED]).text(NAME, name);
     gone_is_fine(socket.tell(request), libc::ENODEV)
         .map_err(|e| e.doing("remove", format!("the network interface '{name}'")))
+}
+
+/// As [`remove`], in the network of the calling thread, but returns when the interface is
+/// out of it and nothing goes through it any more. The kernel keeps whoever removes it for
+/// some 20 ms longer, until nothing of its own refers to it; that is left to a thread.
+///
+/// # Errors
+/// As [`Socket::open`] and [`remove`].
+pub fn remove_soon(name: &str) -> Result<(), Error> {
+    let mut socket = Socket::open(Family::Route)?;
+    if find(&mut socket, name)?.is_none() {
+        return Ok(());
+    }
+    let (tell, removed) = std::sync::mpsc::channel();
+    let owned = name.to_owned();
+    let thread = std::thread::Builder::new().name("network".into());
+    let work = move || {
+        let done = Socket::open(Family::Route).and_then(|mut own| remove(&mut own, &owned));
+        // Nobody listens any more if it was seen to be gone.
+        let _ = tell.send(done);
+    };
+    if thread.spawn(work).is_err() {
+        return remove(&mut socket, name);
+    }
+    loop {
+        match removed.recv_timeout(GLANCE) {
+            Ok(done) => return done,
+            // The kernel answers when it has done what it does under its lock.
+            Err(RecvTimeoutError::Timeout) if find(&mut socket, name)?.is_none() => return Ok(()),
+            Err(RecvTimeoutError::Timeout) => {}
+            Err(RecvTimeoutError::Disconnected) => return remove(&mut socket, name),
+        }
+    }
 }
 
 /// What may be changed of an interface.

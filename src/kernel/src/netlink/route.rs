@@ -248,5 +248,17 @@ mod tests {
             link::remove(&mut socket, "veth0").expect("removed");
         }
         assert_eq!(link::find(&mut far, "eth0").expect("asked"), None, "both ends are gone");
+
+        let end = End { up: true, master: Some(bridge.index), ..end };
+        link::add_veth(&mut socket, &end, &peer).expect("a pair");
+        let veth0 = link::find(&mut socket, "veth0").expect("found").expect("this end");
+        assert_eq!((veth0.up, veth0.master), (true, Some(bridge.index)));
+        for _ in 0..2 {
+            let removed = namespaces::in_network_of(here.0.id(), || link::remove_soon("veth0"));
+            removed.expect("entered").expect("removed");
+            assert_eq!(link::find(&mut socket, "veth0").expect("asked"), None);
+        }
+        // The name is free at once.
+        link::add_veth(&mut socket, &end, &peer).expect("a pair");
     }
 }

@@ -14,6 +14,7 @@ const NEW_QUEUE: u16 = 36;
 const DELETE_QUEUE: u16 = 37;
 const GET_QUEUE: u16 = 38;
 const NEW_CLASS: u16 = 40;
+const GET_CLASS: u16 = 42;
 const NEW_FILTER: u16 = 44;
 const GET_FILTER: u16 = 46;
 /// `struct tcmsg`.
@@ -25,8 +26,8 @@ const STATISTICS_BASIC: u16 = 1;
 const STATISTICS_RATE: u16 = 2;
 const STATISTICS_QUEUE: u16 = 3;
 
-/// `TC_H_ROOT`.
-const ROOT: u32 = 0xffff_ffff;
+/// `TC_H_ROOT`: an interface itself, as the parent of its first queue.
+pub const ROOT: u32 = 0xffff_ffff;
 /// `TC_H_CLSACT` and its minors.
 const CLSACT: u32 = 0xffff_fff1;
 const ON_INGRESS: u32 = 0xffff_fff2;
@@ -46,6 +47,7 @@ const HTB_PARAMETERS: u16 = 1;
 const HTB_INITIAL: u16 = 2;
 const HTB_RATE64: u16 = 6;
 const HTB_CEIL64: u16 = 7;
+const FAIR_FLOWS: u16 = 5;
 
 fn header(index: u32, handle: u32, parent: u32, info: u32) -> [u8; FIXED] {
     let mut fixed = [0; FIXED];
@@ -63,6 +65,15 @@ pub enum Way {
     Ingress,
     /// Out of it.
     Egress,
+}
+
+impl Way {
+    fn parent(self) -> u32 {
+        match self {
+            Way::Ingress => ON_INGRESS,
+            Way::Egress => ON_EGRESS,
+        }
+    }
 }
 
 /// Gives an interface the place where filters can be; one that is there is fine.
@@ -89,23 +100,47 @@ pub fn set_filter(
     priority: u16,
     program: (BorrowedFd<'_>, &str),
 ) -> Result<(), Error> {
-    let parent = match way {
-        Way::Ingress => ON_INGRESS,
-        Way::Egress => ON_EGRESS,
-    };
+    let name = program.1;
+    let what = || format!("the filter '{name}' of interface {index} ({way:?})");
+    let request = filter(index, way.parent(), priority, program, DIRECT_ACTION);
+    socket.tell(request).map_err(|e| e.doing("set", what()))
+}
+
+/// Puts a program at a place in the order of a queue's filters, as [`set_filter`];
+/// its answer is the class of the packet.
+///
+/// # Errors
+/// As [`set_filter`].
+pub fn set_classifier(
+    socket: &mut Socket,
+    index: u32,
+    queue: u32,
+    priority: u16,
+    program: (BorrowedFd<'_>, &str),
+) -> Result<(), Error> {
+    let name = program.1;
+    let what = || format!("the filter '{name}' of a queue of interface {index}");
+    let request = filter(index, queue, priority, program, 0);
+    socket.tell(request).map_err(|e| e.doing("set", what()))
+}
+
+fn filter(
+    index: u32,
+    parent: u32,
+    priority: u16,
+    (fd, name): (BorrowedFd<'_>, &str),
+    flags: u32,
+) -> Request {
     let info = u32::from(priority) << 16 | EVERY_PROTOCOL;
-    let (fd, name) = program;
-    let request = Request::new(NEW_FILTER, flag::CREATE | flag::REPLACE)
+    Request::new(NEW_FILTER, flag::CREATE | flag::REPLACE)
         .fixed(&header(index, 1, parent, info))
         .text(KIND, "bpf")
         .nested(OPTIONS, |options| {
             options
                 .number(BPF_FD, fd.as_raw_fd().cast_unsigned())
                 .text(BPF_NAME, name)
-                .number(BPF_FLAGS, DIRECT_ACTION)
-        });
-    let what = || format!("the filter '{name}' of interface {index} ({way:?})");
-    socket.tell(request).map_err(|e| e.doing("set", what()))
+                .number(BPF_FLAGS, flags)
+        })
 }
 
 /// A program among the filters of an interface.
@@ -124,11 +159,7 @@ pub struct Filter {
 /// # Errors
 /// The kernel refuses.
 pub fn filters(socket: &mut Socket, index: u32, way: Way) -> Result<Vec<Filter>, Error> {
-    let parent = match way {
-        Way::Ingress => ON_INGRESS,
-        Way::Egress => ON_EGRESS,
-    };
-    let request = Request::new(GET_FILTER, 0).fixed(&header(index, 0, parent, 0));
+    let request = Request::new(GET_FILTER, 0).fixed(&header(index, 0, way.parent(), 0));
     let read = |message: Message<'_>| {
         let options = Attributes(message.attributes(FIXED).get(OPTIONS)?);
         // The upper half; a priority has 16 bits.
@@ -148,31 +179,87 @@ pub struct Rate {
     pub rate: u64,
     /// Bytes per second for as long as there is something saved up; `rate` or more.
     pub ceiling: u64,
-    /// Bytes that may leave at once; `None`: what 10 ms of the rate are.
+    /// Bytes that can be saved up, and then leave at the ceiling; `None`: what 10 ms
+    /// of the rate are.
     pub burst: Option<u64>,
+}
+
+/// Nobody can save up less, in bytes: a few packets that the kernel cuts later.
+const LEAST_BURST: u64 = 16 << 10;
+/// The kernel counts time in ticks of as many nanoseconds, to the power of 2.
+const TICK: u32 = 6;
+
+/// Ticks that `bytes` take.
+fn ticks(bytes: u64, bytes_per_second: u64) -> u32 {
+    let nanoseconds = u128::from(bytes) * 1_000_000_000 / u128::from(bytes_per_second.max(1));
+    u32::try_from(nanoseconds >> TICK).unwrap_or(u32::MAX)
+}
+
+/// Bytes of as many ticks.
+fn bytes(ticks: u32, bytes_per_second: u64) -> u64 {
+    let bytes = (u128::from(ticks) << TICK) * u128::from(bytes_per_second) / 1_000_000_000;
+    u64::try_from(bytes).unwrap_or(u64::MAX)
 }
 
 /// `struct tc_htb_opt`: two rates of 12 bytes, then burst, ceiling's burst, quantum,
 /// level, priority.
 fn htb(rate: Rate) -> [u8; 44] {
-    let mut bytes = [0; 44];
+    let mut all = [0; 44];
     let narrow = |rate: u64| u32::try_from(rate).unwrap_or(u32::MAX);
     for (at, bytes_per_second) in [(0, rate.rate), (12, rate.ceiling)] {
         // Ethernet frames: the kernel needs no table of their lengths.
-        bytes[at + 1] = 1;
-        bytes[at + 8..at + 12].copy_from_slice(&narrow(bytes_per_second).to_ne_bytes());
+        all[at + 1] = 1;
+        all[at + 8..at + 12].copy_from_slice(&narrow(bytes_per_second).to_ne_bytes());
     }
-    let burst = rate.burst.unwrap_or(rate.rate / 100).max(16 << 10);
-    // In ticks of 64 ns that the bytes take.
-    let ticks = |bytes: u64, rate: u64| {
-        let nanoseconds = u128::from(bytes) * 1_000_000_000 / u128::from(rate.max(1));
-        u32::try_from(nanoseconds >> 6).unwrap_or(u32::MAX)
-    };
-    bytes[24..28].copy_from_slice(&ticks(burst, rate.rate).to_ne_bytes());
-    bytes[28..32].copy_from_slice(&ticks(burst, rate.ceiling).to_ne_bytes());
+    let burst = rate.burst.unwrap_or(rate.rate / 100).max(LEAST_BURST);
+    // What is saved up leaves at the ceiling: that one saves nothing.
+    let peak = (rate.ceiling / 100).max(LEAST_BURST);
+    all[24..28].copy_from_slice(&ticks(burst, rate.rate).to_ne_bytes());
+    all[28..32].copy_from_slice(&ticks(peak, rate.ceiling).to_ne_bytes());
     // One class: how much it may send in its turn does not matter.
-    bytes[32..36].copy_from_slice(&(64u32 << 10).to_ne_bytes());
-    bytes
+    all[32..36].copy_from_slice(&(64u32 << 10).to_ne_bytes());
+    all
+}
+
+/// What [`htb`] has written, and the kernel has made of it.
+fn read_rate(message: Message<'_>) -> Option<Rate> {
+    let all = message.attributes(FIXED);
+    if text(all.get(KIND)?) != "htb" || number(message.body, 8)? != CLASS {
+        return None;
+    }
+    let options = Attributes(all.get(OPTIONS)?);
+    let parameters = options.get(HTB_PARAMETERS)?;
+    // Rates that 32 bits can hold have no other attribute.
+    let wide = |kind, at| match options.get(kind) {
+        Some(value) => long(value, 0),
+        None => number(parameters, at).map(u64::from),
+    };
+    let (rate, ceiling) = (wide(HTB_RATE64, 8)?, wide(HTB_CEIL64, 20)?);
+    let burst = bytes(number(parameters, 24)?, rate);
+    Some(Rate { rate, ceiling, burst: Some(burst).filter(|_| ceiling > rate) })
+}
+
+/// The limit that [`set_limit`] has set, if there is one. What can be saved up is
+/// told where there is a ceiling, and not to the byte.
+///
+/// # Errors
+/// The kernel refuses.
+pub fn limit(socket: &mut Socket, index: u32) -> Result<Option<Rate>, Error> {
+    let request = Request::new(GET_CLASS, 0).fixed(&header(index, 0, 0, 0));
+    let found = socket.list(&request, read_rate);
+    let found = found.map_err(|e| e.doing("read", format!("the limit of interface {index}")))?;
+    Ok(found.into_iter().next())
+}
+
+/// The classes of an interface's queues, by number; of fair queues those where
+/// something waits.
+///
+/// # Errors
+/// The kernel refuses.
+pub fn classes(socket: &mut Socket, index: u32) -> Result<Vec<u32>, Error> {
+    let request = Request::new(GET_CLASS, 0).fixed(&header(index, 0, 0, 0));
+    let found = socket.list(&request, |message| number(message.body, 8));
+    found.map_err(|e| e.doing("list", format!("the classes of interface {index}")))
 }
 
 /// Limits what leaves by an interface, or changes the limit.
@@ -211,6 +298,54 @@ pub fn set_limit(socket: &mut Socket, index: u32, rate: Rate) -> Result<(), Erro
     Ok(())
 }
 
+/// Fair queues that packets are sorted into by number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Fair {
+    /// The queue's own number; those of its flows are beside it, from 1.
+    pub handle: u32,
+    /// How many flows it has.
+    pub flows: u32,
+}
+
+/// Puts fair queues (`fq_codel`) with this many flows under `parent`, which is
+/// [`ROOT`] or a class; those that are there already are taken as they are.
+///
+/// # Errors
+/// There is a queue of another kind, which somebody has chosen; the kernel refuses, or
+/// lacks `sch_fq_codel`.
+pub fn fair_queues(
+    socket: &mut Socket,
+    index: u32,
+    parent: u32,
+    flows: u32,
+) -> Result<Fair, Error> {
+    let there = queues(socket)?;
+    let there: Vec<&Queue> = there.iter().filter(|queue| queue.index == index).collect();
+    // Number 0: the kernel's own choice, which gives way.
+    let taken = there.iter().find(|queue| queue.parent == parent && queue.handle != 0);
+    if let Some(taken) = taken {
+        return match taken.kind.as_str() {
+            "fq_codel" => Ok(Fair { handle: taken.handle, flows: taken.flows }),
+            kind => Err(Error::new(
+                "add",
+                format!("fair queues to interface {index}: there is a queue of kind {kind}"),
+                std::io::ErrorKind::AlreadyExists.into(),
+            )),
+        };
+    }
+    let first = if parent == ROOT { 1 } else { (parent >> 16) + 1 };
+    let free = |handle: &u32| there.iter().all(|queue| queue.handle != *handle);
+    let handle = (first..0x7fff).map(|major| major << 16).find(free).unwrap_or(first << 16);
+    let request = Request::new(NEW_QUEUE, flag::CREATE | flag::EXCLUSIVE)
+        .fixed(&header(index, handle, parent, 0))
+        .text(KIND, "fq_codel")
+        .nested(OPTIONS, |options| options.number(FAIR_FLOWS, flows));
+    socket
+        .tell(request)
+        .map_err(|e| e.doing("add", format!("fair queues to interface {index}")))?;
+    Ok(Fair { handle, flows })
+}
+
 /// Takes the limit away; no limit is fine.
 ///
 /// # Errors
@@ -227,7 +362,11 @@ pub fn remove_limit(socket: &mut Socket, index: u32) -> Result<(), Error> {
 #[allow(missing_docs)]
 pub struct Queue {
     pub index: u32,
+    pub handle: u32,
+    pub parent: u32,
     pub kind: String,
+    /// Of fair queues.
+    pub flows: u32,
     pub bytes: u64,
     pub packets: u32,
     pub bytes_per_second: u32,
@@ -241,8 +380,15 @@ pub struct Queue {
 
 fn read(message: Message<'_>) -> Option<Queue> {
     let all = message.attributes(FIXED);
-    let mut queue =
-        Queue { index: number(message.body, 4)?, kind: text(all.get(KIND)?), ..Queue::default() };
+    let at = |place| number(message.body, place);
+    let (index, handle, parent) = (at(4)?, at(8)?, at(12)?);
+    let mut queue = Queue { index, handle, parent, kind: text(all.get(KIND)?), ..Queue::default() };
+    if queue.kind == "fq_codel"
+        && let Some(flows) =
+            all.get(OPTIONS).and_then(|options| Attributes(options).get(FAIR_FLOWS))
+    {
+        queue.flows = number(flows, 0)?;
+    }
     let figures = Attributes(all.get(STATISTICS)?);
     if let Some(basic) = figures.get(STATISTICS_BASIC) {
         (queue.bytes, queue.packets) = (long(basic, 0)?, number(basic, 8)?);
@@ -265,4 +411,38 @@ fn read(message: Message<'_>) -> Option<Queue> {
 pub fn queues(socket: &mut Socket) -> Result<Vec<Queue>, Error> {
     let request = Request::new(GET_QUEUE, 0).fixed(&[0; FIXED]);
     socket.list(&request, read).map_err(|e| e.doing("list", "the queues of interfaces"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::message::Messages;
+    use super::*;
+
+    #[test]
+    fn rates_are_read_back() {
+        let wanted = Rate { rate: 1_000_000, ceiling: 3_000_000, burst: Some(200_000) };
+        let options = Request::new(0, 0).attribute(HTB_PARAMETERS, &htb(wanted)).finish(0, 0);
+        let request = Request::new(0, 0)
+            .fixed(&header(7, CLASS, HTB, 0))
+            .text(KIND, "htb")
+            .attribute(OPTIONS, &options[16..])
+            .finish(0, 0);
+        let message = Messages(&request).next().expect("a message");
+        let found = read_rate(message).expect("a rate");
+        assert_eq!((found.rate, found.ceiling), (wanted.rate, wanted.ceiling));
+        let burst = found.burst.expect("a burst");
+        assert!((199_000..=200_000).contains(&burst), "{burst}");
+    }
+
+    #[test]
+    fn what_is_saved_up_leaves_at_the_ceiling() {
+        let all = htb(Rate { rate: 1_000_000, ceiling: 2_000_000, burst: Some(1_000_000) });
+        // One second of the rate; 10 ms of the ceiling.
+        assert_eq!(number(&all, 24), Some(1_000_000_000 >> TICK));
+        assert_eq!(number(&all, 28), Some(10_000_000 >> TICK));
+        // Without a ceiling and a burst.
+        let all = htb(Rate { rate: 100_000_000, ceiling: 100_000_000, burst: None });
+        assert_eq!(number(&all, 24), Some(10_000_000 >> TICK));
+        assert_eq!(number(&all, 24), number(&all, 28));
+    }
 }

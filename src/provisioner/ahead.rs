@@ -1,0 +1,314 @@
+//! Roots made ahead of the containers that will have them.
+//!
+//! ```text
+//! <work_dir>/provisioner/ready/<uuid>    what will be the directory of a container,
+//!                                        with its record
+//! ```
+//!
+//! A dozen directories and files are made on the disk for each root and its overlay, which
+//! took most of the time of a launch. After a launch some roots are made behind, for the
+//! next containers of the image, with their overlay mounted as far as that can be done
+//! without a place; taking one is a rename. They are few, they go when their image is not
+//! used for a while, and after the agent's death they are nobody's. They do not keep their
+//! image in the store: what is mounted is used only while the layers are the same
+//! directories. Everything blocks.
+
+use std::fs;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use kernel::failpoint;
+
+use super::Digest;
+use super::backend::{self, BackendError, Made, failed};
+use super::record::{ContainerRoots, RootRecord, build};
+use super::roots::Facts;
+use super::trash::{Discarded, Trash};
+
+/// Roots that are ready for each image.
+const EACH: usize = 2;
+/// Roots that are ready in all.
+const MOST: usize = 32;
+/// How long one stays after its image was used last.
+const PATIENCE: Duration = Duration::from_secs(600);
+
+/// An overlay that is mounted and has no place, with device and inode of its layers.
+#[derive(Debug)]
+struct Tree {
+    mount: OwnedFd,
+    layers: Vec<(u64, u64)>,
+}
+
+/// One root.
+#[derive(Debug)]
+struct Ready {
+    roots: ContainerRoots,
+    record: RootRecord,
+    tree: Option<Tree>,
+    /// Last use of the image.
+    used: Instant,
+    /// Keeps the layer of mount points.
+    _facts: Arc<Facts>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    ready: Vec<Ready>,
+    /// Images of those being made, one for each.
+    making: Vec<Digest>,
+    /// What nobody can use any more.
+    stale: Vec<ContainerRoots>,
+}
+
+/// The roots that are ready.
+#[derive(Debug)]
+pub(super) struct Shelf {
+    dir: PathBuf,
+    state: Mutex<State>,
+}
+
+/// A root that was ready.
+#[derive(Debug)]
+pub(super) struct Taken {
+    pub record: RootRecord,
+    /// Its overlay, if it is mounted.
+    pub tree: Option<OwnedFd>,
+}
+
+impl Shelf {
+    pub fn new(dir: PathBuf) -> Shelf {
+        Shelf { dir, state: Mutex::default() }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Makes a root as `wanted` the container's, if one is ready and the container has
+    /// nothing yet.
+    pub fn take(&self, wanted: &RootRecord, container: &ContainerRoots) -> Option<Taken> {
+        let mut state = self.state();
+        let found = loop {
+            let at = state.ready.iter().position(|one| one.record.is_like(wanted))?;
+            let found = state.ready.remove(at);
+            let same = |tree: &Tree| layers(wanted).is_ok_and(|layers| layers == tree.layers);
+            if found.tree.as_ref().is_none_or(same) {
+                break found;
+            }
+            // The image was removed and pulled again.
+            state.stale.push(found.roots);
+        };
+        drop(state);
+        match found.roots.become_those_of(container) {
+            Ok(()) => {
+                let tree = found.tree.map(|tree| tree.mount);
+                Some(Taken { record: found.record, tree })
+            }
+            Err(error) if is_taken(&error) => {
+                // It has a root for a volume. The next one will not.
+                self.state().ready.push(found);
+                None
+            }
+            Err(error) => {
+                let path = container.path().display();
+                tracing::warn!(%error, "a root that was ready does not become '{path}'");
+                self.state().stale.push(found.roots);
+                None
+            }
+        }
+    }
+
+    /// Makes roots as `like` until enough are ready, and mounts their overlays if `mount`.
+    /// What is too many after that goes with `tidy`.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn fill(
+        &self,
+        like: &RootRecord,
+        facts: &Arc<Facts>,
+        mount: bool,
+    ) -> Result<(), BackendError> {
+        while self.begin(like) {
+            let name = uuid::Uuid::new_v4().to_string();
+            let roots = ContainerRoots::at(self.dir.join(&name));
+            let record = RootRecord { name, ..like.clone() };
+            let built = build(&roots, &record, &AtomicBool::new(false))
+                .and_then(|made| if mount { mounted(&roots, &record, &made) } else { Ok(None) });
+            failpoint!("provision.ahead");
+            let mut state = self.state();
+            if let Some(at) = state.making.iter().position(|id| *id == like.id) {
+                state.making.swap_remove(at);
+            }
+            let tree = match built {
+                Ok(tree) => tree,
+                Err(error) => {
+                    state.stale.push(roots);
+                    return Err(error);
+                }
+            };
+            let (used, facts) = (Instant::now(), Arc::clone(facts));
+            state.ready.push(Ready { roots, record, tree, used, _facts: facts });
+            if state.ready.len() > MOST {
+                let spare = oldest(&mut state.ready);
+                state.stale.push(spare.roots);
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether one more is to be made; then it is noted.
+    fn begin(&self, like: &RootRecord) -> bool {
+        let mut state = self.state();
+        let now = Instant::now();
+        let mut there = state.making.iter().filter(|id| **id == like.id).count();
+        for one in state.ready.iter_mut().filter(|one| one.record.is_like(like)) {
+            one.used = now;
+            there += 1;
+        }
+        let more = there < EACH;
+        if more {
+            state.making.push(like.id);
+        }
+        more
+    }
+
+    /// Takes away those whose image was not used for long, and what nobody can use.
+    pub fn tidy(&self, trash: &Arc<Trash>) -> Vec<Discarded> {
+        let mut state = self.state();
+        let now = Instant::now();
+        let is_old = |one: &mut Ready| now.duration_since(one.used) > PATIENCE;
+        let old: Vec<Ready> = state.ready.extract_if(.., is_old).collect();
+        let mut going = std::mem::take(&mut state.stale);
+        drop(state);
+        going.extend(old.into_iter().map(|one| one.roots));
+        going.iter().filter_map(|roots| discard(roots.path(), trash)).collect()
+    }
+
+    /// Takes away those of a dead agent. To be called before any is made.
+    pub fn recover(&self, trash: &Arc<Trash>) -> Vec<Discarded> {
+        let found = fs::read_dir(&self.dir).into_iter().flatten().flatten();
+        found.filter_map(|entry| discard(&entry.path(), trash)).collect()
+    }
+}
+
+/// Moves a root away; one that stays is left to the next agent.
+fn discard(path: &Path, trash: &Arc<Trash>) -> Option<Discarded> {
+    trash.take(path).unwrap_or_else(|error| {
+        tracing::warn!(error = %kernel::chain(&error), "a root that nobody will have stays");
+        None
+    })
+}
+
+/// Mounts the overlay of a root.
+fn mounted(
+    roots: &ContainerRoots,
+    record: &RootRecord,
+    made: &Made,
+) -> Result<Option<Tree>, BackendError> {
+    let Some(overlay) = &made.overlay else { return Ok(None) };
+    // Seen first: what takes their place while we mount is not them.
+    let layers = layers(record)?;
+    let mount = backend::mount_ahead(&roots.place(record), overlay)?;
+    Ok(Some(Tree { mount, layers }))
+}
+
+/// Device and inode of each layer. An overlay keeps those of its layers from being given
+/// to others.
+fn layers(record: &RootRecord) -> Result<Vec<(u64, u64)>, BackendError> {
+    let all = record.layers.iter().chain(&record.points);
+    let seen = |path: &PathBuf| {
+        let found = fs::metadata(path).map_err(failed("look at", path))?;
+        Ok((found.dev(), found.ino()))
+    };
+    all.map(seen).collect()
+}
+
+fn oldest(ready: &mut Vec<Ready>) -> Ready {
+    let ages = ready.iter().enumerate();
+    let (at, _) = ages.min_by_key(|(_, one)| one.used).expect("more than there may be");
+    ready.remove(at)
+}
+
+fn is_taken(error: &io::Error) -> bool {
+    use io::ErrorKind::{AlreadyExists, DirectoryNotEmpty};
+    matches!(error.kind(), AlreadyExists | DirectoryNotEmpty)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::backend::Backend;
+    use super::*;
+
+    fn count(dir: &Path) -> usize {
+        fs::read_dir(dir).into_iter().flatten().count()
+    }
+
+    fn record(layer: &Path, image: &str) -> RootRecord {
+        RootRecord {
+            name: "wanted".into(),
+            backend: Backend::Overlay,
+            shared: false,
+            image: image.into(),
+            id: Digest::of(image.as_bytes()),
+            layers: vec![layer.to_owned()],
+            points: None,
+        }
+    }
+
+    #[test]
+    fn a_root_is_taken_once_and_only_by_a_container_like_it() {
+        let dir = std::env::temp_dir().join(format!("ahead-{}", std::process::id()));
+        let layer = dir.join("layer");
+        fs::create_dir_all(&layer).unwrap();
+        let (ready, facts) = (dir.join("ready"), Arc::new(Facts::default()));
+        let shelf = Shelf::new(ready.clone());
+        let (one, two) = (record(&layer, "one"), record(&layer, "two"));
+        let of = |name: &str| ContainerRoots::at(dir.join("containers").join(name));
+        assert!(shelf.take(&one, &of("a")).is_none());
+        for _ in 0..2 {
+            shelf.fill(&one, &facts, false).unwrap();
+            assert_eq!(count(&ready), EACH);
+        }
+        assert!(shelf.take(&two, &of("a")).is_none(), "another image");
+        // The first one makes the directory of containers.
+        let taken = shelf.take(&one, &of("a")).expect("one is ready");
+        assert_eq!(of("a").read().roots, std::slice::from_ref(&taken.record));
+        let place = of("a").place(&taken.record);
+        assert!(place.root.is_dir() && of("a").path().join("upperdir").is_dir());
+        // A container that has something keeps it, and the root stays.
+        assert!(shelf.take(&one, &of("a")).is_none());
+        assert_eq!(count(&ready), EACH - 1);
+        assert!(shelf.take(&one, &of("b")).is_some());
+        assert!(shelf.take(&one, &of("c")).is_none(), "there are no more");
+        fs::remove_dir_all(&dir).unwrap();
+    }
+
+    #[test]
+    fn they_are_few_and_those_of_the_dead_go() {
+        let dir = std::env::temp_dir().join(format!("few-{}", std::process::id()));
+        let layer = dir.join("layer");
+        fs::create_dir_all(&layer).unwrap();
+        let trash = Arc::new(Trash::new(dir.join("gone")));
+        let (ready, facts) = (dir.join("ready"), Arc::new(Facts::default()));
+        let shelf = Shelf::new(ready.clone());
+        for image in 0..MOST {
+            let like = record(&layer, &image.to_string());
+            shelf.fill(&like, &facts, false).unwrap();
+        }
+        shelf.tidy(&trash).into_iter().for_each(Discarded::remove);
+        assert_eq!((count(&ready), count(&dir.join("gone"))), (MOST, 0));
+        let first = ContainerRoots::at(dir.join("a"));
+        assert!(shelf.take(&record(&layer, "0"), &first).is_none(), "the oldest went");
+        assert!(shelf.tidy(&trash).is_empty());
+        // The next agent knows of none.
+        Shelf::new(ready.clone()).recover(&trash).into_iter().for_each(Discarded::remove);
+        assert_eq!((count(&ready), count(&dir.join("gone"))), (0, 0));
+        fs::remove_dir_all(&dir).unwrap();
+    }
+}
