@@ -55,7 +55,7 @@ async fn clear(shared: &Arc<Shared>, claimed: &BTreeSet<String>, lodge: bool) ->
     leftovers
 }
 
-/// What comes first, whoever recovers first.
+/// What comes before all else, once.
 async fn begin(shared: &Arc<Shared>) {
     collect(shared).await;
     if let Err(error) = shared.store.settle() {

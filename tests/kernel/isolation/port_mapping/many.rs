@@ -52,7 +52,7 @@ impl Answers {
             while !end.load(Ordering::Relaxed) {
                 let Ok((length, from)) = udp.recv_from(&mut buffer) else { continue };
                 let text = String::from_utf8_lossy(&buffer[..length]).into_owned();
-                book.lock().unwrap().datagrams.insert((text, from.port()));
+                book.lock().expect("not poisoned").datagrams.insert((text, from.port()));
                 let _ = udp.send_to(b"yes", from);
             }
         });
@@ -65,7 +65,7 @@ impl Answers {
                 };
                 stream.set_nonblocking(false).expect("a stream that waits");
                 if let Ok(word) = said(&stream) {
-                    book.lock().unwrap().connections.insert(word, from.port());
+                    book.lock().expect("not poisoned").connections.insert(word, from.port());
                     let _ = (&stream).write_all(b"welcome\n");
                 }
             }
@@ -119,6 +119,19 @@ where
     for worker in workers {
         worker.await.expect("a worker");
     }
+}
+
+async fn end_all(native: &Arc<Native>, count: usize) {
+    let native = Arc::clone(native);
+    for_all(count, move |number| {
+        let native = Arc::clone(&native);
+        async move {
+            let id = top(&format!("c{number}"));
+            native.destroy(&id, None).await.expect("destroyed");
+            native.forget(&id).await;
+        }
+    })
+    .await;
 }
 
 #[test]
@@ -199,16 +212,7 @@ fn hundreds_share_the_address_and_reach_and_are_reached_on_their_own_ports() {
             }
         }
         eprintln!("all were asked after {:.1} s", start.elapsed().as_secs_f64());
-        let theirs = Arc::clone(&native);
-        for_all(count, move |number| {
-            let native = Arc::clone(&theirs);
-            async move {
-                let id = top(&format!("c{number}"));
-                native.destroy(&id, None).await.expect("destroyed");
-                native.forget(&id).await;
-            }
-        })
-        .await;
+        end_all(&native, count).await;
         eprintln!("all were gone after {:.1} s", start.elapsed().as_secs_f64());
     });
     assert_eq!(interfaces(), Vec::<String>::new());
