@@ -119,6 +119,8 @@ async fn several_networks_of_every_kind() {
     );
     let (cluster, mut framework) = host.cluster("net-kinds", &[]).await;
     let redirects = "/proc/sys/net/ipv4/conf/all/accept_redirects";
+    // As plugins want it: a host that begins to forward takes redirects no more.
+    std::fs::write("/proc/sys/net/ipv4/ip_forward", "1").expect("write");
     std::fs::write(redirects, "1").expect("write");
     let line = "ip -o address; echo redirects $(cat /proc/sys/net/ipv4/conf/all/accept_redirects); \
                 ip -o link show eth3; tc qdisc show dev eth0; echo done; sleep 1000";
