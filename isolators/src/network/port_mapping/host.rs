@@ -6,6 +6,7 @@ use std::fs;
 use std::net::IpAddr;
 use std::os::fd::AsFd;
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use kernel::bpf::map::Map;
 use kernel::bpf::{self, steer};
@@ -36,6 +37,8 @@ const MOST_PINGS: u32 = 16_384;
 pub(super) const PRIORITY: u16 = 31_050;
 /// What a packet on the loopback interface may have, and so what a pair must take.
 const LOOPBACK_MTU: u32 = 65_535;
+/// The kernel needs no longer to make an address its own, if it has anything to do it with.
+const OWN_SOON: Duration = Duration::from_secs(2);
 /// The way out of a container: the other end of its pair, which needs no address.
 const GATEWAY4: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(169, 254, 1, 1));
 const GATEWAY6: IpAddr = IpAddr::V6(std::net::Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1));
@@ -243,6 +246,15 @@ impl Host {
             let route =
                 Route { destination, prefix: 0, index, gateway: Some(way_out), source: None };
             route::add_with_mtu(&mut socket, &route, self.public.mtu)?;
+        }
+        // Else the first connections of the container may look for it outside.
+        if let Some(ip) = self.facts.v6 {
+            let start = Instant::now();
+            while start.elapsed() < OWN_SOON
+                && !route::is_own(&mut socket, IpAddr::V6(ip)).unwrap_or(true)
+            {
+                std::thread::sleep(Duration::from_millis(1));
+            }
         }
         Ok(())
     }

@@ -22,6 +22,7 @@ const METRIC_MTU: u16 = 2;
 const TABLE_MAIN: u8 = 254;
 const PROTOCOL_BOOT: u8 = 3;
 const KIND_UNICAST: u8 = 1;
+const KIND_LOCAL: u8 = 2;
 const SCOPE_UNIVERSE: u8 = 0;
 const SCOPE_LINK: u8 = 253;
 const SCOPE_NOWHERE: u8 = 255;
@@ -142,6 +143,22 @@ pub fn remove(socket: &mut Socket, route: &Route) -> Result<(), Error> {
         .map_err(|e| e.doing("remove", route.text()))
 }
 
+/// Whether the network takes packets for `ip` itself. The kernel makes an address of
+/// IPv6 its own a moment after it was added.
+///
+/// # Errors
+/// It does not know where to send them either.
+pub fn is_own(socket: &mut Socket, ip: IpAddr) -> Result<bool, Error> {
+    let bytes = octets(ip);
+    let mut fixed = [0; FIXED];
+    (fixed[0], fixed[1]) = (family(ip), (bytes.len() * 8) as u8);
+    let request = Request::new(GET, 0).fixed(&fixed).attribute(DESTINATION, &bytes);
+    let mut own = false;
+    let read = |message: Message<'_>| own = message.body.get(7) == Some(&KIND_LOCAL);
+    socket.ask(request, read).map_err(|e| e.doing("find", format!("the route to {ip}")))?;
+    Ok(own)
+}
+
 #[cfg(test)]
 mod tests {
     use std::os::fd::AsFd;
@@ -233,6 +250,12 @@ mod tests {
             };
             add(&mut far, &route).expect("a route");
             assert!(list(&mut far).expect("a list").contains(&route));
+            assert!(!is_own(&mut far, gateway).expect("a way to the gateway"));
+            let start = std::time::Instant::now();
+            while !is_own(&mut far, ip).expect("a way to itself") {
+                assert!(start.elapsed().as_secs() < 60, "{ip} is never its own");
+                std::thread::yield_now();
+            }
             for _ in 0..2 {
                 remove(&mut far, &route).expect("removed");
                 assert!(!list(&mut far).expect("a list").contains(&route));
