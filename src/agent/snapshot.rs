@@ -102,10 +102,7 @@ impl Snapshot {
 
     /// The live executor that runs in the top-level container of `id`.
     pub fn executor_of(&self, id: &ContainerId) -> Option<&Arc<Executor>> {
-        let mut root = id;
-        while let Some(parent) = &root.parent {
-            root = parent;
-        }
+        let root = id.root();
         self.executors().map(|(_, e)| e).find(|e| e.container_id.value == root.value)
     }
 }

@@ -39,14 +39,10 @@ impl Composing {
 
     /// Who has the container, or the root of it.
     fn of(&self, id: &ContainerId) -> Option<&Arc<dyn Containerizer>> {
-        let root = root(id);
+        let root = id.root();
         let has = |one: &&Named| one.1.knows(id) || one.1.knows(root);
         self.all.iter().find(has).map(|(_, containerizer)| containerizer)
     }
-}
-
-fn root(id: &ContainerId) -> &ContainerId {
-    id.parent.as_deref().map_or(id, root)
 }
 
 /// Who is to look for a container after a restart: those of type DOCKER are docker's
@@ -79,7 +75,7 @@ impl Containerizer for Composing {
     async fn launch(&self, request: LaunchRequest) -> Result<Launched, ContainerizerError> {
         if request.id.parent.is_some() {
             let owner = self.of(&request.id);
-            let unknown = || ContainerizerError::Unknown(root(&request.id).value.clone());
+            let unknown = || ContainerizerError::Unknown(request.id.root().value.clone());
             return owner.ok_or_else(unknown)?.launch(request).await;
         }
         if self.of(&request.id).is_some() {

@@ -86,7 +86,7 @@ pub async fn collect(
     }
     for (id, _) in containerizer.containers() {
         let nested = id.parent.is_some();
-        let of_executor = roots.contains(&root(&id));
+        let of_executor = roots.contains(&id.root().value.as_str());
         let wanted = selection.container.as_deref().is_none_or(|c| c == id.value);
         if !wanted || (nested && !selection.nested) || (!of_executor && !selection.standalone) {
             continue;
@@ -103,10 +103,6 @@ pub async fn collect(
         });
     }
     found
-}
-
-pub(super) fn root(id: &ContainerId) -> &str {
-    id.parent.as_deref().map_or(id.value.as_str(), root)
 }
 
 /// One sample by the ids with their parents.

@@ -103,7 +103,7 @@ pub(super) fn request(
         }
         (Some(parent), None) => {
             require_parent(context, parent)?;
-            let root = context.work_dir.standalone(super::containers::root(parent));
+            let root = context.work_dir.standalone(&parent.root().value);
             (below(&root, &call.container_id), own_user, None)
         }
     };
@@ -207,7 +207,7 @@ pub async fn remove(context: &Context, snapshot: &Snapshot, id: &ContainerId) ->
             return bad_request(format!("Container {} belongs to an executor", display(id)));
         }
         Some(executor) => PathBuf::from(&executor.directory),
-        None => context.work_dir.standalone(super::containers::root(id)),
+        None => context.work_dir.standalone(&id.root().value),
     };
     match super::sandbox::remove(&below(&root, id)) {
         Ok(()) => Response::empty(StatusCode::OK),

@@ -107,10 +107,7 @@ impl Parts {
     fn watch_nested(&self, core: &Core) {
         let runs = core.known_runs();
         for (id, _) in self.containerizer.containers() {
-            let mut root = &id;
-            while let Some(parent) = &root.parent {
-                root = parent;
-            }
+            let root = id.root();
             let Some(run) = runs.iter().find(|r| r.spec.container == *root) else { continue };
             if id.parent.is_none() {
                 continue;

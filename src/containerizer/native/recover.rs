@@ -65,7 +65,7 @@ pub(super) async fn recover(
         known.into_iter().map(|known| (key(&known.request.id), known)).collect();
     let mut all: BTreeMap<String, Found> = BTreeMap::new();
     for id in shared.runtime.scan() {
-        let root = key(&root_of(&id));
+        let root = key(id.root());
         let orphan = !wanted.contains_key(&root) && all.get(&root).is_none_or(|found| found.orphan);
         let request = wanted.get(&key(&id)).map(|known| known.request.clone());
         let started = wanted.get(&key(&id)).is_some_and(|known| known.pid.is_some());
@@ -108,10 +108,6 @@ async fn recover_roots(shared: &Shared, all: &BTreeMap<String, Found>) {
     for error in provisioner.recover(&open).await {
         warn!(error = %chain(&error), "root file systems stay");
     }
-}
-
-fn root_of(id: &ContainerId) -> ContainerId {
-    id.parent.as_ref().map_or_else(|| id.clone(), |parent| root_of(parent))
 }
 
 /// Reads what the runtime directory and the record say of a container.

@@ -21,6 +21,7 @@ mod packages {
 }
 
 pub mod attributes;
+mod containers;
 pub mod json;
 pub mod model;
 pub mod recordio;
