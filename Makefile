@@ -39,7 +39,7 @@ deny: ## licences, advisories, bans and sources of all dependencies (installs ca
 	@command -v cargo-deny >/dev/null || $(CARGO) install --locked --debug cargo-deny
 	$(CARGO) deny check bans licenses sources
 
-bench: ## SCENARIO=launch|memory|tasks|statistics|isolators|images|network|gc|updates|recovery|master|docker: table and JSON lines
+bench: ## SCENARIO=launch|memory|tasks|statistics|isolators|images|pull|network|gc|updates|recovery|master|docker: table and JSON lines
 	@tests/scripts/bench.sh "$(SCENARIO)"
 
 soak: ## TASKS=5000 short containers while the agent is killed at random, CRASHES=1000 of Docker

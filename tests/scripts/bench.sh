@@ -5,7 +5,7 @@ set -euo pipefail
 cd "$(dirname "$0")/../.."
 CARGO=${CARGO:-cargo}
 TARGET=${TARGET:-${CARGO_TARGET_DIR:-$PWD/target}}
-all=(launch memory tasks statistics isolators images network gc updates recovery master docker)
+all=(launch memory tasks statistics isolators images pull network gc updates recovery master docker)
 wanted=${1:-all}
 case "$wanted" in
   all) scenarios=("${all[@]}") ;;
