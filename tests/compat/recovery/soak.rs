@@ -49,11 +49,18 @@ async fn nothing_is_lost_or_leaked_under_random_deaths() {
     let by = Instant::now() + Duration::from_secs(60 + total as u64 / 4);
     loop {
         let name = |n: usize| format!("s{n}");
-        let open = (0..launched).filter(|n| framework.end(&name(*n)).is_none()).count();
+        let is_open = |n: &usize| framework.end(&name(*n)).is_none();
+        let open = (0..launched).filter(is_open).count();
         if launched == total && open == 0 {
             break;
         }
-        assert!(Instant::now() < by, "{open} of {launched} are open\n{}", cluster.logs());
+        if Instant::now() > by {
+            let said: Vec<_> = (0..launched)
+                .filter(is_open)
+                .map(|n| (n, framework.statuses.get(&name(n))))
+                .collect();
+            panic!("open after {deaths} deaths: {said:#?}\n{}", cluster.logs());
+        }
         framework.next(tokio::time::Instant::now() + Duration::from_millis(20)).await;
         if open < WIDTH && launched < total && framework.has_offer() {
             let count = (WIDTH - open).min(total - launched).min(20);
