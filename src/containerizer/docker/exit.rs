@@ -281,7 +281,18 @@ mod tests {
             .env("MESOS_CONTAINER_NAME", "mesos-x")
             .spawn()
             .expect("start a process");
-        let process = Process::open(child.id(), "mesos-x").expect("it says so");
+        // A program that has just been executed has no environment for a moment.
+        let by = Instant::now() + Duration::from_secs(60);
+        let process = loop {
+            match Process::open(child.id(), "mesos-x") {
+                Ok(process) => break process,
+                Err(_) if Instant::now() < by => tokio::time::sleep(Duration::from_millis(1)).await,
+                Err(error) => {
+                    let _ = child.kill();
+                    panic!("it says so: {error}");
+                }
+            }
+        };
         assert!(!process.is_dead() && process.signal(libc::SIGKILL));
         process.ended().await;
         assert!(process.is_dead());
