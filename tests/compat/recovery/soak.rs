@@ -24,6 +24,35 @@ fn kind(number: usize) -> (&'static str, &'static str) {
     }
 }
 
+/// Tasks that ended otherwise than they must, with what was said of them.
+fn wrong_ends(framework: &Framework, total: usize) -> Vec<String> {
+    let mut wrong = Vec::new();
+    for n in 0..total {
+        let statuses = &framework.statuses[&format!("s{n}")];
+        let ends: BTreeSet<(String, String)> = statuses
+            .iter()
+            .filter(|s| is_terminal(s["state"].as_str().unwrap_or("")))
+            .map(|s| (s["state"].as_str().unwrap_or("").to_owned(), s["uuid"].to_string()))
+            .collect();
+        let states: Vec<&str> = ends.iter().map(|(state, _)| state.as_str()).collect();
+        let fine = match states[..] {
+            [state] if state == kind(n).1 => true,
+            // On its way when the agent died. Each agent that does not know it says so,
+            // as in Mesos, until the framework's word has reached one.
+            [_, ..] => {
+                states.iter().all(|state| ["TASK_DROPPED", "TASK_LOST"].contains(state))
+                    && !statuses.iter().any(|s| s["state"] == "TASK_RUNNING")
+            }
+            _ => false,
+        };
+        if !fine {
+            let all = statuses.iter().map(|s| format!("{} {}", s["state"], s["message"]));
+            wrong.push(format!("s{n} ({}): {:?}", kind(n).0, all.collect::<Vec<_>>()));
+        }
+    }
+    wrong
+}
+
 #[tokio::test]
 async fn nothing_is_lost_or_leaked_under_random_deaths() {
     require!(root, cgroup);
@@ -83,30 +112,7 @@ async fn nothing_is_lost_or_leaked_under_random_deaths() {
             next_death = None;
         }
     }
-    let mut wrong = Vec::new();
-    for n in 0..total {
-        let statuses = &framework.statuses[&format!("s{n}")];
-        let ends: BTreeSet<(String, String)> = statuses
-            .iter()
-            .filter(|s| is_terminal(s["state"].as_str().unwrap_or("")))
-            .map(|s| (s["state"].as_str().unwrap_or("").to_owned(), s["uuid"].to_string()))
-            .collect();
-        let states: Vec<&str> = ends.iter().map(|(state, _)| state.as_str()).collect();
-        let fine = match states[..] {
-            [state] if state == kind(n).1 => true,
-            // On its way when the agent died. Each agent that does not know it says so,
-            // as in Mesos, until the framework's word has reached one.
-            [_, ..] => {
-                states.iter().all(|state| ["TASK_DROPPED", "TASK_LOST"].contains(state))
-                    && !statuses.iter().any(|s| s["state"] == "TASK_RUNNING")
-            }
-            _ => false,
-        };
-        if !fine {
-            let all = statuses.iter().map(|s| format!("{} {}", s["state"], s["message"]));
-            wrong.push(format!("s{n} ({}): {:?}", kind(n).0, all.collect::<Vec<_>>()));
-        }
-    }
+    let wrong = wrong_ends(&framework, total);
     assert!(wrong.is_empty(), "{deaths} deaths, {} wrong: {wrong:#?}", wrong.len());
     let dropped = |n: &usize| {
         let end = framework.end(&format!("s{n}"));
