@@ -199,7 +199,7 @@ impl Framework {
     ///
     /// # Panics
     /// When it does not within `seconds`.
-    pub async fn until(&mut self, what: &str, seconds: u64, done: impl Fn(&Self) -> bool) {
+    pub async fn until(&mut self, what: &str, seconds: u64, mut done: impl FnMut(&Self) -> bool) {
         let by = Instant::now() + Duration::from_secs(seconds);
         while !done(self) {
             // What is waited for need not come as an event.

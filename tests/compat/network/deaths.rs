@@ -126,11 +126,7 @@ async fn at_every_step() {
             framework.until("it runs", 60, |f| f.state(&name) == Some("TASK_RUNNING")).await;
             framework.call("KILL", kill.clone()).await;
         }
-        let by = Instant::now() + Duration::from_secs(60);
-        while cluster.agent_ended().is_none() {
-            assert!(Instant::now() < by, "{point} is not reached\n{}", cluster.logs());
-            framework.next((Instant::now() + Duration::from_millis(50)).into()).await;
-        }
+        framework.until(point, 60, |_| cluster.agent_ended().is_some()).await;
         cluster.kill_agent();
         cluster.failpoint = None;
         cluster.start_agent();
