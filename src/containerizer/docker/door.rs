@@ -6,6 +6,7 @@ use mesos::{ContainerStatus, NetworkInfo, network_info};
 use tokio::sync::{mpsc, watch};
 
 use super::mapping::docker_info;
+use crate::containerizer::terminal::Terminal;
 use crate::containerizer::{LaunchRequest, Termination};
 
 /// Mesos' states of a Docker container.
@@ -44,6 +45,8 @@ pub(super) struct View {
     pub(super) addresses: Vec<String>,
     /// Its networks, where they are not the engine's.
     pub(super) networks: Vec<NetworkInfo>,
+    /// Its terminal, while it runs.
+    pub(super) terminal: Option<Arc<Terminal>>,
     /// Set once, last.
     pub(super) end: Option<Termination>,
 }
@@ -51,7 +54,8 @@ pub(super) struct View {
 impl View {
     pub(super) fn new(phase: Phase, pid: Option<u32>) -> View {
         let (addresses, networks) = (Vec::new(), Vec::new());
-        View { phase, pid, stop_signal: None, addresses, networks, end: None }
+        let (stop_signal, terminal) = (None, None);
+        View { phase, pid, stop_signal, addresses, networks, terminal, end: None }
     }
 
     /// The first of its addresses.
