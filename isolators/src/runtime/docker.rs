@@ -159,7 +159,7 @@ mod tests {
         let part = prepare(&false, &asked).unwrap();
         assert_eq!(part.environment["A"], "image");
         assert_eq!(part.working_directory.as_deref(), Some("/srv".as_ref()));
-        assert_eq!(part.command.map(|c| c.arguments), Some(words("/c")));
+        assert_eq!(part.command.as_ref().map(|c| &c.arguments), Some(&words("/c")));
         let made = |part: &Contribution| -> Vec<String> {
             let path = |operation: &FileOperation| match operation {
                 FileOperation::Mkdir { path, .. } => path.display().to_string(),

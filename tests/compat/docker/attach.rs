@@ -138,7 +138,7 @@ async fn a_docker_task_has_a_terminal() {
     let engine = Dockerd::start("terminal", Network::Host);
     let mut cluster = cluster("docker-terminal", &engine, &[]);
     let mut framework = Framework::subscribe(&cluster.master, "docker-terminal").await;
-    let line = "busybox tty; until [ \"$(busybox stty size)\" = '31 101' ]; do sleep 0.1; done; \
+    let line = "busybox tty; until [ \"$(busybox stty size 2>&1)\" = '31 101' ]; do sleep 0.1; done; \
                 echo ready; while read line; do echo \"<$line> $(busybox stty size)\" >&2; \
                 [ \"$line\" = quit ] && exit 5; done";
     let mut shell = docker_task("shell", line);

@@ -147,7 +147,12 @@ async fn podman_tasks_are_on_cni_networks_too() {
     web["container"]["hostname"] = "webserver".into();
     framework.start(web).await;
     let told = addresses(&framework, "web");
-    assert_eq!(told.iter().map(Vec::len).collect::<Vec<_>>(), [2], "{told:?}");
+    assert_eq!(
+        told.iter().map(Vec::len).collect::<Vec<_>>(),
+        [2],
+        "{:?}",
+        framework.statuses["web"]
+    );
     let said = output(&cluster, "web", "up\n");
     assert!(said.contains(&format!("{} webserver\n", told[0][0])), "{said}");
     for address in &told[0] {

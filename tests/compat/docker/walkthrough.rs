@@ -15,11 +15,8 @@ use crate::framework::Framework;
 use crate::{nginx, require, support};
 
 /// How the image is run, as nginx' own is; it says what it is told to do.
-const LINES: [&str; 3] = [
-    r#"CMD ["nginx", "-g", "daemon off; error_log stderr notice;"]"#,
-    "EXPOSE 80",
-    "STOPSIGNAL SIGQUIT",
-];
+const LINES: [&str; 2] =
+    [r#"CMD ["nginx", "-g", "daemon off; error_log stderr notice;"]"#, "EXPOSE 80"];
 /// Time to end, in seconds. Longer than the test waits for it: what has ended by then was
 /// not killed.
 const GRACE: u64 = 300;
@@ -106,11 +103,14 @@ async fn nginx_serves_its_page_on_every_network_and_ends_when_asked() {
     let mut framework = Framework::subscribe(&cluster.master, "docker-nginx").await;
 
     let docker = |network: &str| json!({ "type": "DOCKER", "docker": { "image": image, "network": network } });
-    start(&mut framework, web("host", docker("HOST"))).await;
+    let mut on_host = web("host", docker("HOST"));
+    // That of nginx' own image: what is being served is served to its end.
+    on_host["container"]["docker"]["parameters"] =
+        json!([{ "key": "stop-signal", "value": "SIGQUIT" }]);
+    start(&mut framework, on_host).await;
     let mut bridged = web("bridge", docker("BRIDGE"));
     let of_docker = &mut bridged["container"]["docker"];
     of_docker["port_mappings"] = json!([{ "host_port": 31_080, "container_port": 80 }]);
-    of_docker["parameters"] = json!([{ "key": "stop-signal", "value": "SIGTERM" }]);
     bridged["resources"].as_array_mut().expect("a list").push(json!({ "name": "ports",
         "type": "RANGES", "ranges": { "range": [{ "begin": 31_080, "end": 31_080 }] } }));
     start(&mut framework, bridged).await;
@@ -136,6 +136,6 @@ async fn nginx_serves_its_page_on_every_network_and_ends_when_asked() {
     start(&mut framework, web("native", native)).await;
     serves("http://127.0.0.1:80/").await;
     is_watched(&cluster, "native").await;
-    stop(&cluster, &mut framework, "native", "signal 3 (SIGQUIT)").await;
+    stop(&cluster, &mut framework, "native", "signal 15 (SIGTERM)").await;
     cluster.wait_clean();
 }
