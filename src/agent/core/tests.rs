@@ -7,5 +7,6 @@ mod executors;
 mod garbage;
 mod model;
 mod operations;
+mod progress;
 mod scenarios;
 mod world;

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use mesos::TaskState as S;
 use proptest::prelude::*;
 
-use super::world::{Container, World, command_task};
+use super::world::{Container, World, command_task, fetching_task};
 use crate::agent::core::event::Timer;
 use crate::agent::core::state::is_terminal;
 
@@ -53,7 +53,9 @@ fn take(world: &mut World, fates: &mut BTreeMap<String, Fate>, step: &Step) {
     match step {
         Step::Run => {
             let id = format!("t{}", fates.len());
-            world.run_task(command_task(&id), true);
+            let fetches = fates.len() % 2 == 1;
+            let task = if fetches { fetching_task(&id) } else { command_task(&id) };
+            world.run_task(task, true);
             fates.insert(id, Fate::default());
         }
         Step::Kill(which) if !fates.is_empty() => {
@@ -82,7 +84,10 @@ fn take(world: &mut World, fates: &mut BTreeMap<String, Fate>, step: &Step) {
         Step::Storage => drop(world.step_storage()),
         Step::Flush => drop(world.step_flush()),
         Step::Pending(at) => drop(world.step_pending(usize::from(*at))),
-        Step::Timer(at) => drop(world.fire(usize::from(*at))),
+        Step::Timer(at) => {
+            world.fetched += 1;
+            world.fire(usize::from(*at));
+        }
         Step::Fuse(effects) => world.fuse = Some(usize::from(*effects)),
         Step::Crash => world.crash(),
         Step::Kill(_) => {}
@@ -130,6 +135,16 @@ fn finish(world: &mut World, fates: &mut BTreeMap<String, Fate>) {
     }
 }
 
+/// No task goes back.
+fn stage(state: S) -> u8 {
+    match state {
+        S::TaskStarting => 0,
+        S::TaskRunning => 1,
+        S::TaskKilling => 2,
+        _ => 3,
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig {
         cases: if cfg!(debug_assertions) { 120 } else { 600 },
@@ -155,6 +170,7 @@ proptest! {
                 .collect();
             prop_assert_eq!(ends.len(), 1, "{}: {:?} {:?}", task, told, fate);
             prop_assert!(is_terminal(*states.last().unwrap()), "{}: {:?}", task, states);
+            prop_assert!(states.is_sorted_by_key(|state| stage(*state)), "{}: {:?}", task, told);
             let ran = states.contains(&S::TaskRunning);
             match (ends[0], fate.exit) {
                 (S::TaskFinished, Some(0)) | (S::TaskFailed, Some(768)) => {}
