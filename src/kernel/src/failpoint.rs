@@ -155,6 +155,11 @@ pub const ALL: &[&str] = &[
     "recover.resumed",
 ];
 
+/// The points whose names begin so, in the order of [`ALL`].
+pub fn of(beginning: &str) -> impl Iterator<Item = &'static str> {
+    ALL.iter().copied().filter(move |point| point.starts_with(beginning))
+}
+
 /// What is armed in this process.
 #[derive(Debug)]
 struct Armed {
