@@ -87,21 +87,6 @@ pub struct Parent {
     pub host_pid_namespace: bool,
 }
 
-impl ContainerContext {
-    /// Values of the ids from the top-level container down to this one.
-    #[must_use]
-    pub fn lineage(&self) -> Vec<&str> {
-        let mut values = vec![self.id.value.as_str()];
-        let mut next = self.id.parent.as_deref();
-        while let Some(id) = next {
-            values.push(&id.value);
-            next = id.parent.as_deref();
-        }
-        values.reverse();
-        values
-    }
-}
-
 /// One container's part of the launch plan, as data. The merge applies Mesos'
 /// rules: working directory, capabilities, rlimits and seccomp have one owner;
 /// namespaces and groups are sets; mounts and environment keep their order.

@@ -174,7 +174,7 @@ impl Traced {
     }
 
     fn wrap(&self, inner: Box<dyn Isolation>, context: &ContainerContext) -> Box<dyn Isolation> {
-        let container = context.lineage().join(".").into();
+        let container = context.id.to_string().into();
         Box::new(TracedIsolation { inner, container, desk: self.desk.clone() })
     }
 }

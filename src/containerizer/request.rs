@@ -10,12 +10,9 @@ use mesos::{CommandInfo, ContainerId, Label, Resource, ResourceStatistics};
 
 use super::LaunchRequest;
 
-/// The container's ids from the top-level one down, with dots: its name here.
+/// What a container is called here.
 pub(super) fn key(id: &ContainerId) -> String {
-    match &id.parent {
-        Some(parent) => format!("{}.{}", key(parent), id.value),
-        None => id.value.clone(),
-    }
+    id.to_string()
 }
 
 /// The user's ids; `None` without a user.
@@ -158,13 +155,6 @@ pub(super) mod tests {
         };
         let secret = mesos::environment::Variable { secret: Some(value), ..secret };
         assert_eq!(command_environment(&command(&secret), &secrets).unwrap()["S"], "hush");
-    }
-
-    #[test]
-    fn keys_name_the_parents() {
-        let parent = ContainerId { value: "a".into(), parent: None };
-        let child = ContainerId { value: "b".into(), parent: Some(Box::new(parent)) };
-        assert_eq!(key(&child), "a.b");
     }
 
     #[test]

@@ -55,7 +55,7 @@ impl Scratch {
     fn directory(&self, context: &ContainerContext) -> Directory {
         let asked = context.labels.get("scratch_bytes").and_then(|label| label.parse().ok());
         Directory {
-            path: self.root.join(context.lineage().join(".")),
+            path: self.root.join(context.id.to_string()),
             limit: asked.unwrap_or(self.limit),
             ids: context.ids,
         }

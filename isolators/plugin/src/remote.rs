@@ -23,7 +23,7 @@ use tracing::warn;
 
 use crate::ledger::{Ledger, Report};
 use crate::manifest::{Manifest, Policy};
-use crate::messages::{self, key};
+use crate::messages;
 use crate::wire::{CallError, Client, Encoding, bare, name_of};
 
 /// How long the start of the agent waits for a plugin at most.
@@ -207,7 +207,7 @@ impl Inner {
         call: &Call,
         container: Option<&ContainerId>,
     ) -> Result<Response, CallError> {
-        let ticket = self.ledger.begin(name_of(call), container.map(key));
+        let ticket = self.ledger.begin(name_of(call), container.map(ContainerId::to_string));
         let answer = self.client.call(call, self.manifest.deadline).await;
         drop(ticket);
         match &answer {
@@ -249,7 +249,7 @@ impl Inner {
             return;
         }
         let Some(limitation) = event.limitation else { return };
-        let name = key(&limitation.container_id);
+        let name = limitation.container_id.to_string();
         let mut table = lock(&self.table);
         let entry = table.get_mut(&name).filter(|entry| entry.prepared && !entry.owed);
         let Some(entry) = entry else {
@@ -278,7 +278,7 @@ impl Inner {
         let Ok(response) = self.call(&call, None).await else { return };
         let mut table = lock(&self.table);
         for one in response.usage.unwrap_or_default().containers {
-            if let Some(entry) = table.get_mut(&key(&one.container_id)) {
+            if let Some(entry) = table.get_mut(&one.container_id.to_string()) {
                 entry.usage = Some(Arc::new(one.statistics));
             }
         }
@@ -290,7 +290,7 @@ impl Inner {
         id: &ContainerId,
         error: CallError,
     ) -> IsolatorError {
-        IsolatorError::new(self.name, verb, format!("container {}", key(id)), error)
+        IsolatorError::new(self.name, verb, format!("container {id}"), error)
     }
 }
 
@@ -329,7 +329,7 @@ impl Isolator for RemoteIsolator {
             let container = messages::container(&known.context);
             let mut entry = Entry::new(container.clone(), true);
             entry.container.pid = known.pid;
-            lock(&self.0.table).insert(key(&container.container_id), entry);
+            lock(&self.0.table).insert(container.container_id.to_string(), entry);
             handles.push(Box::new(RemoteIsolation { inner: Arc::clone(&self.0), container }));
         }
         let first = !self.0.told.send_replace(true);
@@ -360,7 +360,7 @@ impl RemoteIsolation {
     }
 
     fn key(&self) -> String {
-        key(self.id())
+        self.id().to_string()
     }
 
     /// What is known of the container, if the plugin has to do with it.
@@ -408,7 +408,7 @@ impl RemoteIsolation {
             let Some(mut status) = response.status.and_then(|s| s.container_status) else { return };
             // What the containerizer alone knows.
             (status.container_id, status.executor_pid) = (None, None);
-            if let Some(entry) = lock(&inner.table).get_mut(&key(&container_id)) {
+            if let Some(entry) = lock(&inner.table).get_mut(&container_id.to_string()) {
                 entry.status = Some(status);
             }
         });

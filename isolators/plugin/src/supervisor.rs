@@ -178,8 +178,7 @@ pub(crate) async fn recover(inner: &Inner, about: &About) -> Result<(), CallErro
         let gone = table.values().filter(|entry| !live(entry));
         (lived, gone.map(|entry| entry.container.clone()).collect())
     };
-    let told: Vec<String> =
-        orphans.iter().map(|gone| crate::messages::key(&gone.container_id)).collect();
+    let told: Vec<String> = orphans.iter().map(|gone| gone.container_id.to_string()).collect();
     let call =
         Call { recover: Some(call::Recover { containers, orphans }), ..bare(call::Type::Recover) };
     let response = inner.call(&call, None).await?;

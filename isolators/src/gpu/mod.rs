@@ -339,8 +339,7 @@ impl Isolation for Gpus {
     async fn prepare(&mut self) -> Result<Contribution, IsolatorError> {
         if self.nested() {
             // Its top-level container has its GPUs; it sees all of them.
-            let root = &self.context.lineage()[0];
-            let gpus = self.shared.allocator().of(root);
+            let gpus = self.shared.allocator().of(&self.context.id.root().value);
             let devices = self.nodes(&gpus);
             return Ok(Contribution { devices, ..Contribution::default() });
         }

@@ -82,7 +82,7 @@ impl Secrets {
     fn all_containers(&self) -> &Path {
         let runtime = self.context.runtime.as_path();
         // A nested container's is `containers/<id>` below its parent's.
-        let levels = 2 * self.context.lineage().len() - 1;
+        let levels = 2 * self.context.id.lineage().len() - 1;
         runtime.ancestors().nth(levels).unwrap_or(runtime)
     }
 

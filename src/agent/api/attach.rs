@@ -17,7 +17,7 @@ use mesos::recordio::Decoder;
 
 use super::session;
 use super::streams::{self, Pen, Session};
-use super::{Context, nested, v1};
+use super::{Context, v1};
 use crate::containerizer::{ContainerizerError, terminal};
 use crate::wire::http::media::{self, Media, Shape};
 use crate::wire::http::{BodyStream, Request, Response, StatusCode};
@@ -105,7 +105,7 @@ fn find(context: &Arc<Context>, id: &ContainerId) -> Result<Arc<Session>, Respon
                        terminal and is no session, its output is in its sandbox";
         return Err(Response::text(StatusCode::INTERNAL_SERVER_ERROR, message));
     }
-    let message = format!("Container {} cannot be found", nested::display(id));
+    let message = format!("Container {id} cannot be found");
     Err(Response::text(StatusCode::NOT_FOUND, message))
 }
 

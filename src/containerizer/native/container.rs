@@ -321,7 +321,7 @@ impl Container {
     /// The cgroup that no process of the container can leave.
     pub(super) fn tracker(&self) -> Option<kernel::cgroup::Cgroup> {
         let layout = self.shared.isolators.layout.as_ref()?;
-        Some(layout.tracker(&self.context.lineage()))
+        Some(layout.tracker(&self.context.id.lineage()))
     }
 
     pub(super) fn enter(&self, phase: Phase) {

@@ -72,7 +72,7 @@ struct Kept {
 
 impl Moody {
     fn handle(&self, context: &ContainerContext) -> Kept {
-        let id = context.lineage().join(".");
+        let id = context.id.to_string();
         Kept { name: self.name, file: self.directory.join(&id), id }
     }
 }

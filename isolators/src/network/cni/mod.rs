@@ -151,7 +151,7 @@ pub fn cni(config: &Config, own_names: bool) -> Result<Arc<dyn Isolator>, Isolat
 
 /// What a container is called here, and for plugins.
 fn key(context: &ContainerContext) -> String {
-    context.lineage().join(".")
+    context.id.to_string()
 }
 
 #[async_trait]

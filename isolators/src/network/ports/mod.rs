@@ -295,12 +295,12 @@ impl Handle {
 
     /// Its directory in the v2 hierarchy, if it has one.
     fn unified(&self) -> Option<PathBuf> {
-        let group = self.shared.layout.unified(&self.context.lineage())?;
+        let group = self.shared.layout.unified(&self.context.id.lineage())?;
         group.exists().then(|| group.path().to_path_buf())
     }
 
     fn add(&self, pid: Option<u32>) {
-        let tracker = self.shared.layout.tracker(&self.context.lineage());
+        let tracker = self.shared.layout.tracker(&self.context.id.lineage());
         // By id only if all its sockets have one.
         let unified = tracker.version() == Version::V2 || self.unified().is_some();
         let target = Target { id: self.id.clone(), pid, tracker, unified };
