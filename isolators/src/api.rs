@@ -254,20 +254,41 @@ impl Recovered {
     }
 }
 
+/// What an isolator is called, and which containers get a handle besides those of tasks
+/// and executors.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct About {
+    /// As in `--isolation`.
+    pub name: &'static str,
+    /// Nested containers do.
+    pub nesting: bool,
+    /// Standalone containers do.
+    pub standalone: bool,
+}
+
+impl About {
+    /// Of an isolator of all containers.
+    #[must_use]
+    pub const fn everywhere(name: &'static str) -> About {
+        About { name, nesting: true, standalone: true }
+    }
+
+    /// Of an isolator of tasks and executors only.
+    #[must_use]
+    pub const fn top_level(name: &'static str) -> About {
+        About { name, nesting: false, standalone: false }
+    }
+}
+
 /// One isolator of the agent.
 #[async_trait]
 pub trait Isolator: Send + Sync {
+    /// What it is called, and which containers it serves.
+    fn about(&self) -> About;
+
     /// Name as in `--isolation`.
-    fn name(&self) -> &'static str;
-
-    /// Whether nested containers get a handle.
-    fn supports_nesting(&self) -> bool {
-        false
-    }
-
-    /// Whether standalone containers get a handle.
-    fn supports_standalone(&self) -> bool {
-        false
+    fn name(&self) -> &'static str {
+        self.about().name
     }
 
     /// Figures of the isolator itself, for `/metrics/snapshot`: Mesos' names and values.

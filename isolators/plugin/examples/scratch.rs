@@ -14,8 +14,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 use isolator_plugin::Plugin;
 use isolators::api::{
-    ContainerContext, Contribution, Isolation, Isolator, IsolatorError, Known, Limitation, Probe,
-    Recovered, Watch,
+    About, ContainerContext, Contribution, Isolation, Isolator, IsolatorError, Known, Limitation,
+    Probe, Recovered, Watch,
 };
 use mesos::ResourceStatistics;
 use mesos::bulkhead::plugin::call::Type::{Usage, Watch as Watching};
@@ -64,8 +64,8 @@ impl Scratch {
 
 #[async_trait]
 impl Isolator for Scratch {
-    fn name(&self) -> &'static str {
-        NAME
+    fn about(&self) -> About {
+        About::top_level(NAME)
     }
 
     fn attach(&self, context: &Arc<ContainerContext>) -> Box<dyn Isolation> {

@@ -12,8 +12,8 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use isolators::api::{
-    ContainerContext, Contribution, Isolation, Isolator, IsolatorError, Known, Limitation, Probe,
-    Recovered, Watch,
+    About, ContainerContext, Contribution, Isolation, Isolator, IsolatorError, Known, Limitation,
+    Probe, Recovered, Watch,
 };
 use mesos::bulkhead::plugin::{Call, Container, Response, call, event};
 use mesos::{ContainerId, ContainerStatus, Resource, ResourceStatistics};
@@ -304,18 +304,10 @@ pub(crate) fn chain(error: &CallError) -> String {
 
 #[async_trait]
 impl Isolator for RemoteIsolator {
-    fn name(&self) -> &'static str {
-        self.0.name
-    }
-
-    // Whether it does is known once it answers; until then a handle that turns out
-    // to be of no use is better than one that is missing.
-    fn supports_nesting(&self) -> bool {
-        true
-    }
-
-    fn supports_standalone(&self) -> bool {
-        true
+    fn about(&self) -> About {
+        // Whether it serves nested ones is known once it answers; until then a handle
+        // that turns out to be of no use is better than one that is missing.
+        About::everywhere(self.0.name)
     }
 
     fn attach(&self, context: &Arc<ContainerContext>) -> Box<dyn Isolation> {

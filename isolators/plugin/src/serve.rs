@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
-use isolators::api::{Isolation, Isolator, IsolatorError, Known, Probe};
+use isolators::api::{About, Isolation, Isolator, IsolatorError, Known, Probe};
 use isolators::hook::{Hook, HookContext};
 use mesos::ContainerId;
 use mesos::bulkhead::plugin::{Call, Event, Response, Supports, call, event, response};
@@ -67,10 +67,10 @@ impl Plugin {
     /// A plugin of an isolator that needs no configuration.
     pub fn of<I: Isolator + 'static>(isolator: I, version: &'static str) -> Plugin {
         let isolator: Arc<dyn Isolator> = Arc::new(isolator);
-        let name = isolator.name();
+        let About { name, nesting, standalone } = isolator.about();
         let supports = Supports {
-            nesting: Some(isolator.supports_nesting()),
-            standalone: Some(isolator.supports_standalone()),
+            nesting: Some(nesting),
+            standalone: Some(standalone),
             ..Supports::default()
         };
         let factory: Factory = Box::new(move |_| Ok(Arc::clone(&isolator)));

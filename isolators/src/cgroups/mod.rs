@@ -41,8 +41,8 @@ use self::grants::Grants;
 pub use self::layout::{Layout, is_container_name};
 pub use self::settings::Settings;
 use crate::api::{
-    ContainerContext, Contribution, Isolation, Isolator, IsolatorError, Known, Limitation, Probe,
-    Recovered, Watch,
+    About, ContainerContext, Contribution, Isolation, Isolator, IsolatorError, Known, Limitation,
+    Probe, Recovered, Watch,
 };
 use crate::config::Config;
 
@@ -197,16 +197,8 @@ fn kill_and_remove(group: &Cgroup, timeout: Duration) -> Result<(), IsolatorErro
 
 #[async_trait]
 impl Isolator for Cgroups {
-    fn name(&self) -> &'static str {
-        NAME
-    }
-
-    fn supports_nesting(&self) -> bool {
-        true
-    }
-
-    fn supports_standalone(&self) -> bool {
-        true
+    fn about(&self) -> About {
+        About::everywhere(NAME)
     }
 
     fn attach(&self, context: &Arc<ContainerContext>) -> Box<dyn Isolation> {

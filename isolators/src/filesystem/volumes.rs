@@ -16,7 +16,7 @@ use kernel::volume::{Place, bind, unbind};
 use mesos::Resource;
 
 use crate::api::{
-    ContainerContext, Contribution, Isolation, Isolator, IsolatorError, Known, Recovered,
+    About, ContainerContext, Contribution, Isolation, Isolator, IsolatorError, Known, Recovered,
 };
 use crate::config::Config;
 use crate::mounts;
@@ -43,16 +43,8 @@ pub(super) struct Volumes {
 
 #[async_trait]
 impl<C: Clone + Send + Sync + 'static> Isolator for Filesystem<C> {
-    fn name(&self) -> &'static str {
-        self.name
-    }
-
-    fn supports_nesting(&self) -> bool {
-        self.everywhere
-    }
-
-    fn supports_standalone(&self) -> bool {
-        self.everywhere
+    fn about(&self) -> About {
+        About { name: self.name, nesting: self.everywhere, standalone: self.everywhere }
     }
 
     fn attach(&self, context: &Arc<ContainerContext>) -> Box<dyn Isolation> {

@@ -25,7 +25,7 @@ use tracing::{info, warn};
 use self::allocator::Allocator;
 pub use self::settings::Settings;
 use crate::api::{
-    ContainerContext, Contribution, Isolation, Isolator, IsolatorError, Known, Recovered,
+    About, ContainerContext, Contribution, Isolation, Isolator, IsolatorError, Known, Recovered,
 };
 use crate::cgroups::grants::Grants;
 use crate::quantity::total;
@@ -205,16 +205,8 @@ impl Figures {
 
 #[async_trait]
 impl Isolator for Nvidia {
-    fn name(&self) -> &'static str {
-        NAME
-    }
-
-    fn supports_nesting(&self) -> bool {
-        true
-    }
-
-    fn supports_standalone(&self) -> bool {
-        true
+    fn about(&self) -> About {
+        About::everywhere(NAME)
     }
 
     fn attach(&self, context: &Arc<ContainerContext>) -> Box<dyn Isolation> {

@@ -10,7 +10,7 @@ use mesos::volume::Mode;
 
 use super::{Source, check, target, volumes};
 use crate::api::{
-    ContainerContext, Contribution, Isolation, Isolator, IsolatorError, Known, Recovered,
+    About, ContainerContext, Contribution, Isolation, Isolator, IsolatorError, Known, Recovered,
 };
 use crate::config::Config;
 use crate::image::{Provisioner, name};
@@ -36,16 +36,8 @@ struct VolumeImage {
 
 #[async_trait]
 impl Isolator for VolumeImage {
-    fn name(&self) -> &'static str {
-        NAME
-    }
-
-    fn supports_nesting(&self) -> bool {
-        true
-    }
-
-    fn supports_standalone(&self) -> bool {
-        true
+    fn about(&self) -> About {
+        About::everywhere(NAME)
     }
 
     fn attach(&self, context: &Arc<ContainerContext>) -> Box<dyn Isolation> {

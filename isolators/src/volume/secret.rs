@@ -18,7 +18,7 @@ use mesos::volume::Mode;
 
 use super::{Source, check, target, volumes};
 use crate::api::{
-    ContainerContext, Contribution, Isolation, Isolator, IsolatorError, Known, Recovered,
+    About, ContainerContext, Contribution, Isolation, Isolator, IsolatorError, Known, Recovered,
 };
 use crate::config::Config;
 use crate::mounts::bind;
@@ -49,12 +49,8 @@ struct VolumeSecret {
 
 #[async_trait]
 impl Isolator for VolumeSecret {
-    fn name(&self) -> &'static str {
-        NAME
-    }
-
-    fn supports_nesting(&self) -> bool {
-        true
+    fn about(&self) -> About {
+        About { name: NAME, nesting: true, standalone: false }
     }
 
     fn attach(&self, context: &Arc<ContainerContext>) -> Box<dyn Isolation> {

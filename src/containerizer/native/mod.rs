@@ -195,7 +195,7 @@ impl Shared {
     fn isolators_for(&self, request: &LaunchRequest) -> impl Iterator<Item = &Arc<dyn Isolator>> {
         let (nested, guest) = (request.id.parent.is_some(), debug::is_guest(request));
         self.isolators.all.iter().filter(move |isolator| {
-            (!nested || isolator.supports_nesting()) && (!guest || debug::concerns(&***isolator))
+            (!nested || isolator.about().nesting) && (!guest || debug::concerns(&***isolator))
         })
     }
 

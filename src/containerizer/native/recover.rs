@@ -203,7 +203,7 @@ async fn handles(
             .values()
             .enumerate()
             .filter(|(_, found)| !matches!(found.state, State::Over(_)))
-            .filter(|(_, found)| found.request.id.parent.is_none() || isolator.supports_nesting())
+            .filter(|(_, found)| found.request.id.parent.is_none() || isolator.about().nesting)
             .filter(|(_, found)| {
                 !debug::is_guest(&found.request) || debug::concerns(isolator.as_ref())
             })

@@ -46,7 +46,7 @@ use self::plugins::Plugins;
 pub use self::plugins::{IN_HELPER, LOOPBACK};
 pub use self::settings::Settings;
 use self::store::Store;
-use crate::api::{ContainerContext, Isolation, Isolator, IsolatorError, Known, Recovered};
+use crate::api::{About, ContainerContext, Isolation, Isolator, IsolatorError, Known, Recovered};
 use crate::config::{Config, Launcher};
 
 /// Name as in `--isolation`.
@@ -156,12 +156,8 @@ fn key(context: &ContainerContext) -> String {
 
 #[async_trait]
 impl Isolator for Cni {
-    fn name(&self) -> &'static str {
-        NAME
-    }
-
-    fn supports_nesting(&self) -> bool {
-        true
+    fn about(&self) -> About {
+        About { name: NAME, nesting: true, standalone: false }
     }
 
     fn attach(&self, context: &Arc<ContainerContext>) -> Box<dyn Isolation> {

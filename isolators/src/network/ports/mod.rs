@@ -34,7 +34,7 @@ use self::core::Book;
 use self::scan::{Found, Scanner, Target};
 use self::settings::{Bind, Settings};
 use crate::api::{
-    ContainerContext, Contribution, Isolation, Isolator, IsolatorError, Known, Limitation,
+    About, ContainerContext, Contribution, Isolation, Isolator, IsolatorError, Known, Limitation,
     Recovered, Watch,
 };
 use crate::cgroups::Layout;
@@ -251,8 +251,8 @@ async fn watch_for_ever(shared: Weak<Shared>) {
 
 #[async_trait]
 impl Isolator for Ports {
-    fn name(&self) -> &'static str {
-        NAME
+    fn about(&self) -> About {
+        About::top_level(NAME)
     }
 
     fn attach(&self, context: &Arc<ContainerContext>) -> Box<dyn Isolation> {
