@@ -214,14 +214,7 @@ impl IsolatorError {
     /// The whole chain in one line, for people.
     #[must_use]
     pub fn chain(&self) -> String {
-        let mut text = self.to_string();
-        let mut next = std::error::Error::source(self);
-        while let Some(error) = next {
-            text.push_str(": ");
-            text.push_str(&error.to_string());
-            next = error.source();
-        }
-        text
+        kernel::chain(self)
     }
 }
 

@@ -1,13 +1,12 @@
 //! The agent's end: a plugin as an [`Isolator`], and its handle on a container.
 //!
-//! Owns the table of the containers that the plugin has to do with: what the
-//! handshake after a restart tells it, and which cleanups it still owes. A plugin
-//! that gives no usable answer is met by its policy; one that answers with an
-//! error has answered. Nothing here touches a running container but through the
-//! plugin's own limitations.
+//! Keeps the table of the containers that the plugin has to do with. A plugin that
+//! gives no usable answer is met by its policy; one that answers with an error has
+//! answered. Nothing here touches a running container but through the plugin's own
+//! limitations.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -15,90 +14,17 @@ use isolators::api::{
     About, ContainerContext, Contribution, Isolation, Isolator, IsolatorError, Known, Limitation,
     Probe, Recovered, Watch,
 };
-use mesos::bulkhead::plugin::{Call, Container, Response, call, event};
+use mesos::bulkhead::plugin::{Call, Container, call};
 use mesos::{ContainerId, ContainerStatus, Resource, ResourceStatistics};
 use prost::Message;
-use tokio::sync::{Notify, oneshot, watch};
+use tokio::sync::oneshot;
 use tracing::warn;
 
-use crate::ledger::{Ledger, Report};
+use crate::ledger::Report;
 use crate::manifest::{Manifest, Policy};
 use crate::messages;
-use crate::wire::{CallError, Client, Encoding, bare, name_of};
-
-/// How long the start of the agent waits for a plugin at most.
-pub(crate) const START: Duration = Duration::from_secs(10);
-
-/// What a plugin said of itself.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct About {
-    pub(crate) version: String,
-    pub(crate) nesting: bool,
-    pub(crate) calls: BTreeSet<i32>,
-    pub(crate) hooks: BTreeSet<i32>,
-    /// Counts the handshakes: an answer from before the last one is worth nothing.
-    pub(crate) generation: u64,
-}
-
-impl About {
-    pub(crate) fn does(&self, kind: call::Type) -> bool {
-        self.calls.contains(&(kind as i32))
-    }
-}
-
-/// Whether calls can be made.
-#[derive(Debug, Clone)]
-pub(crate) enum State {
-    Starting,
-    Ready(Arc<About>),
-    Down(String),
-}
-
-/// One container.
-#[derive(Debug)]
-pub(crate) struct Entry {
-    /// As the plugin will hear of it at the next handshake.
-    pub(crate) container: Container,
-    /// PREPARE was answered well.
-    pub(crate) prepared: bool,
-    /// It is over, and the plugin could not be told.
-    pub(crate) owed: bool,
-    ear: Option<oneshot::Sender<Limitation>>,
-    hit: Option<Limitation>,
-    usage: Option<Arc<ResourceStatistics>>,
-    status: Option<ContainerStatus>,
-}
-
-impl Entry {
-    fn new(container: Container, prepared: bool) -> Entry {
-        let (ear, hit, usage, status) = (None, None, None, None);
-        Entry { container, prepared, owed: false, ear, hit, usage, status }
-    }
-}
-
-/// A plugin, shared by its handles, its supervisor and its reports.
-#[derive(Debug)]
-pub(crate) struct Inner {
-    pub(crate) name: &'static str,
-    pub(crate) manifest: Manifest,
-    pub(crate) client: Client,
-    pub(crate) ledger: Ledger,
-    pub(crate) state: watch::Sender<State>,
-    /// The agent has said which containers there are.
-    pub(crate) told: watch::Sender<bool>,
-    pub(crate) table: Mutex<BTreeMap<String, Entry>>,
-    pub(crate) pid: Mutex<Option<u32>>,
-    /// A call had no answer: is anybody there?
-    pub(crate) suspicion: Notify,
-    /// Somebody reads statistics.
-    pub(crate) thirst: Notify,
-    supervisor: Mutex<Option<tokio::task::JoinHandle<()>>>,
-}
-
-pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // Every value is whole after any panic: they change in one step.
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
+use crate::shared::{Entry, Inner, START, State, lock};
+use crate::wire::{CallError, bare};
 
 /// A plugin of this agent: isolator, hook, and what is reported of it.
 #[derive(Debug, Clone)]
@@ -109,20 +35,7 @@ impl RemoteIsolator {
     /// program: plugins are made once, at its start.
     #[must_use]
     pub fn new(manifest: Manifest) -> RemoteIsolator {
-        let encoding = if manifest.protobuf { Encoding::Protobuf } else { Encoding::Json };
-        RemoteIsolator(Arc::new(Inner {
-            name: Box::leak(manifest.name.clone().into_boxed_str()),
-            client: Client::new(&manifest.socket, encoding),
-            manifest,
-            ledger: Ledger::default(),
-            state: watch::channel(State::Starting).0,
-            told: watch::channel(false).0,
-            table: Mutex::default(),
-            pid: Mutex::default(),
-            suspicion: Notify::new(),
-            thirst: Notify::new(),
-            supervisor: Mutex::default(),
-        }))
+        RemoteIsolator(Arc::new(Inner::new(manifest)))
     }
 
     /// Starts to look after the plugin, on the current runtime. Calls can be made
@@ -197,108 +110,6 @@ impl RemoteIsolator {
         let mut state = self.0.state.subscribe();
         let ready = state.wait_for(|state| matches!(state, State::Ready(_)));
         matches!(tokio::time::timeout(patience, ready).await, Ok(Ok(_)))
-    }
-}
-
-impl Inner {
-    /// One call and its answer, counted.
-    pub(crate) async fn call(
-        &self,
-        call: &Call,
-        container: Option<&ContainerId>,
-    ) -> Result<Response, CallError> {
-        let ticket = self.ledger.begin(name_of(call), container.map(ContainerId::to_string));
-        let answer = self.client.call(call, self.manifest.deadline).await;
-        drop(ticket);
-        match &answer {
-            Ok(_) => {}
-            Err(CallError::Refused { message }) => self.ledger.refused(message.clone()),
-            Err(error) => {
-                self.ledger.failed(chain(error));
-                self.suspicion.notify_one();
-            }
-        }
-        answer
-    }
-
-    /// What the plugin can do, if it can be called now. Waits for one that has
-    /// just been started, no longer than a call may last.
-    pub(crate) async fn ready(&self) -> Result<Arc<About>, CallError> {
-        let mut state = self.state.subscribe();
-        let settled = state.wait_for(|state| !matches!(state, State::Starting));
-        let settled = tokio::time::timeout(self.manifest.deadline, settled).await;
-        match settled.ok().and_then(Result::ok).as_deref() {
-            Some(State::Ready(about)) => Ok(Arc::clone(about)),
-            Some(State::Down(reason)) => Err(CallError::Away { reason: reason.clone() }),
-            Some(State::Starting) | None => {
-                Err(CallError::Away { reason: "it has not started yet".into() })
-            }
-        }
-    }
-
-    pub(crate) fn about(&self) -> Option<Arc<About>> {
-        match &*self.state.borrow() {
-            State::Ready(about) => Some(Arc::clone(about)),
-            _ => None,
-        }
-    }
-
-    /// An event of the WATCH stream.
-    pub(crate) fn hear(&self, event: mesos::bulkhead::plugin::Event) {
-        if event.r#type() != event::Type::Limitation {
-            return;
-        }
-        let Some(limitation) = event.limitation else { return };
-        let name = limitation.container_id.to_string();
-        let mut table = lock(&self.table);
-        let entry = table.get_mut(&name).filter(|entry| entry.prepared && !entry.owed);
-        let Some(entry) = entry else {
-            self.ledger.ignore_event();
-            warn!(plugin = self.name, container = %name,
-                  "ignoring a limitation of a container that is not the plugin's");
-            return;
-        };
-        let limitation = messages::limited(limitation);
-        // Kept as well: the container may end before its owner reads this.
-        entry.hit = Some(limitation.clone());
-        if let Some(ear) = entry.ear.take() {
-            let _ = ear.send(limitation);
-        }
-    }
-
-    /// Asks for the figures of every container at once.
-    pub(crate) async fn drink(&self) {
-        let ids: Vec<ContainerId> = lock(&self.table)
-            .values()
-            .filter(|entry| entry.prepared && !entry.owed)
-            .map(|entry| entry.container.container_id.clone())
-            .collect();
-        let usage = call::Usage { container_ids: ids };
-        let call = Call { usage: Some(usage), ..bare(call::Type::Usage) };
-        let Ok(response) = self.call(&call, None).await else { return };
-        let mut table = lock(&self.table);
-        for one in response.usage.unwrap_or_default().containers {
-            if let Some(entry) = table.get_mut(&one.container_id.to_string()) {
-                entry.usage = Some(Arc::new(one.statistics));
-            }
-        }
-    }
-
-    pub(crate) fn error(
-        &self,
-        verb: &'static str,
-        id: &ContainerId,
-        error: CallError,
-    ) -> IsolatorError {
-        IsolatorError::new(self.name, verb, format!("container {id}"), error)
-    }
-}
-
-/// An error and its causes in one line.
-pub(crate) fn chain(error: &CallError) -> String {
-    match std::error::Error::source(error) {
-        Some(source) => format!("{error}: {source}"),
-        None => error.to_string(),
     }
 }
 
@@ -414,7 +225,7 @@ impl Isolation for RemoteIsolation {
             Ok(part) => Ok(part),
             Err(error) if error.is_silence() && self.inner.manifest.policy == Policy::Ignore => {
                 self.inner.ledger.skip();
-                warn!(plugin = self.inner.name, container = %self.key(), error = %chain(&error),
+                warn!(plugin = self.inner.name, container = %self.key(), error = %error.chain(),
                       "launching without the plugin");
                 Ok(Contribution::default())
             }
@@ -437,7 +248,7 @@ impl Isolation for RemoteIsolation {
             let call = Call { isolate: Some(isolate), ..bare(call::Type::Isolate) };
             match self.inner.call(&call, Some(self.id())).await {
                 Err(e) if e.is_silence() && self.inner.manifest.policy == Policy::Ignore => {
-                    warn!(plugin = self.inner.name, container = %self.key(), error = %chain(&e),
+                    warn!(plugin = self.inner.name, container = %self.key(), error = %e.chain(),
                           "the plugin did not see the process");
                 }
                 Err(error) => return Err(self.inner.error("isolate", self.id(), error)),
@@ -491,7 +302,7 @@ impl Isolation for RemoteIsolation {
         };
         match answer {
             Err(error) if error.is_silence() && self.inner.manifest.policy == Policy::Ignore => {
-                warn!(plugin = self.inner.name, container = %self.key(), error = %chain(&error),
+                warn!(plugin = self.inner.name, container = %self.key(), error = %error.chain(),
                       "the plugin did not see an update");
                 Ok(())
             }
@@ -544,7 +355,7 @@ impl Isolation for RemoteIsolation {
             Err(error) if error.is_silence() => {
                 self.entry(|entry| entry.owed = true);
                 inner.suspicion.notify_one();
-                warn!(plugin = inner.name, container = %self.key(), error = %chain(&error),
+                warn!(plugin = inner.name, container = %self.key(), error = %error.chain(),
                       "the plugin owes the cleanup of a container");
                 Ok(())
             }

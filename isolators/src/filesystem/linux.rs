@@ -11,7 +11,7 @@ use oci_spec::runtime::{
 
 use super::check_volumes;
 use super::volumes::{Filesystem, Volumes};
-use crate::api::{ContainerContext, Contribution, Isolator, IsolatorError};
+use crate::api::{About, ContainerContext, Contribution, Isolator, IsolatorError};
 use crate::config::{Config, Launcher};
 use crate::linux::capabilities::{self, Set};
 use crate::mounts::{bind, file_system, new_namespace};
@@ -95,10 +95,9 @@ pub(crate) fn linux(
         return Err(IsolatorError::plain(NAME, "start", object));
     }
     Ok(Arc::new(Filesystem {
-        name: NAME,
+        about: About::everywhere(NAME),
         settings: Settings { config: Arc::clone(&config), enabled: Arc::new(enabled) },
         prepare,
-        everywhere: true,
         volumes: Volumes { config, book, bind: true },
     }))
 }

@@ -25,10 +25,9 @@ use crate::volume::persistent::{self, Book, Persistent};
 
 /// A `filesystem/*` isolator: a contribution, and persistent volumes.
 pub(super) struct Filesystem<C> {
-    pub(super) name: &'static str,
+    pub(super) about: About,
     pub(super) settings: C,
     pub(super) prepare: Prepare<C>,
-    pub(super) everywhere: bool,
     pub(super) volumes: Volumes,
 }
 
@@ -44,7 +43,7 @@ pub(super) struct Volumes {
 #[async_trait]
 impl<C: Clone + Send + Sync + 'static> Isolator for Filesystem<C> {
     fn about(&self) -> About {
-        About { name: self.name, nesting: self.everywhere, standalone: self.everywhere }
+        self.about
     }
 
     fn attach(&self, context: &Arc<ContainerContext>) -> Box<dyn Isolation> {
@@ -68,7 +67,7 @@ impl<C: Clone + Send + Sync + 'static> Isolator for Filesystem<C> {
 impl<C: Clone> Filesystem<C> {
     fn handle(&self, context: &Arc<ContainerContext>, pid: Option<u32>) -> Handle<C> {
         Handle {
-            name: self.name,
+            name: self.about.name,
             settings: self.settings.clone(),
             prepare: self.prepare,
             volumes: self.volumes.clone(),
@@ -269,10 +268,9 @@ mod tests {
             config.disk = persistent::tests::config(&dir);
             let volumes = Volumes { config: Arc::new(config), book: Book::default(), bind };
             let isolator = Filesystem {
-                name: "filesystem/test",
+                about: About::top_level("filesystem/test"),
                 settings: (),
                 prepare: |(), _| Ok(Contribution::default()),
-                everywhere: false,
                 volumes,
             };
             let sandbox = dir.join("sandbox");
