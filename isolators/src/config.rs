@@ -7,13 +7,13 @@ use std::time::Duration;
 
 use kernel::cgroup::Hierarchies;
 
+use crate::capability::Set;
 use crate::cdi::settings::Settings as CdiSettings;
 use crate::cgroups::settings::Settings as CgroupSettings;
 use crate::disk;
 use crate::gpu::settings::Settings as GpuSettings;
 use crate::ids::IdRange;
 use crate::image::Provisioner;
-use crate::linux::capabilities::Set;
 use crate::network::cni::Networks;
 use crate::network::cni::settings::Settings as CniSettings;
 use crate::network::port_mapping::settings::Settings as MappingSettings;

@@ -12,8 +12,9 @@ use oci_spec::runtime::{
 use super::check_volumes;
 use super::volumes::{Filesystem, Volumes};
 use crate::api::{About, ContainerContext, Contribution, Isolator, IsolatorError};
+use crate::capability::Set;
 use crate::config::{Config, Launcher};
-use crate::linux::capabilities::{self, Set};
+use crate::linux::capabilities;
 use crate::mounts::{bind, file_system, new_namespace};
 use crate::plan::FileOperation;
 use crate::volume::persistent::Book;

@@ -18,8 +18,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use isolator_plugin::{RemoteIsolator, manifest};
+use isolators::capability::Set;
 use isolators::ids::IdRange;
-use isolators::linux::capabilities::Set;
 use isolators::linux::sysctl;
 use mesos::SlaveInfo;
 

@@ -6,9 +6,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use isolators::api::Isolator;
+use isolators::capability::Set;
 use isolators::config::Launcher;
 use isolators::ids::IdRange;
-use isolators::linux::capabilities::Set;
 use isolators::registry::{self, Isolators};
 use kernel::cgroup::Hierarchies;
 

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use bulkhead::containerizer::native::Native;
 use bulkhead::containerizer::{Containerizer, LaunchRequest};
-use isolators::linux::capabilities::Set;
+use isolators::capability::Set;
 use mesos::capability_info::Capability;
 use mesos::{CapabilityInfo, LinuxInfo, SeccompInfo};
 

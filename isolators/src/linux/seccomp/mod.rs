@@ -16,8 +16,9 @@ use std::time::SystemTime;
 
 use self::profile::{Host, Profile};
 use self::table::Architecture;
-use super::capabilities::{self, Set};
+use super::capabilities;
 use crate::api::{ContainerContext, Contribution, Isolator, IsolatorError};
+use crate::capability::Set;
 use crate::config::Config;
 use crate::plan::SystemCallFilter;
 use crate::simple::Preparing;
