@@ -116,22 +116,14 @@ pub(super) mod tests {
     use isolators::quantity::scalar;
 
     use super::*;
-    use crate::containerizer::Class;
 
     pub(crate) fn request(id: &str, command: CommandInfo) -> LaunchRequest {
         LaunchRequest {
             id: ContainerId { value: id.into(), parent: None },
             command,
-            container: None,
             requests: vec![scalar("cpus", 0.1), scalar("mem", 32.0)],
-            limits: BTreeMap::new(),
             sandbox: "/sandbox".into(),
-            user: None,
-            environment: BTreeMap::new(),
-            framework_id: None,
-            executor: None,
-            task: None,
-            class: Class::Default,
+            ..LaunchRequest::default()
         }
     }
 

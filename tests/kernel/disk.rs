@@ -10,7 +10,6 @@ mod du;
 #[path = "disk/quota.rs"]
 mod quota;
 
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -67,16 +66,10 @@ impl Place {
         LaunchRequest {
             id: top(id),
             command: CommandInfo { value: Some(script.into()), ..CommandInfo::default() },
-            container: None,
             requests: vec![scalar("cpus", 0.1), scalar("mem", 64.0), scalar("disk", disk)],
-            limits: BTreeMap::new(),
             sandbox,
-            user: None,
-            environment: BTreeMap::new(),
-            framework_id: None,
-            executor: None,
             task: Some(mesos::TaskInfo::default()),
-            class: bulkhead::containerizer::Class::Default,
+            ..LaunchRequest::default()
         }
     }
 

@@ -48,13 +48,12 @@ mod views;
 #[path = "isolation/volumes.rs"]
 mod volumes;
 
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use bulkhead::containerizer::native::{Config, Native};
-use bulkhead::containerizer::{Class, Containerizer, LaunchRequest, Termination};
+use bulkhead::containerizer::{Containerizer, LaunchRequest, Termination};
 use bulkhead::launch::Engine;
 use mesos::{CommandInfo, ContainerId, ContainerInfo, LinuxInfo, Resource};
 use support::TempDir;
@@ -127,16 +126,10 @@ impl Place {
         LaunchRequest {
             id: top(id),
             command,
-            container: None,
             requests: resources(0.1, 64.0),
-            limits: BTreeMap::new(),
             sandbox,
-            user: None,
-            environment: BTreeMap::new(),
-            framework_id: None,
-            executor: None,
             task: Some(mesos::TaskInfo::default()),
-            class: Class::Default,
+            ..LaunchRequest::default()
         }
     }
 
