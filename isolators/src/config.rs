@@ -100,6 +100,13 @@ pub struct Config {
     pub root: bool,
 }
 
+impl Default for Config {
+    /// Mesos' defaults, without cgroups.
+    fn default() -> Config {
+        Config::new(Launcher::Linux, Hierarchies::default())
+    }
+}
+
 impl Config {
     /// Mesos' defaults, on the given hierarchies.
     #[must_use]

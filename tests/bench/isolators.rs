@@ -102,7 +102,10 @@ fn config(dir: &TempDir, isolation: &str) -> Config {
     Config {
         isolation: isolation.into(),
         runtime_dir: dir.path().join("runtime"),
-        cgroups_root: format!("bulkhead-bench-{}", std::process::id()),
+        isolators: isolators::config::Config {
+            cgroups_root: format!("bulkhead-bench-{}", std::process::id()),
+            ..Default::default()
+        },
         statistics_age: Duration::ZERO,
         ..Config::default()
     }

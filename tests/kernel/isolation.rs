@@ -79,8 +79,11 @@ impl Place {
             isolation: isolation.into(),
             launcher: Engine::Linux,
             runtime_dir: dir.path().join("runtime"),
-            cgroups_root: format!("bulkhead-test-{name}-{}-{number}", std::process::id()),
-            cgroups_destroy_timeout: Duration::from_secs(20),
+            isolators: isolators::config::Config {
+                cgroups_root: format!("bulkhead-test-{name}-{}-{number}", std::process::id()),
+                cgroups_destroy_timeout: Duration::from_secs(20),
+                ..Default::default()
+            },
             statistics_age: Duration::ZERO,
             fetcher: bulkhead::fetch::Settings {
                 helper: Some(probe().with_file_name("bulkhead-helper")),
@@ -158,7 +161,7 @@ impl Place {
             .lines()
             .filter(|line| line.contains(" - cgroup"))
             .filter_map(|line| line.split(' ').nth(4))
-            .map(|mount| Path::new(mount).join(&self.config.cgroups_root))
+            .map(|mount| Path::new(mount).join(&self.config.isolators.cgroups_root))
             .filter(|path| path.is_dir())
             .collect()
     }
@@ -278,7 +281,7 @@ impl Mounts {
     /// Lets the containerizers of `place` mount below its directory.
     pub(crate) fn of(place: &mut Place) -> Mounts {
         let base = place.path("cg");
-        place.config.cgroups.hierarchy.clone_from(&base);
+        place.config.isolators.cgroups.hierarchy.clone_from(&base);
         Mounts(base)
     }
 }

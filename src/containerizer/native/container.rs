@@ -282,7 +282,7 @@ impl Container {
 
     pub(super) fn allotted(&self) -> mesos::ResourceStatistics {
         let shared = &self.shared;
-        let cfs = shared.config.cgroups_enable_cfs;
+        let cfs = shared.config.isolators.cgroups_enable_cfs;
         request::allotted(&self.request.requests, &self.request.limits, cfs, shared.machine)
     }
 

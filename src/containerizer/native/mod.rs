@@ -281,12 +281,12 @@ impl Native {
             provided: self.shared.config.provisioner.is_some(),
             heeded: self.shared.heeds_images(),
         };
-        request::check(&request, &self.shared.config.secrets, images).map_err(|refusal| {
-            match refusal {
+        request::check(&request, &self.shared.config.isolators.secrets, images).map_err(
+            |refusal| match refusal {
                 Refusal::NotSupported(what) => ContainerizerError::NotSupported(what),
                 Refusal::Bad(what) => failed("check", what),
-            }
-        })?;
+            },
+        )?;
         if !debug::is_guest(&request) {
             let isolation = &self.shared.isolators.isolation.names;
             request::networks(request.container.as_ref(), isolation)

@@ -39,7 +39,7 @@ impl Ground {
         let (mut root, mut requests, mut info) = (place.path("suite"), Vec::new(), None);
         let base = || vec![scalar("cpus", 0.1), scalar("mem", 32.0), scalar("disk", 64.0)];
         let mut config = Config {
-            cgroups_root: place.config.cgroups_root.clone(),
+            cgroups_root: place.config.isolators.cgroups_root.clone(),
             ..Config::new(Launcher::Linux, Hierarchies::detect().expect("cgroups"))
         };
         match name {
