@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use kernel::cgroup::Hierarchies;
 
+use crate::api::IsolatorError;
 use crate::capability::Set;
 use crate::cdi::settings::Settings as CdiSettings;
 use crate::cgroups::settings::Settings as CgroupSettings;
@@ -108,6 +109,21 @@ impl Default for Config {
 }
 
 impl Config {
+    /// Refuses to start an isolator that acts in processes of the linux launcher.
+    ///
+    /// # Errors
+    /// There are none, or they are not root's.
+    pub(crate) fn require_linux(&self, isolator: &'static str) -> Result<(), IsolatorError> {
+        let refuse = |object| Err(IsolatorError::plain(isolator, "start", object));
+        if !self.root {
+            return refuse("without root: it needs root permissions");
+        }
+        if self.launcher != Launcher::Linux {
+            return refuse("with --launcher=posix: the 'linux' launcher must be used");
+        }
+        Ok(())
+    }
+
     /// Mesos' defaults, on the given hierarchies.
     #[must_use]
     pub fn new(launcher: Launcher, hierarchies: Hierarchies) -> Config {

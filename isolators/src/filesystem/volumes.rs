@@ -248,7 +248,6 @@ impl<C> Handle<C> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::Launcher;
     use crate::disk::tests::volume;
     use crate::suite::context;
 
@@ -264,9 +263,9 @@ mod tests {
             for part in ["sandbox", "volumes/a", "volumes/b"] {
                 fs::create_dir_all(dir.join(part)).unwrap();
             }
-            let mut config = Config::new(Launcher::Linux, kernel::cgroup::Hierarchies::default());
-            config.disk = persistent::tests::config(&dir);
-            let volumes = Volumes { config: Arc::new(config), book: Book::default(), bind };
+            let disk = persistent::tests::config(&dir);
+            let config = Arc::new(Config { disk, ..Config::default() });
+            let volumes = Volumes { config, book: Book::default(), bind };
             let isolator = Filesystem {
                 about: About::top_level("filesystem/test"),
                 settings: (),

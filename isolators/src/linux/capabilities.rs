@@ -33,7 +33,7 @@ struct Settings {
 /// # Errors
 /// The flags contradict each other, or name what this kernel does not have.
 pub fn isolator(config: Arc<Config>) -> Result<Arc<dyn Isolator>, IsolatorError> {
-    super::check(NAME, &config)?;
+    config.require_linux(NAME)?;
     let refuse = |object: String| Err(IsolatorError::plain(NAME, "start", object));
     let kernel = known_to_the_kernel()?;
     if let (Some(effective), Some(bounding)) =
@@ -127,7 +127,6 @@ fn sets(grant: Grant, root: bool) -> LinuxCapabilities {
 
 #[cfg(test)]
 mod tests {
-    use kernel::cgroup::Hierarchies;
     use mesos::capability_info::Capability as Number;
     use mesos::{ContainerInfo, LinuxInfo};
 
@@ -140,7 +139,7 @@ mod tests {
         Config {
             effective_capabilities: effective,
             bounding_capabilities: bounding,
-            ..Config::new(Launcher::Linux, Hierarchies::default())
+            ..Config::default()
         }
     }
 

@@ -106,11 +106,9 @@ mod tests {
     use std::path::PathBuf;
     use std::sync::Mutex;
 
-    use kernel::cgroup::Hierarchies;
     use mesos::{ContainerId, ContainerInfo, Image, Volume};
 
     use super::*;
-    use crate::config::Launcher;
     use crate::image::ProvisionError;
     use crate::suite::context;
 
@@ -154,8 +152,7 @@ mod tests {
     }
 
     fn isolator(provisioner: Option<Arc<dyn Provisioner>>) -> Arc<dyn Isolator> {
-        let config = Config::new(Launcher::Linux, Hierarchies::default());
-        image(Arc::new(Config { provisioner, ..config }), true).unwrap()
+        image(Arc::new(Config { provisioner, ..Config::default() }), true).unwrap()
     }
 
     #[tokio::test]

@@ -159,7 +159,6 @@ impl Isolation for Secrets {
 
 #[cfg(test)]
 mod tests {
-    use kernel::cgroup::Hierarchies;
     use mesos::{ContainerInfo, volume};
 
     use super::*;
@@ -178,7 +177,7 @@ mod tests {
         let volumes = vec![crate::volume::tests::volume("token", source)];
         context.info = Some(ContainerInfo { volumes, ..ContainerInfo::default() });
         let directory = context.runtime.join(DIRECTORY);
-        let config = Arc::new(Config::new(Launcher::Linux, Hierarchies::default()));
+        let config = Arc::new(Config::default());
         Secrets { config, context: Arc::new(context), directory }
     }
 
@@ -213,7 +212,7 @@ mod tests {
 
     #[test]
     fn it_needs_mount_namespaces() {
-        let config = |launcher| Arc::new(Config::new(launcher, Hierarchies::default()));
+        let config = |launcher| Arc::new(Config { launcher, ..Config::default() });
         for made in [secret(config(Launcher::Posix), true), secret(config(Launcher::Linux), false)]
         {
             assert!(made.err().unwrap().to_string().contains("'filesystem/linux'"));

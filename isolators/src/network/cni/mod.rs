@@ -47,7 +47,7 @@ pub use self::plugins::{IN_HELPER, LOOPBACK};
 pub use self::settings::Settings;
 use self::store::Store;
 use crate::api::{About, ContainerContext, Isolation, Isolator, IsolatorError, Known, Recovered};
-use crate::config::{Config, Launcher};
+use crate::config::Config;
 
 /// Name as in `--isolation`.
 pub const NAME: &str = "network/cni";
@@ -136,13 +136,7 @@ struct Cni(Arc<Shared>, Manners);
 /// # Errors
 /// The combination of flags cannot work.
 pub fn cni(config: &Config, own_names: bool) -> Result<Arc<dyn Isolator>, IsolatorError> {
-    let refuse = |object: &str| Err(IsolatorError::plain(NAME, "start", object));
-    if !config.root {
-        return refuse("without root: it needs root permissions");
-    }
-    if config.launcher != Launcher::Linux {
-        return refuse("with --launcher=posix: the 'linux' launcher must be used");
-    }
+    config.require_linux(NAME)?;
     let networks = config.networks.clone().unwrap_or_else(|| Networks::new(&config.cni));
     networks.check()?;
     let manners = Manners { own_names, remapped: config.userns_remap.is_some() };
