@@ -1,5 +1,5 @@
-//! What every containerizer reads out of a launch request, and does for it. Pure, but
-//! for the user's ids and what is fetched.
+//! What every containerizer reads out of a launch request. Pure, but for the user's
+//! ids.
 
 use std::collections::BTreeMap;
 
@@ -9,8 +9,6 @@ use mesos::environment::variable;
 use mesos::{CommandInfo, ContainerId, Label, Resource, ResourceStatistics};
 
 use super::LaunchRequest;
-use super::table::{Failure, failure};
-use crate::fetch::{Fetcher, Wanted};
 
 /// What a container is called here.
 pub(super) fn key(id: &ContainerId) -> String {
@@ -25,19 +23,6 @@ pub(super) fn ids_of(user: Option<&str>) -> Result<Option<(u32, u32)>, String> {
         Ok(None) => Err(format!("user '{name}' does not exist")),
         Err(error) => Err(kernel::chain(&error)),
     }
-}
-
-/// Fetches what the command wants to find in its sandbox.
-pub(super) async fn fetch(request: &LaunchRequest, fetcher: &Fetcher) -> Result<(), Failure> {
-    let wanted = Wanted {
-        uris: &request.command.uris,
-        sandbox: &request.sandbox,
-        user: request.user.as_deref(),
-    };
-    fetcher.fetch(wanted).await.map_err(|error| {
-        let (id, cause) = (&request.id, kernel::chain(&error));
-        failure("fetch", format!("Failed to fetch all URIs for container '{id}': {cause}"))
-    })
 }
 
 /// The variables that the command itself sets.

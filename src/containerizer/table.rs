@@ -81,11 +81,6 @@ impl Failure {
     }
 }
 
-/// One that did not work out at `step`.
-pub(super) fn failure(step: &'static str, message: impl Into<String>) -> Failure {
-    Failure { step, message: message.into() }
-}
-
 /// What a container's task answers to its launch.
 ///
 /// # Errors
@@ -94,7 +89,7 @@ pub(super) async fn launched<T>(
     id: &str,
     answer: oneshot::Receiver<Result<T, Failure>>,
 ) -> Result<T, ContainerizerError> {
-    let away = |_| failure("launch", "the agent is shutting down");
+    let away = |_| Failure { step: "launch", message: "the agent is shutting down".into() };
     answer.await.map_err(away).and_then(|done| done).map_err(|failure| failure.of(id))
 }
 

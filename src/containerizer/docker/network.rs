@@ -26,9 +26,9 @@ use super::exit::Process;
 use super::holder::{self, Part, name_of_holder};
 use super::mapping::docker_info;
 use super::shared::Shared;
-use super::start::refused;
+use super::start::{failure, refused};
 use crate::containerizer::LaunchRequest;
-use crate::containerizer::table::{Failure, failure};
+use crate::containerizer::table::Failure;
 use crate::launch::SHIM;
 
 /// An engine that does not remove a holder within this is left to the sweep.

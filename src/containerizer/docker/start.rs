@@ -16,16 +16,21 @@ use super::exit::{Cause, Exit, Process};
 use super::mapping::Beside;
 use super::output::Output;
 use super::{image, mapping};
-use crate::containerizer::request::{self, ids_of};
+use crate::containerizer::request::ids_of;
 use crate::containerizer::runtime;
 use crate::containerizer::streams::log_settings;
-use crate::containerizer::table::{Failure, failure};
+use crate::containerizer::table::Failure;
 use crate::containerizer::{Details, Launched};
+use crate::fetch::Wanted;
 use crate::logs::files;
 use crate::logs::order::{Files, STREAMS};
 
 /// Between two questions after a restart, at most.
 const SEEK_PAUSE: Duration = Duration::from_secs(5);
+
+pub(super) fn failure(step: &'static str, message: impl Into<String>) -> Failure {
+    Failure { step, message: message.into() }
+}
 
 pub(super) fn refused(step: &'static str) -> impl FnOnce(EngineError) -> Failure {
     move |error| match error {
@@ -51,7 +56,7 @@ impl Container {
         let mut wanted = wanted.map_err(|text| failure("check", text))?;
         // An unknown user is no error: inside the image it may well be known.
         let ids = ids_of(self.request.user.as_deref()).unwrap_or_default();
-        request::fetch(&self.request, &self.shared.fetcher).await?;
+        self.fetch().await?;
         make_directories(&self.request.sandbox, &wanted.directories, ids)?;
         if wanted.force_pull {
             self.pull(&wanted, true).await?;
@@ -76,6 +81,20 @@ impl Container {
         self.use_image(&inspected);
         let address = self.view.borrow().address();
         Ok(Launched { pid: inspected.pid, details: Some(details(&inspected, address)) })
+    }
+
+    async fn fetch(&self) -> Result<(), Failure> {
+        let request = &self.request;
+        let wanted = Wanted {
+            uris: &request.command.uris,
+            sandbox: &request.sandbox,
+            user: request.user.as_deref(),
+        };
+        self.shared.fetcher.fetch(wanted).await.map_err(|error| {
+            let (key, cause) = (&self.key, kernel::chain(&error));
+            let text = format!("Failed to fetch all URIs for container '{key}': {cause}");
+            failure("fetch", text)
+        })
     }
 
     async fn pull(&self, wanted: &mapping::Wanted, force: bool) -> Result<(), Failure> {

@@ -16,11 +16,16 @@ use oci_spec::runtime::Process;
 use super::container::{Container, Phase};
 use super::terminal::ask;
 use super::{chain, debug, request};
-use crate::containerizer::request::{command_environment, fetch};
+use crate::containerizer::request::command_environment;
 use crate::containerizer::streams::append;
-use crate::containerizer::table::{Failure, failure};
+use crate::containerizer::table::Failure;
 use crate::containerizer::{Class, Output, runtime, terminal};
+use crate::fetch::Wanted;
 use crate::logs::order;
+
+fn failure(step: &'static str, message: impl Into<String>) -> Failure {
+    Failure { step, message: message.into() }
+}
 
 impl Container {
     /// Launches; the first process' pid. After an error `finish` must follow.
@@ -34,7 +39,7 @@ impl Container {
         let merged = self.prepare().await?;
         failpoint!("launch.prepared");
         self.enter(Phase::Fetching);
-        fetch(&self.request, &self.shared.fetcher).await?;
+        self.fetch().await?;
         self.shared.plugins.hooks.fetched(&self.request).await?;
         failpoint!("launch.fetched");
         self.enter(Phase::Isolating);
@@ -44,6 +49,20 @@ impl Container {
             provisioner.prepare(&home.root, self.shared.takes_mounted_roots());
         }
         Ok(pid)
+    }
+
+    async fn fetch(&self) -> Result<(), Failure> {
+        let request = &self.request;
+        let wanted = Wanted {
+            uris: &request.command.uris,
+            sandbox: &request.sandbox,
+            user: request.user.as_deref(),
+        };
+        self.shared.fetcher.fetch(wanted).await.map_err(|error| {
+            let (key, cause) = (&self.key, chain(&error));
+            let text = format!("Failed to fetch all URIs for container '{key}': {cause}");
+            failure("fetch", text)
+        })
     }
 
     /// All isolators in table order, and what they say in one plan.
