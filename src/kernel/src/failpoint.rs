@@ -155,11 +155,6 @@ pub const ALL: &[&str] = &[
     "recover.resumed",
 ];
 
-/// The points whose names begin so, in the order of [`ALL`].
-pub fn of(beginning: &str) -> impl Iterator<Item = &'static str> {
-    ALL.iter().copied().filter(move |point| point.starts_with(beginning))
-}
-
 /// What is armed in this process.
 #[derive(Debug)]
 struct Armed {
@@ -173,6 +168,11 @@ static PASSED: AtomicU64 = AtomicU64::new(0);
 fn parse(text: &str) -> Option<Armed> {
     let (name, passages) = text.split_once('@').unwrap_or((text, "1"));
     Some(Armed { name: name.to_owned(), passages: passages.parse().ok()? })
+}
+
+/// The points whose names begin so, in the order of [`ALL`].
+pub fn of(beginning: &str) -> impl Iterator<Item = &'static str> {
+    ALL.iter().copied().filter(move |point| point.starts_with(beginning))
 }
 
 /// Whether this passage of `name` is the one to die at.
