@@ -41,7 +41,7 @@ use thiserror::Error;
 use self::terminal::{Lent, Terminal};
 
 /// What to run and where. The sandbox exists and belongs to the user.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct LaunchRequest {
     /// The container; with parents if it is nested.
     pub id: ContainerId,

@@ -8,4 +8,5 @@ mod garbage;
 mod model;
 mod operations;
 mod scenarios;
+mod walk;
 mod world;

@@ -282,7 +282,7 @@ impl Container {
 
     pub(super) fn allotted(&self) -> mesos::ResourceStatistics {
         let shared = &self.shared;
-        let cfs = shared.config.cgroups_enable_cfs;
+        let cfs = shared.config.isolators.cgroups_enable_cfs;
         request::allotted(&self.request.requests, &self.request.limits, cfs, shared.machine)
     }
 
@@ -321,7 +321,7 @@ impl Container {
     /// The cgroup that no process of the container can leave.
     pub(super) fn tracker(&self) -> Option<kernel::cgroup::Cgroup> {
         let layout = self.shared.isolators.layout.as_ref()?;
-        Some(layout.tracker(&self.context.lineage()))
+        Some(layout.tracker(&self.context.id.lineage()))
     }
 
     pub(super) fn enter(&self, phase: Phase) {

@@ -51,7 +51,7 @@ impl Shared {
     /// Whether images have a say.
     pub(super) fn heeds_images(&self) -> bool {
         let names = &self.isolators.isolation.names;
-        names.contains(&RUNTIME) && !self.config.docker_ignore_runtime
+        names.contains(&RUNTIME) && !self.config.isolators.docker_ignore_runtime
     }
 
     /// Whether a root may be mounted before its container is made.
