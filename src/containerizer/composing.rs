@@ -15,11 +15,11 @@ use isolators::traced::Calls;
 use mesos::container_info::Type;
 use mesos::{ContainerId, ContainerStatus, Resource};
 
-use super::images::{NamedStore, Progress};
+use super::images::NamedStore;
 use super::terminal::Terminal;
 use super::{
-    Containerizer, ContainerizerError, KnownContainer, LaunchRequest, Launched, Listening, Sample,
-    Termination, Trouble,
+    Containerizer, ContainerizerError, KnownContainer, LaunchRequest, Launched, Listening,
+    Progress, Sample, Termination, Trouble,
 };
 
 /// A containerizer and its name in `--containerizers`.
@@ -188,8 +188,8 @@ impl Containerizer for Composing {
         self.all.iter().flat_map(|(_, containerizer)| containerizer.images()).collect()
     }
 
-    fn provisioning(&self) -> Vec<(ContainerId, Progress)> {
-        self.all.iter().flat_map(|(_, containerizer)| containerizer.provisioning()).collect()
+    fn progress(&self) -> Vec<(ContainerId, Progress)> {
+        self.all.iter().flat_map(|(_, containerizer)| containerizer.progress()).collect()
     }
 
     fn troubles(&self) -> Vec<(ContainerId, Arc<Trouble>)> {

@@ -13,8 +13,7 @@ use mesos::{ContainerId, ContainerStatus, ResourceStatistics};
 
 use crate::agent::core::state::{Executor, ExecutorState};
 use crate::agent::snapshot::Snapshot;
-use crate::containerizer::images::Progress;
-use crate::containerizer::{Containerizer, Sample, Trouble};
+use crate::containerizer::{Containerizer, Progress, Sample, Trouble};
 
 /// Which containers are wanted; `None` is any.
 #[derive(Debug, Clone, Default)]
@@ -121,8 +120,8 @@ async fn status(containerizer: &dyn Containerizer, id: &ContainerId) -> Containe
 pub struct Busy {
     /// They are being destroyed, and something is in the way.
     pub troubles: Vec<(ContainerId, Arc<Trouble>)>,
-    /// Their image is being pulled.
-    pub provisioning: Vec<(ContainerId, Progress)>,
+    /// They are being launched, and that takes its time.
+    pub progress: Vec<(ContainerId, Progress)>,
 }
 
 /// The body of `/containers`: every object with its members sorted.
@@ -146,8 +145,9 @@ pub fn render(
                 if let Some(executor) = executors.get(c.container_id.value.as_str()) {
                     executor_members(w, executor);
                 }
-                if let Some((_, now)) = busy.provisioning.iter().find(|(id, _)| own(id)) {
-                    w.key("provisioning").raw(super::images::far(now).to_string().as_bytes());
+                if let Some((_, progress)) = busy.progress.iter().find(|(id, _)| own(id)) {
+                    let (name, value) = progress.to_json();
+                    w.key(name).raw(value.to_string().as_bytes());
                 }
                 if let Some(statistics) = &c.resource_statistics {
                     w.key("statistics").sorted_message(statistics);

@@ -214,8 +214,7 @@ impl Api {
         }
         let found = containers::collect(snapshot, &*self.context.containerizer, &selection).await;
         let containerizer = &self.context.containerizer;
-        let busy =
-            Busy { troubles: containerizer.troubles(), provisioning: containerizer.provisioning() };
+        let busy = Busy { troubles: containerizer.troubles(), progress: containerizer.progress() };
         Response::json(containers::render(&found, snapshot, &busy))
     }
 }

@@ -27,12 +27,11 @@ use tracing::{info, warn};
 use super::Shared;
 use super::image::Home;
 use super::logs::Kept;
-use crate::containerizer::images::Progress;
 use crate::containerizer::request;
 use crate::containerizer::runtime::ContainerDir;
 use crate::containerizer::table::Failure;
 use crate::containerizer::terminal::Terminal;
-use crate::containerizer::{LaunchRequest, Termination, Trouble};
+use crate::containerizer::{LaunchRequest, Progress, Termination, Trouble};
 use crate::launch::{End, Running};
 
 /// Mesos' container states.
@@ -53,7 +52,7 @@ pub(super) struct View {
     pub(super) pid: Option<u32>,
     /// What holds up its destruction, for as long as it does.
     pub(super) trouble: Option<Arc<Trouble>>,
-    /// How far the pull of its image is.
+    /// How far what it is launched with is.
     pub(super) progress: Option<Progress>,
     /// Who it is in its image, if the image says so.
     pub(super) identity: Option<Identity>,
@@ -325,7 +324,11 @@ impl Container {
     }
 
     pub(super) fn enter(&self, phase: Phase) {
-        self.view.send_modify(|view| view.phase = phase);
+        self.view.send_modify(|view| (view.phase, view.progress) = (phase, None));
+    }
+
+    pub(super) fn is_at(&self, progress: Progress) {
+        self.view.send_modify(|view| view.progress = Some(progress));
     }
 
     /// Takes over a container that runs: from launch or from recovery.

@@ -44,14 +44,14 @@ use self::container::{Command, Container, Door, Handle, Phase, Start, View};
 use self::plugins::Plugins;
 use self::request::Refusal;
 use super::hooks::Hooks;
-use super::images::{ImageStore, NamedStore, Progress};
+use super::images::{ImageStore, NamedStore};
 use super::request::{Machine, ids_of, key};
 use super::runtime::{ContainerDir, RuntimeDir};
 use super::sampler::Sampler;
 use super::table::{MAILBOX, Table, ended, launched};
 use super::terminal::Terminal;
 use super::{
-    Containerizer, ContainerizerError, KnownContainer, LaunchRequest, Launched, Sample,
+    Containerizer, ContainerizerError, KnownContainer, LaunchRequest, Launched, Progress, Sample,
     Termination, Trouble,
 };
 use crate::fetch::Fetcher;
@@ -453,10 +453,10 @@ impl Containerizer for Native {
         provisioner.into_iter().map(|provisioner| ("mesos", store(provisioner))).collect()
     }
 
-    fn provisioning(&self) -> Vec<(ContainerId, Progress)> {
+    fn progress(&self) -> Vec<(ContainerId, Progress)> {
         let table = self.shared.table();
-        let pulling = |door: &Door| Some((door.id.clone(), door.view.borrow().progress?));
-        table.values().filter_map(pulling).collect()
+        let busy = |door: &Door| Some((door.id.clone(), door.view.borrow().progress.clone()?));
+        table.values().filter_map(busy).collect()
     }
 
     fn gpus(&self) -> Vec<isolators::gpu::Figure> {

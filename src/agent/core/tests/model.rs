@@ -7,7 +7,7 @@ use mesos::TaskState as S;
 use proptest::prelude::*;
 
 use super::walk::{Step, step, walks};
-use super::world::{Container, World, command_task};
+use super::world::{Container, World, command_task, fetching_task};
 use crate::agent::core::state::is_terminal;
 
 #[derive(Debug, Clone)]
@@ -39,7 +39,9 @@ fn take(world: &mut World, fates: &mut BTreeMap<String, Fate>, step: &Step<Own>)
         None => {}
         Some(Own::Run) => {
             let id = format!("t{}", fates.len());
-            world.run_task(command_task(&id), true);
+            let fetches = fates.len() % 2 == 1;
+            let task = if fetches { fetching_task(&id) } else { command_task(&id) };
+            world.run_task(task, true);
             fates.insert(id, Fate::default());
         }
         Some(Own::Kill(_)) if fates.is_empty() => {}
@@ -91,6 +93,16 @@ fn exit(world: &mut World, fates: &mut BTreeMap<String, Fate>, container: &str, 
     world.exit_container(container, status);
 }
 
+/// No task goes back.
+fn stage(state: S) -> u8 {
+    match state {
+        S::TaskStarting => 0,
+        S::TaskRunning => 1,
+        S::TaskKilling => 2,
+        _ => 3,
+    }
+}
+
 proptest! {
     #![proptest_config(walks(120))]
 
@@ -113,6 +125,7 @@ proptest! {
                 .collect();
             prop_assert_eq!(ends.len(), 1, "{}: {:?} {:?}", task, told, fate);
             prop_assert!(is_terminal(*states.last().unwrap()), "{}: {:?}", task, states);
+            prop_assert!(states.is_sorted_by_key(|state| stage(*state)), "{}: {:?}", task, told);
             let ran = states.contains(&S::TaskRunning);
             match (ends[0], fate.exit) {
                 (S::TaskFinished, Some(0)) | (S::TaskFailed, Some(768)) => {}

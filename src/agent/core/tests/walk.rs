@@ -56,7 +56,10 @@ impl World {
             Step::Storage => drop(self.step_storage()),
             Step::Flush => drop(self.step_flush()),
             Step::Pending(at) => drop(self.step_pending(usize::from(*at))),
-            Step::Timer(at) => drop(self.fire(usize::from(*at))),
+            Step::Timer(at) => {
+                self.fetched += 1;
+                self.fire(usize::from(*at));
+            }
             Step::Fuse(effects) => self.fuse = Some(usize::from(*effects)),
             Step::Crash => self.crash(),
         }
