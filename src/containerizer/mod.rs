@@ -45,7 +45,7 @@ pub use self::progress::Progress;
 use self::terminal::{Lent, Terminal};
 
 /// What to run and where. The sandbox exists and belongs to the user.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct LaunchRequest {
     /// The container; with parents if it is nested.
     pub id: ContainerId,

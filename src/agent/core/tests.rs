@@ -9,4 +9,5 @@ mod model;
 mod operations;
 mod progress;
 mod scenarios;
+mod walk;
 mod world;

@@ -2,11 +2,11 @@
 
 use isolators::quantity::scalar;
 use mesos::container_info::docker_info::PortMapping;
+use mesos::tty_info::WindowSize;
 use mesos::volume::{Mode, Source, source};
 use mesos::{CommandInfo, ContainerId, NetworkInfo, Parameter, TtyInfo, Volume, value};
 
 use super::*;
-use crate::containerizer::Class;
 
 const MACHINE: u64 = 1 << 30;
 
@@ -23,17 +23,13 @@ fn request(docker: DockerInfo, change: impl FnOnce(&mut LaunchRequest)) -> Launc
         command,
         container: Some(info),
         requests: vec![scalar("cpus", 1.0), scalar("mem", 64.0)],
-        limits: BTreeMap::new(),
         sandbox: "/w/sandbox:1".into(),
-        user: None,
         environment: BTreeMap::from([
             ("MESOS_SLAVE_ID".to_owned(), "S0".to_owned()),
             ("PATH".to_owned(), "/host".to_owned()),
         ]),
-        framework_id: None,
-        executor: None,
         task: Some(mesos::TaskInfo::default()),
-        class: Class::Default,
+        ..LaunchRequest::default()
     };
     change(&mut request);
     request
@@ -300,8 +296,19 @@ fn what_is_for_others_and_what_for_nobody() {
     assert!(matches!(check(&mesos), Err(ContainerizerError::NotSupported(_))));
     let bare = request(DockerInfo::default(), |r| info(r).docker = None);
     assert!(check(&bare).is_ok() && body(&bare).is_err());
-    let terminal = request(DockerInfo::default(), |r| info(r).tty_info = Some(TtyInfo::default()));
-    assert!(body(&terminal).expect_err("refused").contains("'tty_info'"));
+}
+
+#[test]
+fn who_asks_for_a_terminal_has_input_too() {
+    let sized = |rows| TtyInfo { window_size: Some(WindowSize { rows, columns: 80 }) };
+    let asked = |tty: TtyInfo| request(DockerInfo::default(), |r| info(r).tty_info = Some(tty));
+    let made = body(&asked(sized(24))).expect("it is fine");
+    assert_eq!((&made["Tty"], &made["OpenStdin"]), (&json!(true), &json!(true)));
+    assert_eq!(made["HostConfig"]["ConsoleSize"], json!([24, 80]));
+    let plain = body(&request(DockerInfo::default(), |_| {})).expect("it is fine");
+    assert_eq!((&plain["Tty"], &plain["OpenStdin"]), (&Value::Null, &Value::Null));
+    let error = body(&asked(sized(70_000))).expect_err("refused");
+    assert_eq!(error, "'tty_info': rows must be at most 65535, not 70000");
 }
 
 #[test]

@@ -281,7 +281,7 @@ impl Container {
 
     pub(super) fn allotted(&self) -> mesos::ResourceStatistics {
         let shared = &self.shared;
-        let cfs = shared.config.cgroups_enable_cfs;
+        let cfs = shared.config.isolators.cgroups_enable_cfs;
         request::allotted(&self.request.requests, &self.request.limits, cfs, shared.machine)
     }
 
@@ -307,6 +307,11 @@ impl Container {
     /// signal would report that as an exit status of its own.
     fn signal_all(&self, signal: i32) -> bool {
         let Some(running) = &self.running else { return false };
+        let home = self.home.as_ref().filter(|_| signal == libc::SIGTERM);
+        if let Some(own) = home.and_then(Home::stop_signal) {
+            // As docker has it, nobody else knows what that signal means here.
+            return self.signal(own);
+        }
         let mut others = match self.tracker() {
             Some(tracker) => tracker.all_processes(),
             None => kernel::proctree::tree(running.pid()).iter().map(|p| p.pid).collect(),
@@ -320,7 +325,7 @@ impl Container {
     /// The cgroup that no process of the container can leave.
     pub(super) fn tracker(&self) -> Option<kernel::cgroup::Cgroup> {
         let layout = self.shared.isolators.layout.as_ref()?;
-        Some(layout.tracker(&self.context.lineage()))
+        Some(layout.tracker(&self.context.id.lineage()))
     }
 
     pub(super) fn enter(&self, phase: Phase) {

@@ -195,7 +195,7 @@ impl Shared {
     fn isolators_for(&self, request: &LaunchRequest) -> impl Iterator<Item = &Arc<dyn Isolator>> {
         let (nested, guest) = (request.id.parent.is_some(), debug::is_guest(request));
         self.isolators.all.iter().filter(move |isolator| {
-            (!nested || isolator.supports_nesting()) && (!guest || debug::concerns(&***isolator))
+            (!nested || isolator.about().nesting) && (!guest || debug::concerns(&***isolator))
         })
     }
 
@@ -281,12 +281,12 @@ impl Native {
             provided: self.shared.config.provisioner.is_some(),
             heeded: self.shared.heeds_images(),
         };
-        request::check(&request, &self.shared.config.secrets, images).map_err(|refusal| {
-            match refusal {
+        request::check(&request, &self.shared.config.isolators.secrets, images).map_err(
+            |refusal| match refusal {
                 Refusal::NotSupported(what) => ContainerizerError::NotSupported(what),
                 Refusal::Bad(what) => failed("check", what),
-            }
-        })?;
+            },
+        )?;
         if !debug::is_guest(&request) {
             let isolation = &self.shared.isolators.isolation.names;
             request::networks(request.container.as_ref(), isolation)

@@ -70,7 +70,7 @@ impl Container {
     fn base(&self) -> Result<Base, String> {
         let request = &self.request;
         let rootfs = self.context.rootfs.as_deref();
-        let directory = &self.shared.config.sandbox_directory;
+        let directory = &self.shared.config.isolators.sandbox_directory;
         let user = match (self.identity(), &request.user) {
             (Some(who), _) => (who.uid, who.gid, who.groups.clone()),
             (None, None) => kernel::proctree::own_ids(),
@@ -96,7 +96,7 @@ impl Container {
             environment,
             command_environment: command_environment(
                 &request.command,
-                &self.shared.config.secrets,
+                &self.shared.config.isolators.secrets,
             )?,
             working_directory,
             user: Some(user),
