@@ -3,12 +3,12 @@
 
 #![allow(dead_code, reason = "every bench uses its own part")]
 
-use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
 
-use bulkhead::containerizer::{Class, LaunchRequest};
+use bulkhead::containerizer::LaunchRequest;
 use mesos::{CommandInfo, ContainerId};
+use nix::sys::resource::{UsageWho, getrusage};
 
 /// A top-level container.
 pub fn id(name: &str) -> ContainerId {
@@ -22,27 +22,21 @@ pub fn request(id: &ContainerId, dir: &Path, command: &str) -> LaunchRequest {
     LaunchRequest {
         id: id.clone(),
         command: CommandInfo { value: Some(command.into()), ..CommandInfo::default() },
-        container: None,
         requests: vec![
             isolators::quantity::scalar("cpus", 0.1),
             isolators::quantity::scalar("mem", 32.0),
         ],
-        limits: BTreeMap::new(),
         sandbox,
-        user: None,
-        environment: BTreeMap::new(),
-        framework_id: None,
-        executor: None,
-        task: None,
-        class: Class::Default,
+        ..LaunchRequest::default()
     }
 }
 
 /// Cpu time of this process so far.
 pub fn cpu_ms() -> f64 {
-    let stat = kernel::proctree::ProcessStat::read(std::process::id()).expect("this process");
-    let ticks = (stat.user_ticks + stat.system_ticks) as f64;
-    ticks / kernel::proctree::ticks_per_second() * 1000.0
+    let usage = getrusage(UsageWho::RUSAGE_SELF).expect("of this process");
+    let of =
+        |time: nix::sys::time::TimeVal| time.tv_sec() as f64 * 1e3 + time.tv_usec() as f64 / 1e3;
+    of(usage.user_time()) + of(usage.system_time())
 }
 
 /// One figure on a line of its own, for programs.

@@ -11,11 +11,9 @@ use mesos::agent::response::{GetContainers, get_containers};
 use mesos::json::Writer;
 use mesos::{ContainerId, ContainerStatus, ResourceStatistics};
 
-use super::nested::display;
 use crate::agent::core::state::{Executor, ExecutorState};
 use crate::agent::snapshot::Snapshot;
-use crate::containerizer::images::Progress;
-use crate::containerizer::{Containerizer, Sample, Trouble};
+use crate::containerizer::{Containerizer, Progress, Sample, Trouble};
 
 /// Which containers are wanted; `None` is any.
 #[derive(Debug, Clone, Default)]
@@ -78,7 +76,7 @@ pub async fn collect(
             executor_name: Some(executor.info.name().to_owned()),
             container_id: id.clone(),
             container_status: Some(status(containerizer, id).await),
-            resource_statistics: samples.get(&display(id)).map(|s| (*s).clone()),
+            resource_statistics: samples.get(&id.to_string()).map(|s| (*s).clone()),
         });
     }
     if !(selection.nested || selection.standalone) {
@@ -96,7 +94,7 @@ pub async fn collect(
         }
         found.push(get_containers::Container {
             container_status: Some(status(containerizer, &id).await),
-            resource_statistics: samples.get(&display(&id)).map(|s| (*s).clone()),
+            resource_statistics: samples.get(&id.to_string()).map(|s| (*s).clone()),
             // compat: the parent is only told in the status.
             container_id: ContainerId { value: id.value, parent: None },
             ..Default::default()
@@ -107,7 +105,7 @@ pub async fn collect(
 
 /// One sample by the ids with their parents.
 fn by_id(sample: &Sample) -> HashMap<String, &ResourceStatistics> {
-    sample.iter().map(|(id, statistics)| (display(id), statistics)).collect()
+    sample.iter().map(|(id, statistics)| (id.to_string(), statistics)).collect()
 }
 
 async fn status(containerizer: &dyn Containerizer, id: &ContainerId) -> ContainerStatus {
@@ -122,8 +120,8 @@ async fn status(containerizer: &dyn Containerizer, id: &ContainerId) -> Containe
 pub struct Busy {
     /// They are being destroyed, and something is in the way.
     pub troubles: Vec<(ContainerId, Arc<Trouble>)>,
-    /// Their image is being pulled.
-    pub provisioning: Vec<(ContainerId, Progress)>,
+    /// They are being launched, and that takes its time.
+    pub progress: Vec<(ContainerId, Progress)>,
 }
 
 /// The body of `/containers`: every object with its members sorted.
@@ -147,8 +145,9 @@ pub fn render(
                 if let Some(executor) = executors.get(c.container_id.value.as_str()) {
                     executor_members(w, executor);
                 }
-                if let Some((_, now)) = busy.provisioning.iter().find(|(id, _)| own(id)) {
-                    w.key("provisioning").raw(super::images::far(now).to_string().as_bytes());
+                if let Some((_, progress)) = busy.progress.iter().find(|(id, _)| own(id)) {
+                    let (name, value) = progress.to_json();
+                    w.key(name).raw(value.to_string().as_bytes());
                 }
                 if let Some(statistics) = &c.resource_statistics {
                     w.key("statistics").sorted_message(statistics);
@@ -176,7 +175,7 @@ pub async fn statistics(snapshot: &Snapshot, containerizer: &dyn Containerizer) 
     let mut w = Writer::new();
     w.array(|w| {
         for executor in alive(snapshot) {
-            let Some(&sample) = samples.get(&display(&executor.container_id)) else { continue };
+            let Some(&sample) = samples.get(&executor.container_id.to_string()) else { continue };
             w.object(|w| {
                 executor_members(w, executor);
                 w.key("statistics").sorted_message(sample);

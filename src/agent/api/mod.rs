@@ -9,6 +9,7 @@
 mod attach;
 mod attachments;
 pub mod containers;
+mod decode;
 pub mod executor;
 mod files;
 mod garbage;
@@ -213,8 +214,7 @@ impl Api {
         }
         let found = containers::collect(snapshot, &*self.context.containerizer, &selection).await;
         let containerizer = &self.context.containerizer;
-        let busy =
-            Busy { troubles: containerizer.troubles(), provisioning: containerizer.provisioning() };
+        let busy = Busy { troubles: containerizer.troubles(), progress: containerizer.progress() };
         Response::json(containers::render(&found, snapshot, &busy))
     }
 }

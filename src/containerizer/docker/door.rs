@@ -7,7 +7,7 @@ use tokio::sync::{mpsc, watch};
 
 use super::mapping::docker_info;
 use crate::containerizer::terminal::Terminal;
-use crate::containerizer::{LaunchRequest, Termination};
+use crate::containerizer::{LaunchRequest, Progress, Termination};
 
 /// Mesos' states of a Docker container.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,6 +45,8 @@ pub(super) struct View {
     pub(super) addresses: Vec<String>,
     /// Its networks, where they are not the engine's.
     pub(super) networks: Vec<NetworkInfo>,
+    /// How far what it is launched with is.
+    pub(super) progress: Option<Progress>,
     /// Its terminal, while it runs.
     pub(super) terminal: Option<Arc<Terminal>>,
     /// Set once, last.
@@ -54,8 +56,8 @@ pub(super) struct View {
 impl View {
     pub(super) fn new(phase: Phase, pid: Option<u32>) -> View {
         let (addresses, networks) = (Vec::new(), Vec::new());
-        let (stop_signal, terminal) = (None, None);
-        View { phase, pid, stop_signal, addresses, networks, terminal, end: None }
+        let (stop_signal, progress, terminal) = (None, None, None);
+        View { phase, pid, stop_signal, addresses, networks, progress, terminal, end: None }
     }
 
     /// The first of its addresses.

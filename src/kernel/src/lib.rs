@@ -40,6 +40,7 @@ pub mod sched;
 pub mod signals;
 pub mod spawn;
 pub mod terminal;
+mod tree;
 pub mod users;
 pub mod volume;
 pub mod walk;

@@ -35,6 +35,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use kernel::netns::Spares;
 use tokio::sync::OnceCell;
 
 use self::detach::Detacher;
@@ -46,8 +47,8 @@ use self::plugins::Plugins;
 pub use self::plugins::{IN_HELPER, LOOPBACK};
 pub use self::settings::Settings;
 use self::store::Store;
-use crate::api::{ContainerContext, Isolation, Isolator, IsolatorError, Known, Recovered};
-use crate::config::{Config, Launcher};
+use crate::api::{About, ContainerContext, Isolation, Isolator, IsolatorError, Known, Recovered};
+use crate::config::Config;
 
 /// Name as in `--isolation`.
 pub const NAME: &str = "network/cni";
@@ -119,12 +120,12 @@ impl Networks {
 }
 
 /// How containers of this isolator differ from others.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Default)]
 struct Manners {
     /// `namespaces/uts` is there, and makes the host's name the container's own.
     own_names: bool,
-    /// Root in a container is nobody in the namespace, which is the agent's.
-    remapped: bool,
+    /// Where their network namespaces come from.
+    namespaces: Arc<Spares>,
 }
 
 /// The isolator.
@@ -136,39 +137,34 @@ struct Cni(Arc<Shared>, Manners);
 /// # Errors
 /// The combination of flags cannot work.
 pub fn cni(config: &Config, own_names: bool) -> Result<Arc<dyn Isolator>, IsolatorError> {
-    let refuse = |object: &str| Err(IsolatorError::plain(NAME, "start", object));
-    if !config.root {
-        return refuse("without root: it needs root permissions");
-    }
-    if config.launcher != Launcher::Linux {
-        return refuse("with --launcher=posix: the 'linux' launcher must be used");
-    }
+    config.require_linux(NAME)?;
     let networks = config.networks.clone().unwrap_or_else(|| Networks::new(&config.cni));
     networks.check()?;
-    let manners = Manners { own_names, remapped: config.userns_remap.is_some() };
+    // A namespace is the agent's, and root of a remapped container is nobody in it.
+    let settings: kernel::netns::Settings = match config.userns_remap {
+        Some(_) => &[("ipv4/ip_unprivileged_port_start", "0")],
+        None => &[],
+    };
+    let manners = Manners { own_names, namespaces: Arc::new(Spares::new(settings)) };
     Ok(Arc::new(Cni(networks.0, manners)))
 }
 
 /// What a container is called here, and for plugins.
 fn key(context: &ContainerContext) -> String {
-    context.lineage().join(".")
+    context.id.to_string()
 }
 
 #[async_trait]
 impl Isolator for Cni {
-    fn name(&self) -> &'static str {
-        NAME
-    }
-
-    fn supports_nesting(&self) -> bool {
-        true
+    fn about(&self) -> About {
+        About { name: NAME, nesting: true, standalone: false }
     }
 
     fn attach(&self, context: &Arc<ContainerContext>) -> Box<dyn Isolation> {
-        Box::new(Member::new(&self.0, context, self.1))
+        Box::new(Member::new(&self.0, context, &self.1))
     }
 
     async fn recover(&self, known: &[Known]) -> Result<Recovered, IsolatorError> {
-        Ok(recover::recover(&self.0, known, self.1).await)
+        Ok(recover::recover(&self.0, known, &self.1).await)
     }
 }
