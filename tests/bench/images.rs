@@ -2,8 +2,11 @@
 //!
 //! One containerizer launches a task on the host's files and in a cached image of ten
 //! layers, in turns; `docker run` starts the same image with an engine of its own. Pulls
-//! are in the scenario `pull`.
+//! are in the scenario `pull`. Images and sandboxes are on an ext4 as Debian makes it,
+//! what the agent keeps of running containers is in memory, as `/run` is.
 
+#[path = "../support/disk.rs"]
+mod disk;
 #[path = "../support/dockerd.rs"]
 mod dockerd;
 #[path = "ground.rs"]
@@ -20,12 +23,12 @@ use std::time::{Duration, Instant};
 use bulkhead::containerizer::Containerizer;
 use bulkhead::containerizer::native::{Config, Native};
 use bulkhead::provisioner::{Backend, Location, Point, Provisioner, Settings, Store};
+use disk::Disk;
 use dockerd::{Dockerd, Network};
 use ground::{figure, id, request};
 use mesos::container_info::{MesosInfo, Type};
 use mesos::{ContainerInfo, Image};
 use serde_json::json;
-use support::TempDir;
 
 const ROUNDS: usize = 20;
 const PER_ROUND: usize = 10;
@@ -34,7 +37,7 @@ const DOCKER_RUNS: usize = 10;
 const LAYERS: usize = 10;
 
 fn main() {
-    require!(root, cgroup, busybox, overlay);
+    require!(root, cgroup, busybox, overlay, mkfs_ext4);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
@@ -44,10 +47,10 @@ fn main() {
 }
 
 /// A directory on the disk, not on a tmpfs.
-fn place(name: &str) -> PathBuf {
+fn place() -> PathBuf {
     let target = std::env::var_os("CARGO_TARGET_DIR")
         .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("target"), PathBuf::from);
-    let dir = target.join(format!("bench-images-{name}-{}", std::process::id()));
+    let dir = target.join(format!("bench-images-{}", std::process::id()));
     std::fs::create_dir_all(&dir).expect("a directory");
     dir
 }
@@ -70,7 +73,10 @@ fn store(dir: PathBuf, registry: &str) -> Store {
 }
 
 async fn launches() {
-    let dir = place("launch");
+    let outer = place();
+    let disk = Disk::new(&outer, 4 << 30);
+    let dir = disk.path().to_owned();
+    let memory = PathBuf::from(format!("/dev/shm/bulkhead-bench-images-{}", std::process::id()));
     let mut layers = vec![image::base(&dir)];
     layers.extend((1..LAYERS).map(|n| image::script(&dir, &format!("layer{n}"), "true")));
     let archive = image::save(&dir, "ten:1", &layers, &json!({ "Cmd": ["/bin/true"] }));
@@ -82,7 +88,7 @@ async fn launches() {
     let provisioner = Provisioner::new(store, backend, scratch, Default::default(), points);
     let config = Config {
         isolation: "filesystem/linux,namespaces/pid,cgroups/cpu,cgroups/mem,docker/runtime".into(),
-        runtime_dir: TempDir::new("bench-images").path().join("run"),
+        runtime_dir: memory.clone(),
         isolators: isolators::config::Config {
             cgroups_root: format!("bulkhead-bench-images-{}", std::process::id()),
             ..Default::default()
@@ -128,7 +134,9 @@ async fn launches() {
         println!("  docker run                 {docker:>8.2} ms");
         figure("images.docker_run_over_ours", docker / inside);
     }
-    std::fs::remove_dir_all(&dir).expect("clean up");
+    drop(disk);
+    std::fs::remove_dir_all(&memory).expect("clean up");
+    std::fs::remove_dir_all(&outer).expect("clean up");
 }
 
 fn of_image(name: &str) -> ContainerInfo {
