@@ -249,6 +249,8 @@ pub struct Isolators {
     pub ledger: Arc<Ledger>,
     /// How busy the GPUs are, with `gpu/nvidia`.
     pub gpus: Option<gpu::Figures>,
+    /// What listens in containers, with `network/ports`.
+    pub listeners: Option<network::ports::Listeners>,
 }
 
 impl std::fmt::Debug for Isolators {
@@ -293,7 +295,8 @@ pub fn create_with(
         Arc::make_mut(&mut config).ports.unified = false;
     }
     let mut cgroups = Some(Cgroups::new(Arc::clone(&config), controllers));
-    let (mut layout, mut grants, mut gpus) = (None, None, None);
+    let (mut layout, mut grants) = (None, None);
+    let (mut gpus, mut listeners) = (None, None);
     let book = volume::persistent::Book::default();
     for (name, _) in TABLE {
         // All cgroups/* are one isolator; with the linux launcher it always is.
@@ -341,7 +344,11 @@ pub fn create_with(
             "network/cni" => network::cni::cni(&config, enabled.contains("namespaces/uts")),
             "network/port_mapping" => network::port_mapping::port_mapping(&config),
             "network/ports" => {
-                network::ports::ports(&config, layout.clone(), enabled.contains("network/cni"))
+                let named_networks = enabled.contains("network/cni");
+                network::ports::ports(&config, layout.clone(), named_networks).map(|made| {
+                    listeners = Some(made.listeners());
+                    made as _
+                })
             }
             // The cgroups are made above; the rest `parse` has refused.
             _ => continue,
@@ -355,7 +362,7 @@ pub fn create_with(
     for name in &isolation.names {
         all.extend(plugins.iter().find(|plugin| plugin.name() == *name).cloned());
     }
-    Ok(Isolators { all, layout, isolation, ledger, gpus })
+    Ok(Isolators { all, layout, isolation, ledger, gpus, listeners })
 }
 
 #[cfg(test)]

@@ -32,7 +32,7 @@ use async_trait::async_trait;
 use mesos::slave_info::capability;
 
 use self::attachments::Attachments;
-use self::containers::{Busy, Selection};
+use self::containers::{Beside, Selection};
 use super::handle::Handle;
 use super::snapshot::{AgentState, Snapshot};
 use crate::checkpoint::WorkDir;
@@ -212,10 +212,8 @@ impl Api {
             );
         }
         let found = containers::collect(snapshot, &*self.context.containerizer, &selection).await;
-        let containerizer = &self.context.containerizer;
-        let busy =
-            Busy { troubles: containerizer.troubles(), provisioning: containerizer.provisioning() };
-        Response::json(containers::render(&found, snapshot, &busy))
+        let beside = Beside::of(&*self.context.containerizer);
+        Response::json(containers::render(&found, snapshot, &beside))
     }
 }
 
