@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use bulkhead::containerizer::{Class, LaunchRequest};
 use mesos::{CommandInfo, ContainerId};
+use nix::sys::resource::{UsageWho, getrusage};
 
 /// A top-level container.
 pub fn id(name: &str) -> ContainerId {
@@ -40,9 +41,10 @@ pub fn request(id: &ContainerId, dir: &Path, command: &str) -> LaunchRequest {
 
 /// Cpu time of this process so far.
 pub fn cpu_ms() -> f64 {
-    let stat = kernel::proctree::ProcessStat::read(std::process::id()).expect("this process");
-    let ticks = (stat.user_ticks + stat.system_ticks) as f64;
-    ticks / kernel::proctree::ticks_per_second() * 1000.0
+    let usage = getrusage(UsageWho::RUSAGE_SELF).expect("of this process");
+    let of =
+        |time: nix::sys::time::TimeVal| time.tv_sec() as f64 * 1e3 + time.tv_usec() as f64 / 1e3;
+    of(usage.user_time()) + of(usage.system_time())
 }
 
 /// One figure on a line of its own, for programs.

@@ -13,6 +13,8 @@
 
 #[path = "../support/cluster.rs"]
 mod cluster;
+#[path = "../support/disk.rs"]
+mod disk;
 #[path = "../support/framework.rs"]
 mod framework;
 #[path = "../support/mod.rs"]

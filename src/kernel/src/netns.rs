@@ -1,11 +1,13 @@
 //! Network namespaces that are kept by a file: made before there is a process in them,
-//! there as long as the file is.
+//! there as long as the file is. Some are made ahead ([`Spares`]).
 
 use std::ffi::CStr;
 use std::fs::{self, File};
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, setns, unshare};
@@ -15,29 +17,101 @@ use crate::{Error, failpoint, mounts};
 /// Of the file system whose files are namespaces (`NSFS_MAGIC`).
 const NSFS: i64 = 0x6e73_6673;
 
-/// Makes a network namespace with its loopback up, kept by a mount on the file
-/// `handle`, which is made. `settings` are files below `/proc/sys/net` and what is
-/// written to them in the new namespace.
-///
-/// # Errors
-/// If the kernel refuses; the file may be left, and nothing else.
-pub fn create(handle: &Path, settings: &[(&str, &str)]) -> Result<(), Error> {
-    let object = || handle.display().to_string();
-    File::create(handle).map_err(|e| Error::new("create", object(), e))?;
-    failpoint!("cni.namespace_half");
-    apart(|| {
-        unshare(CloneFlags::CLONE_NEWNET)
-            .map_err(|e| Error::new("make", "a network namespace", e.into()))?;
-        up(c"lo")?;
-        set(settings)?;
-        let own = "/proc/thread-self/ns/net";
-        mount(Some(own), handle, None::<&str>, MsFlags::MS_BIND, None::<&str>)
+/// Namespaces that are ready.
+const READY: usize = 2;
+/// How long one stays ready: what it took over from the machine's own settings may be
+/// another by then.
+const PATIENCE: Duration = Duration::from_secs(600);
+
+/// Files below `/proc/sys/net` and what is written to them in a new namespace.
+pub type Settings = &'static [(&'static str, &'static str)];
+
+/// Network namespaces made ahead of their containers, with their loopback up: making one
+/// takes longer than all else of a launch that has none. This process has them open and
+/// nobody else knows of them, so they go with it.
+#[derive(Debug, Default)]
+pub struct Spares {
+    settings: Settings,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    ready: Vec<(OwnedFd, Instant)>,
+    /// Of those that are being made.
+    making: usize,
+}
+
+impl Spares {
+    /// None yet; all will have these settings.
+    #[must_use]
+    pub fn new(settings: Settings) -> Spares {
+        Spares { settings, state: Mutex::default() }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Keeps a network namespace of its own by a mount on the file `handle`, which is made:
+    /// one that is ready, or a new one. Blocking.
+    ///
+    /// # Errors
+    /// If the kernel refuses; the file may be left, and nothing else.
+    pub fn create(&self, handle: &Path) -> Result<(), Error> {
+        let object = || handle.display().to_string();
+        File::create(handle).map_err(|e| Error::new("create", object(), e))?;
+        failpoint!("cni.namespace_half");
+        let ready = self.take(Instant::now());
+        let namespace = ready.map_or_else(|| apart(|| fresh(self.settings)), Ok)?;
+        let open = format!("/proc/self/fd/{}", namespace.as_raw_fd());
+        mount(Some(open.as_str()), handle, None::<&str>, MsFlags::MS_BIND, None::<&str>)
             .map_err(|e| Error::new("keep a network namespace at", object(), e.into()))
-    })
+    }
+
+    /// One that is ready and not too old; those that are go.
+    fn take(&self, now: Instant) -> Option<OwnedFd> {
+        let mut state = self.state();
+        state.ready.retain(|(_, made)| now.duration_since(*made) < PATIENCE);
+        state.ready.pop().map(|(namespace, _)| namespace)
+    }
+
+    /// Makes ready what is missing, on a thread that stands back. Does not wait for it.
+    pub fn fill(self: &Arc<Self>) {
+        let mut state = self.state();
+        if state.ready.len() + state.making >= READY {
+            return;
+        }
+        state.making += 1;
+        drop(state);
+        let spares = Arc::clone(self);
+        let work = move || {
+            crate::sched::background();
+            let made = fresh(spares.settings);
+            let mut state = spares.state();
+            state.making -= 1;
+            // One that cannot be made is not missed until it is needed, and then told.
+            state.ready.extend(made.ok().map(|namespace| (namespace, Instant::now())));
+        };
+        let thread = std::thread::Builder::new().name("netns-ahead".into());
+        if thread.spawn(work).is_err() {
+            self.state().making -= 1;
+        }
+    }
+}
+
+/// A new network namespace with its loopback up; the calling thread is in it.
+fn fresh(settings: Settings) -> Result<OwnedFd, Error> {
+    unshare(CloneFlags::CLONE_NEWNET)
+        .map_err(|e| Error::new("make", "a network namespace", e.into()))?;
+    up(c"lo")?;
+    set(settings)?;
+    let own = "/proc/thread-self/ns/net";
+    File::open(own).map(OwnedFd::from).map_err(|e| Error::new("open", own, e))
 }
 
 /// Keeps the network namespace of the process `pid` by a mount on the file `handle`, which
-/// is made. `settings` as for [`create`].
+/// is made. `settings` are files below `/proc/sys/net` and what is written to them there.
 ///
 /// # Errors
 /// If the kernel refuses; the file may be left, and what it keeps.
@@ -161,7 +235,39 @@ fn up(name: &CStr) -> Result<(), Error> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::MetadataExt;
+
     use super::*;
+
+    #[test]
+    fn what_is_ready_is_taken_and_not_when_it_is_old() {
+        // SAFETY: no arguments.
+        if unsafe { libc::geteuid() } != 0 {
+            eprintln!("SKIPPED: needs root");
+            return;
+        }
+        let spares = Arc::new(Spares::new(&[]));
+        let fill = || {
+            for _ in 0..2 * READY {
+                spares.fill();
+            }
+            let by = Instant::now() + Duration::from_secs(60);
+            while spares.state().making > 0 {
+                assert!(Instant::now() < by, "they are not made");
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            spares.state().ready.len()
+        };
+        assert!(spares.take(Instant::now()).is_none());
+        assert_eq!(fill(), READY);
+        let of = |namespace: &OwnedFd| nix::sys::stat::fstat(namespace).expect("stat").st_ino;
+        let taken = spares.take(Instant::now()).expect("ready");
+        assert_ne!(of(&taken), fs::metadata("/proc/self/ns/net").expect("ours").ino());
+        assert_eq!(fill(), READY);
+        assert!(spares.state().ready.iter().all(|(one, _)| of(one) != of(&taken)));
+        assert!(spares.take(Instant::now() + PATIENCE).is_none());
+        assert!(spares.state().ready.is_empty());
+    }
 
     #[test]
     fn a_namespace_is_made_entered_and_let_go() {
@@ -171,8 +277,8 @@ mod tests {
             return;
         }
         let handle = std::env::temp_dir().join(format!("netns-{}", std::process::id()));
-        let setting = ("ipv4/ip_unprivileged_port_start", "7");
-        create(&handle, &[setting]).expect("made");
+        let spares = Arc::new(Spares::new(&[("ipv4/ip_unprivileged_port_start", "7")]));
+        spares.create(&handle).expect("made");
         assert!(is_kept(&handle));
         let there = inside(&handle, || {
             let read = |path: &str| fs::read_to_string(path).expect("readable");

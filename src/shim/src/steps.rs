@@ -201,22 +201,23 @@ fn make_parents(path: *mut u8) -> Result<(), i32> {
     }
 }
 
-/// Attaches the tree in `fd` at `target`, made to match if it is missing.
+/// Attaches the tree in `fd` at `target`, made to match if it is missing. It hardly ever
+/// is, and looking first would take longer than all else.
 pub fn attach(fd: usize, target: *mut u8) -> Result<(), i32> {
+    let flags = sys::MOVE_MOUNT_F_EMPTY_PATH | sys::MOVE_MOUNT_T_SYMLINKS;
+    let attach = || done(call!(MOVE_MOUNT, fd, c"".as_ptr(), sys::AT_FDCWD, target, flags));
+    match attach() {
+        Err(errno::ENOENT) => {}
+        other => return other,
+    }
     if sys::mode(fd, core::ptr::null())? & sys::S_IFMT == sys::S_IFDIR {
         make_directory(target, 0o755, true)?;
     } else {
+        make_parents(target)?;
         let mode = sys::S_IFREG | 0o644;
-        match call!(MKNODAT, sys::AT_FDCWD, target, mode, 0) {
-            Err(errno::ENOENT) => {
-                make_parents(target)?;
-                existing(call!(MKNODAT, sys::AT_FDCWD, target, mode, 0))?;
-            }
-            other => existing(other)?,
-        }
+        existing(call!(MKNODAT, sys::AT_FDCWD, target, mode, 0))?;
     }
-    let flags = sys::MOVE_MOUNT_F_EMPTY_PATH | sys::MOVE_MOUNT_T_SYMLINKS;
-    done(call!(MOVE_MOUNT, fd, c"".as_ptr(), sys::AT_FDCWD, target, flags))
+    attach()
 }
 
 /// Opens `path` below the directory `root` without touching it. Links that lead

@@ -26,6 +26,7 @@ const AT_ONCE: usize = 16;
 const MANY: usize = 400;
 const CONTAINERS: usize = 1000;
 const SWEEPS: u32 = 20;
+const NETWORK: Option<&str> = Some("bulkhead-bridge");
 const APART: Duration = Duration::from_millis(300);
 
 /// Leaves the machine's network. Before there are other threads.
@@ -39,8 +40,9 @@ pub fn enter_host() {
 struct Memory(PathBuf);
 
 impl Memory {
-    fn new() -> Memory {
-        let dir = PathBuf::from(format!("/dev/shm/bulkhead-bench-cni-{}", std::process::id()));
+    fn new(name: &str) -> Memory {
+        let own = format!("bulkhead-bench-cni-{}-{name}", std::process::id());
+        let dir = PathBuf::from("/dev/shm").join(own);
         std::fs::create_dir_all(&dir).expect("a directory");
         Memory(dir)
     }
@@ -90,25 +92,26 @@ fn median(times: &mut [f64]) -> f64 {
 }
 
 struct Ground {
+    name: String,
     dir: TempDir,
     memory: Memory,
     native: Arc<Native>,
 }
 
 impl Ground {
-    async fn new() -> Ground {
-        let (dir, memory) = (TempDir::new("bench-cni"), Memory::new());
+    async fn new(name: &str) -> Ground {
+        let (dir, memory) = (TempDir::new("bench-cni"), Memory::new(name));
         let config = Config {
             isolation: "filesystem/linux,namespaces/pid,network/cni".into(),
             runtime_dir: memory.0.join("runtime"),
-            cgroups_root: format!("bulkhead-bench-{}", std::process::id()),
+            cgroups_root: cgroups(name),
             statistics_age: Duration::ZERO,
             cni: networks(&dir, memory.0.join("cni")),
             ..Config::default()
         };
         let native = Native::new(config).expect("a containerizer");
         native.recover(Vec::new()).await.expect("recovery of nothing");
-        Ground { dir, memory, native: Arc::new(native) }
+        Ground { name: name.to_owned(), dir, memory, native: Arc::new(native) }
     }
 
     async fn launch(&self, name: &str, network: Option<&str>) -> f64 {
@@ -152,14 +155,23 @@ impl Ground {
     }
 }
 
+impl Drop for Ground {
+    fn drop(&mut self) {
+        ground::remove_cgroups(&cgroups(&self.name));
+    }
+}
+
+fn cgroups(name: &str) -> String {
+    format!("bulkhead-bench-{}-{name}", std::process::id())
+}
+
 pub async fn run() {
-    let ground = Arc::new(Ground::new().await);
+    let ground = Arc::new(Ground::new("launches").await);
     alone(&ground).await;
     many(&ground).await;
     side_by_side(&ground).await;
-    interfaces(&ground).await;
     drop(ground);
-    ground::remove_cgroups(&format!("bulkhead-bench-{}", std::process::id()));
+    interfaces().await;
 }
 
 /// One container at a time, on the host's network and with a loopback of its own.
@@ -186,7 +198,7 @@ async fn many(ground: &Arc<Ground>) {
         .rate(MANY, move |number| {
             let ground = Arc::clone(&other);
             async move {
-                ground.launch(&format!("m{number}"), Some("bulkhead-bridge")).await;
+                ground.launch(&format!("m{number}"), NETWORK).await;
             }
         })
         .await;
@@ -204,7 +216,7 @@ async fn many(ground: &Arc<Ground>) {
 /// What the isolator does for one container, by our bridge and by CNI's.
 async fn side_by_side(ground: &Ground) {
     let config = isolators::config::Config {
-        cgroups_root: format!("bulkhead-bench-{}", std::process::id()),
+        cgroups_root: cgroups(&ground.name),
         cni: networks(&ground.dir, ground.memory.0.join("side")),
         ..isolators::config::Config::new(
             isolators::config::Launcher::Linux,
@@ -235,43 +247,57 @@ async fn side_by_side(ground: &Ground) {
     figure("network.cni_bridge_over_ours", theirs / ours);
 }
 
-/// Cpu time of one pass over the interfaces of many containers: beyond that of a pass
-/// over as many that have none of their own.
-async fn interfaces(ground: &Arc<Ground>) {
-    let without = sweep(ground, None).await;
-    let with = sweep(ground, Some("bulkhead-bridge")).await;
-    let cost = with - without;
-    println!(
-        "  a sweep of {CONTAINERS} containers: {with:.2} ms cpu, without interfaces {without:.2} ms"
-    );
-    figure("network.stats_cpu_ms", cost);
+/// Cpu time of one pass over the interfaces of many containers: what it is beyond that of
+/// a pass over as many that have none of their own, in turns.
+async fn interfaces() {
+    let (without, with) = (Swept::new("without", None).await, Swept::new("with", NETWORK).await);
+    let (mut base, mut beyond) = (Vec::new(), Vec::new());
+    for _ in 0..SWEEPS {
+        let (less, more) = (without.sweep().await, with.sweep().await);
+        base.push(less);
+        beyond.push(more - less);
+    }
+    let (base, beyond) = (median(&mut base), median(&mut beyond));
+    println!("  a sweep of {CONTAINERS} containers: {base:.2} ms cpu, interfaces {beyond:.2} ms");
+    figure("network.stats_cpu_ms", beyond);
+    without.end().await;
+    with.end().await;
 }
 
-async fn sweep(ground: &Arc<Ground>, network: Option<&'static str>) -> f64 {
-    let other = Arc::clone(ground);
-    ground
-        .rate(CONTAINERS, move |number| {
+/// Many containers on one network.
+struct Swept(Arc<Ground>);
+
+impl Swept {
+    async fn new(name: &str, network: Option<&'static str>) -> Swept {
+        let ground = Arc::new(Ground::new(name).await);
+        let other = Arc::clone(&ground);
+        let launch = move |number| {
             let ground = Arc::clone(&other);
             async move {
                 ground.launch(&format!("w{number}"), network).await;
             }
-        })
-        .await;
-    // The first pass opens the files.
-    assert_eq!(ground.native.statistics().await.len(), CONTAINERS);
-    let before = cpu_ms();
-    for _ in 0..SWEEPS {
+        };
+        ground.rate(CONTAINERS, launch).await;
+        // The first pass opens the files.
+        assert_eq!(ground.native.statistics().await.len(), CONTAINERS);
+        Swept(ground)
+    }
+
+    async fn sweep(&self) -> f64 {
         // One reading serves those who ask at once: it is not to serve two sweeps.
         tokio::time::sleep(APART).await;
-        assert_eq!(ground.native.statistics().await.len(), CONTAINERS);
+        let before = cpu_ms();
+        assert_eq!(self.0.native.statistics().await.len(), CONTAINERS);
+        cpu_ms() - before
     }
-    let cost = (cpu_ms() - before) / f64::from(SWEEPS);
-    let other = Arc::clone(ground);
-    ground
-        .rate(CONTAINERS, move |number| {
+
+    async fn end(self) {
+        let Swept(ground) = &self;
+        let other = Arc::clone(ground);
+        let end = move |number| {
             let ground = Arc::clone(&other);
             async move { ground.end(&format!("w{number}")).await }
-        })
-        .await;
-    cost
+        };
+        ground.rate(CONTAINERS, end).await;
+    }
 }

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use crate::cluster::{Cluster, Options, get};
+use crate::disk::Disk;
 use crate::framework::{Framework, command};
 use crate::require;
 
@@ -151,55 +152,15 @@ async fn a_restarted_agent_goes_on_with_what_is_stuck() {
     cluster.wait_clean();
 }
 
-/// A small file system that can be frozen: who writes to it sleeps in the kernel and
-/// takes no signal at all. Thawed and unmounted at the end.
-struct Disk(PathBuf);
-
-impl Disk {
-    fn new(dir: &Path) -> Disk {
-        let (image, target) = (dir.join("disk.img"), dir.join("disk"));
-        std::fs::File::create(&image).and_then(|f| f.set_len(32 << 20)).expect("an image");
-        std::fs::create_dir(&target).expect("a directory");
-        run(&["mkfs.ext4", "-q", &image.display().to_string()]);
-        run(&["mount", "-o", "loop", &image.display().to_string(), &target.display().to_string()]);
-        Disk(target)
-    }
-
-    fn freeze(&self) {
-        run(&["fsfreeze", "-f", &self.0.display().to_string()]);
-    }
-
-    fn thaw(&self) {
-        run(&["fsfreeze", "-u", &self.0.display().to_string()]);
-    }
-}
-
-impl Drop for Disk {
-    fn drop(&mut self) {
-        let quiet = |program: &str, args: &[&str]| {
-            let mut command = std::process::Command::new(program);
-            let _ = command.args(args).arg(&self.0).stderr(std::process::Stdio::null()).status();
-        };
-        if std::thread::panicking() {
-            quiet("fsfreeze", &["-u"]);
-        }
-        quiet("umount", &["-l"]);
-    }
-}
-
-fn run(line: &[&str]) {
-    let done = std::process::Command::new(line[0]).args(&line[1..]).output().expect(line[0]);
-    assert!(done.status.success(), "{line:?}: {}", String::from_utf8_lossy(&done.stderr));
-}
-
 #[tokio::test]
 async fn a_process_that_waits_for_a_disk_is_named_and_ends_when_the_disk_is_back() {
     require!(root, cgroup, program_fsfreeze, mkfs_ext4);
     let options = Options::default().agent(&["--cgroups_destroy_timeout=500ms"]);
     let mut cluster = Cluster::start("disk-wait", options);
-    let disk = Disk::new(cluster.dir.path());
+    let disk = Disk::new(cluster.dir.path(), 32 << 20);
     let mut framework = Framework::subscribe(&cluster.master, "disk-wait").await;
-    let line = format!("until [ -e go ]; do sleep 0.05; done; echo x > {}/x", disk.0.display());
+    let line =
+        format!("until [ -e go ]; do sleep 0.05; done; echo x > {}/x", disk.path().display());
     let container = framework.start(command("waits", &line, 64.0)).await;
     disk.freeze();
     std::fs::write(cluster.sandbox("waits").join("go"), "").expect("written");

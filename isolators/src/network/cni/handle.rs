@@ -76,9 +76,10 @@ impl Member {
     pub(super) fn new(
         shared: &Arc<Shared>,
         context: &Arc<ContainerContext>,
-        manners: Manners,
+        manners: &Manners,
     ) -> Member {
         let (shared, context, key) = (Arc::clone(shared), Arc::clone(context), key(context));
+        let manners = manners.clone();
         Member { shared, context, key, manners, networks: Vec::new(), pid: None, making: None }
     }
 
@@ -86,7 +87,7 @@ impl Member {
     pub(super) fn recovered(
         shared: &Arc<Shared>,
         context: &Arc<ContainerContext>,
-        manners: Manners,
+        manners: &Manners,
         pid: Option<u32>,
     ) -> Member {
         let mut member = Member::new(shared, context, manners);
@@ -277,10 +278,7 @@ impl Member {
 
     async fn make_namespace(&mut self, handle: &Path, origin: Origin) -> Result<(), IsolatorError> {
         let handle: PathBuf = handle.to_owned();
-        let settings: &[(&str, &str)] = match self.manners.remapped {
-            true => &[("ipv4/ip_unprivileged_port_start", "0")],
-            false => &[],
-        };
+        let namespaces = Arc::clone(&self.manners.namespaces);
         // Engines turn it off where they give no addresses themselves; what plugins add is
         // another matter.
         let theirs: &[(&str, &str)] = match Path::new("/proc/sys/net/ipv6").exists() {
@@ -288,7 +286,7 @@ impl Member {
             false => &[],
         };
         let work = move || match origin {
-            Origin::New => kernel::netns::create(&handle, settings),
+            Origin::New => namespaces.create(&handle),
             Origin::Process(pid) => kernel::netns::keep(&handle, pid, theirs),
         };
         let made = self.making.insert(tokio::task::spawn_blocking(work)).await;
@@ -383,6 +381,10 @@ impl Isolation for Member {
 
     async fn isolate(&mut self, pid: u32) -> Result<(), IsolatorError> {
         self.pid = Some(pid);
+        if self.shared.store.knows(&self.key) {
+            // It has networks of its own, and so may the next one.
+            self.manners.namespaces.fill();
+        }
         Ok(())
     }
 

@@ -44,7 +44,7 @@ impl Networks {
     /// A new container on the networks that `info` names. Nothing is done yet.
     #[must_use]
     pub fn lodger(&self, id: &str, info: Option<&ContainerInfo>) -> Lodger {
-        Lodger(Member::new(&self.0, &context(id, info), Manners::default()))
+        Lodger(Member::new(&self.0, &context(id, info), &Manners::default()))
     }
 
     /// A container of before a restart; `None` if it is on none of our networks.
@@ -52,7 +52,7 @@ impl Networks {
     pub fn lodged(&self, id: &str, info: Option<&ContainerInfo>) -> Option<Lodger> {
         let found = self.0.store.knows(id) && self.0.store.is_lodger(id);
         let context = found.then(|| context(id, info))?;
-        Some(Lodger(Member::recovered(&self.0, &context, Manners::default(), None)))
+        Some(Lodger(Member::recovered(&self.0, &context, &Manners::default(), None)))
     }
 }
 

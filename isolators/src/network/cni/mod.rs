@@ -35,6 +35,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use kernel::netns::Spares;
 use tokio::sync::OnceCell;
 
 use self::detach::Detacher;
@@ -119,12 +120,12 @@ impl Networks {
 }
 
 /// How containers of this isolator differ from others.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Default)]
 struct Manners {
     /// `namespaces/uts` is there, and makes the host's name the container's own.
     own_names: bool,
-    /// Root in a container is nobody in the namespace, which is the agent's.
-    remapped: bool,
+    /// Where their network namespaces come from.
+    namespaces: Arc<Spares>,
 }
 
 /// The isolator.
@@ -145,7 +146,12 @@ pub fn cni(config: &Config, own_names: bool) -> Result<Arc<dyn Isolator>, Isolat
     }
     let networks = config.networks.clone().unwrap_or_else(|| Networks::new(&config.cni));
     networks.check()?;
-    let manners = Manners { own_names, remapped: config.userns_remap.is_some() };
+    // A namespace is the agent's, and root of a remapped container is nobody in it.
+    let settings: kernel::netns::Settings = match config.userns_remap {
+        Some(_) => &[("ipv4/ip_unprivileged_port_start", "0")],
+        None => &[],
+    };
+    let manners = Manners { own_names, namespaces: Arc::new(Spares::new(settings)) };
     Ok(Arc::new(Cni(networks.0, manners)))
 }
 
@@ -165,10 +171,10 @@ impl Isolator for Cni {
     }
 
     fn attach(&self, context: &Arc<ContainerContext>) -> Box<dyn Isolation> {
-        Box::new(Member::new(&self.0, context, self.1))
+        Box::new(Member::new(&self.0, context, &self.1))
     }
 
     async fn recover(&self, known: &[Known]) -> Result<Recovered, IsolatorError> {
-        Ok(recover::recover(&self.0, known, self.1).await)
+        Ok(recover::recover(&self.0, known, &self.1).await)
     }
 }

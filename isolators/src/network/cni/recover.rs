@@ -15,7 +15,7 @@ use super::plugins::Place;
 use super::{Manners, Networks, Shared, attachment, detach, key};
 use crate::api::{Isolation, Known, Recovered};
 
-pub(super) async fn recover(shared: &Arc<Shared>, known: &[Known], manners: Manners) -> Recovered {
+pub(super) async fn recover(shared: &Arc<Shared>, known: &[Known], manners: &Manners) -> Recovered {
     let mut handles: Vec<Box<dyn Isolation>> = Vec::with_capacity(known.len());
     let mut claimed = BTreeSet::new();
     for Known { context, pid } in known {
