@@ -295,8 +295,7 @@ pub fn create_with(
         Arc::make_mut(&mut config).ports.unified = false;
     }
     let mut cgroups = Some(Cgroups::new(Arc::clone(&config), controllers));
-    let (mut layout, mut grants) = (None, None);
-    let (mut gpus, mut listeners) = (None, None);
+    let (mut layout, mut grants, mut gpus, mut listeners) = (None, None, None, None);
     let book = volume::persistent::Book::default();
     for (name, _) in TABLE {
         // All cgroups/* are one isolator; with the linux launcher it always is.
@@ -344,11 +343,10 @@ pub fn create_with(
             "network/cni" => network::cni::cni(&config, enabled.contains("namespaces/uts")),
             "network/port_mapping" => network::port_mapping::port_mapping(&config),
             "network/ports" => {
-                let named_networks = enabled.contains("network/cni");
-                network::ports::ports(&config, layout.clone(), named_networks).map(|made| {
-                    listeners = Some(made.listeners());
-                    made as _
-                })
+                let named = enabled.contains("network/cni");
+                let made = network::ports::ports(&config, layout.clone(), named);
+                listeners = made.as_ref().ok().map(|made| made.listeners());
+                made.map(|made| made as _)
             }
             // The cgroups are made above; the rest `parse` has refused.
             _ => continue,

@@ -70,7 +70,7 @@ fn add_sysctl(
         Some(weak) if weak.2.yields => *weak = (isolator, name, value),
         Some((first, ..)) => {
             let field = "kernel settings";
-            return Err(MergeError::Conflict { field, first: *first, second: isolator });
+            return Err(MergeError::Conflict { field, first, second: isolator });
         }
         None => all.push((isolator, name, value)),
     }
