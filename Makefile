@@ -22,6 +22,8 @@ build: ## debug build of every program
 release: ## optimised build of every program
 	@tests/scripts/deps.sh build
 	$(CARGO) build --release --workspace --bins --features bulkhead/oci
+	@! grep -l BULKHEAD_FAILPOINT $(TARGET)/release/bulkhead{,-master,-agent,-executor,-helper} || \
+	  { echo "these programs have failpoints: they are not for a release"; exit 1; }
 
 test: ## everything CI runs: lints, unit, kernel, compat and VM tests
 	@tests/scripts/test.sh

@@ -87,21 +87,6 @@ pub struct Parent {
     pub host_pid_namespace: bool,
 }
 
-impl ContainerContext {
-    /// Values of the ids from the top-level container down to this one.
-    #[must_use]
-    pub fn lineage(&self) -> Vec<&str> {
-        let mut values = vec![self.id.value.as_str()];
-        let mut next = self.id.parent.as_deref();
-        while let Some(id) = next {
-            values.push(&id.value);
-            next = id.parent.as_deref();
-        }
-        values.reverse();
-        values
-    }
-}
-
 /// One container's part of the launch plan, as data. The merge applies Mesos'
 /// rules: working directory, capabilities, rlimits and seccomp have one owner;
 /// namespaces and groups are sets; mounts and environment keep their order.
@@ -231,14 +216,7 @@ impl IsolatorError {
     /// The whole chain in one line, for people.
     #[must_use]
     pub fn chain(&self) -> String {
-        let mut text = self.to_string();
-        let mut next = std::error::Error::source(self);
-        while let Some(error) = next {
-            text.push_str(": ");
-            text.push_str(&error.to_string());
-            next = error.source();
-        }
-        text
+        kernel::chain(self)
     }
 }
 
@@ -271,20 +249,41 @@ impl Recovered {
     }
 }
 
+/// What an isolator is called, and which containers get a handle besides those of tasks
+/// and executors.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct About {
+    /// As in `--isolation`.
+    pub name: &'static str,
+    /// Nested containers do.
+    pub nesting: bool,
+    /// Standalone containers do.
+    pub standalone: bool,
+}
+
+impl About {
+    /// Of an isolator of all containers.
+    #[must_use]
+    pub const fn everywhere(name: &'static str) -> About {
+        About { name, nesting: true, standalone: true }
+    }
+
+    /// Of an isolator of tasks and executors only.
+    #[must_use]
+    pub const fn top_level(name: &'static str) -> About {
+        About { name, nesting: false, standalone: false }
+    }
+}
+
 /// One isolator of the agent.
 #[async_trait]
 pub trait Isolator: Send + Sync {
+    /// What it is called, and which containers it serves.
+    fn about(&self) -> About;
+
     /// Name as in `--isolation`.
-    fn name(&self) -> &'static str;
-
-    /// Whether nested containers get a handle.
-    fn supports_nesting(&self) -> bool {
-        false
-    }
-
-    /// Whether standalone containers get a handle.
-    fn supports_standalone(&self) -> bool {
-        false
+    fn name(&self) -> &'static str {
+        self.about().name
     }
 
     /// Figures of the isolator itself, for `/metrics/snapshot`: Mesos' names and values.

@@ -7,13 +7,14 @@ use std::time::Duration;
 
 use kernel::cgroup::Hierarchies;
 
+use crate::api::IsolatorError;
+use crate::capability::Set;
 use crate::cdi::settings::Settings as CdiSettings;
 use crate::cgroups::settings::Settings as CgroupSettings;
 use crate::disk;
 use crate::gpu::settings::Settings as GpuSettings;
 use crate::ids::IdRange;
 use crate::image::Provisioner;
-use crate::linux::capabilities::Set;
 use crate::network::cni::Networks;
 use crate::network::cni::settings::Settings as CniSettings;
 use crate::network::port_mapping::settings::Settings as MappingSettings;
@@ -100,7 +101,29 @@ pub struct Config {
     pub root: bool,
 }
 
+impl Default for Config {
+    /// Mesos' defaults, without cgroups.
+    fn default() -> Config {
+        Config::new(Launcher::Linux, Hierarchies::default())
+    }
+}
+
 impl Config {
+    /// Refuses to start an isolator that acts in processes of the linux launcher.
+    ///
+    /// # Errors
+    /// There are none, or they are not root's.
+    pub(crate) fn require_linux(&self, isolator: &'static str) -> Result<(), IsolatorError> {
+        let refuse = |object| Err(IsolatorError::plain(isolator, "start", object));
+        if !self.root {
+            return refuse("without root: it needs root permissions");
+        }
+        if self.launcher != Launcher::Linux {
+            return refuse("with --launcher=posix: the 'linux' launcher must be used");
+        }
+        Ok(())
+    }
+
     /// Mesos' defaults, on the given hierarchies.
     #[must_use]
     pub fn new(launcher: Launcher, hierarchies: Hierarchies) -> Config {

@@ -12,6 +12,7 @@
 #![forbid(unsafe_code)]
 
 pub mod api;
+pub mod capability;
 pub mod cdi;
 pub mod cgroups;
 pub mod config;

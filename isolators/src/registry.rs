@@ -283,13 +283,12 @@ pub fn create_with(
     let linux_fs = enabled.contains("filesystem/linux");
     let binds = linux_fs && config.launcher == Launcher::Linux;
     let named = |c: &Controller| enabled.contains(c.name());
-    let (config, controllers) = match enabled.contains("cgroups/all") {
+    let (mut config, controllers) = match enabled.contains("cgroups/all") {
         true => Cgroups::available(&config),
         false => (config, Controller::ALL.into_iter().filter(named).collect()),
     };
 
     let mut all: Vec<Arc<dyn Isolator>> = Vec::new();
-    let mut config = config;
     // Sockets know the v2 cgroup that they were made in, also beside v1.
     if !enabled.contains("network/ports") {
         Arc::make_mut(&mut config).ports.unified = false;

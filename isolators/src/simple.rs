@@ -9,7 +9,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 
 use crate::api::{
-    ContainerContext, Contribution, Isolation, Isolator, IsolatorError, Known, Recovered,
+    About, ContainerContext, Contribution, Isolation, Isolator, IsolatorError, Known, Recovered,
 };
 
 /// Makes a contribution from a context; the isolator has no other part.
@@ -35,16 +35,8 @@ impl<C: Clone + Send + Sync + 'static> Preparing<C> {
 
 #[async_trait]
 impl<C: Clone + Send + Sync + 'static> Isolator for Preparing<C> {
-    fn name(&self) -> &'static str {
-        self.name
-    }
-
-    fn supports_nesting(&self) -> bool {
-        true
-    }
-
-    fn supports_standalone(&self) -> bool {
-        true
+    fn about(&self) -> About {
+        About::everywhere(self.name)
     }
 
     fn attach(&self, context: &Arc<ContainerContext>) -> Box<dyn Isolation> {

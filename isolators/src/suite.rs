@@ -125,7 +125,7 @@ pub async fn run(isolator: &dyn Isolator, fixture: &dyn Fixture, run: &str) -> V
         .await;
     let what = "recover of a container that never was";
     check(&mut all, subject, what, recover_unheard(subject)).await;
-    if isolator.supports_nesting() {
+    if isolator.about().nesting {
         check(&mut all, subject, "a nested container", nested(subject)).await;
     }
     all

@@ -15,8 +15,8 @@ use mesos::{ContainerStatus, Resource};
 use tracing::{Instrument, debug_span};
 
 use crate::api::{
-    ContainerContext, Contribution, Isolation, Isolator, IsolatorError, Known, Limitation, Probe,
-    Recovered, Watch,
+    About, ContainerContext, Contribution, Isolation, Isolator, IsolatorError, Known, Limitation,
+    Probe, Recovered, Watch,
 };
 
 /// The shortest deadline of a call; an agent whose cgroups may take longer to go
@@ -174,23 +174,15 @@ impl Traced {
     }
 
     fn wrap(&self, inner: Box<dyn Isolation>, context: &ContainerContext) -> Box<dyn Isolation> {
-        let container = context.lineage().join(".").into();
+        let container = context.id.to_string().into();
         Box::new(TracedIsolation { inner, container, desk: self.desk.clone() })
     }
 }
 
 #[async_trait]
 impl Isolator for Traced {
-    fn name(&self) -> &'static str {
-        self.inner.name()
-    }
-
-    fn supports_nesting(&self) -> bool {
-        self.inner.supports_nesting()
-    }
-
-    fn supports_standalone(&self) -> bool {
-        self.inner.supports_standalone()
+    fn about(&self) -> About {
+        self.inner.about()
     }
 
     fn metrics(&self) -> Vec<(String, f64)> {
@@ -266,8 +258,8 @@ mod tests {
 
     #[async_trait]
     impl Isolator for Stuck {
-        fn name(&self) -> &'static str {
-            "stuck"
+        fn about(&self) -> About {
+            About::top_level("stuck")
         }
 
         fn attach(&self, _context: &Arc<ContainerContext>) -> Box<dyn Isolation> {

@@ -87,7 +87,7 @@ impl Containers {
             let launcher = startup::launcher(flags, kernel::proctree::is_root())?;
             config.provisioner = startup::images::provisioner(flags, &work_dir, launcher)?;
             config.image_gc = image_gc;
-            config.networks.clone_from(&networks);
+            config.isolators.networks.clone_from(&networks);
             native = Some(Arc::new(Native::new(config)?));
         }
         let fetcher = match &native {

@@ -260,6 +260,11 @@ impl Updates {
         self.streams.iter().any(|(k, s)| k.framework == framework && !s.pending.is_empty())
     }
 
+    /// Whether the task has something unacknowledged.
+    pub fn is_busy(&self, key: &Key) -> bool {
+        self.streams.get(key).is_some_and(|stream| !stream.pending.is_empty())
+    }
+
     /// Whether the update was received before.
     pub fn knows(&self, key: &Key, uuid: &[u8]) -> bool {
         self.streams.get(key).is_some_and(|s| s.received.contains(uuid))

@@ -16,11 +16,11 @@ use isolators::traced::Calls;
 use mesos::container_info::Type;
 use mesos::{ContainerId, ContainerStatus, Resource};
 
-use super::images::{NamedStore, Progress};
+use super::images::NamedStore;
 use super::terminal::Terminal;
 use super::{
-    Containerizer, ContainerizerError, KnownContainer, LaunchRequest, Launched, Listening, Sample,
-    Termination, Trouble,
+    Containerizer, ContainerizerError, KnownContainer, LaunchRequest, Launched, Listening,
+    Progress, Sample, Termination, Trouble,
 };
 
 /// A containerizer and its name in `--containerizers`.
@@ -193,8 +193,8 @@ impl Containerizer for Composing {
         self.all.iter().flat_map(|(_, containerizer)| containerizer.images()).collect()
     }
 
-    fn provisioning(&self) -> Vec<(ContainerId, Progress)> {
-        self.all.iter().flat_map(|(_, containerizer)| containerizer.provisioning()).collect()
+    fn progress(&self) -> Vec<(ContainerId, Progress)> {
+        self.all.iter().flat_map(|(_, containerizer)| containerizer.progress()).collect()
     }
 
     fn troubles(&self) -> Vec<(ContainerId, Arc<Trouble>)> {
@@ -221,7 +221,6 @@ mod tests {
     use mesos::ContainerInfo;
 
     use super::*;
-    use crate::containerizer::Class;
 
     /// Takes containers of one type; a container called `bad` fails.
     struct Picky {
@@ -302,21 +301,10 @@ mod tests {
     }
 
     fn request(id: &str, kind: Option<Type>) -> LaunchRequest {
-        LaunchRequest {
-            id: ContainerId { value: id.into(), parent: None },
-            command: mesos::CommandInfo::default(),
-            container: kind
-                .map(|kind| ContainerInfo { r#type: kind as i32, ..ContainerInfo::default() }),
-            requests: Vec::new(),
-            limits: BTreeMap::new(),
-            sandbox: "/sandbox".into(),
-            user: None,
-            environment: BTreeMap::new(),
-            framework_id: None,
-            executor: None,
-            task: None,
-            class: Class::Default,
-        }
+        let container =
+            kind.map(|kind| ContainerInfo { r#type: kind as i32, ..ContainerInfo::default() });
+        let id = ContainerId { value: id.into(), parent: None };
+        LaunchRequest { id, container, ..LaunchRequest::default() }
     }
 
     #[tokio::test]

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use async_trait::async_trait;
+use serde_json::{Value, json};
 use thiserror::Error;
 
 /// An image in a store.
@@ -37,6 +38,17 @@ pub struct Progress {
     pub bytes: u64,
     /// Bytes that are there.
     pub bytes_done: u64,
+}
+
+impl Progress {
+    /// For `/containers` and those who pull.
+    #[must_use]
+    pub fn to_json(&self) -> Value {
+        json!({
+            "layers": self.layers, "layers_done": self.layers_done,
+            "bytes": self.bytes, "bytes_done": self.bytes_done,
+        })
+    }
 }
 
 /// Hears how far a pull is, many times a second at most; must not block.

@@ -7,19 +7,22 @@
 //!
 //! What both share: `request`, what is asked; `runtime`, what is kept of a container
 //! while the machine is up; `table`, doors to the containers' tasks; `sampler`,
-//! statistics; `streams`, files for output; `terminal`, terminals; `hooks` of plugins.
+//! statistics; `streams`, files for output; `terminal`, terminals; `hooks` of plugins;
+//! `uris`, what comes into sandboxes; `progress`, how far launches are.
 
 pub mod composing;
 pub mod docker;
 pub mod hooks;
 pub mod images;
 pub mod native;
+mod progress;
 mod request;
 mod runtime;
 mod sampler;
 mod streams;
 mod table;
 pub mod terminal;
+mod uris;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -39,10 +42,11 @@ use mesos::{
 };
 use thiserror::Error;
 
+pub use self::progress::Progress;
 use self::terminal::{Lent, Terminal};
 
 /// What to run and where. The sandbox exists and belongs to the user.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct LaunchRequest {
     /// The container; with parents if it is nested.
     pub id: ContainerId,
@@ -328,8 +332,8 @@ pub trait Containerizer: Send + Sync {
         Vec::new()
     }
 
-    /// Containers whose image is being pulled.
-    fn provisioning(&self) -> Vec<(ContainerId, images::Progress)> {
+    /// Containers that are being launched and wait for something that may take long.
+    fn progress(&self) -> Vec<(ContainerId, Progress)> {
         Vec::new()
     }
 

@@ -10,12 +10,9 @@ use mesos::{CommandInfo, ContainerId, Label, Resource, ResourceStatistics};
 
 use super::LaunchRequest;
 
-/// The container's ids from the top-level one down, with dots: its name here.
+/// What a container is called here.
 pub(super) fn key(id: &ContainerId) -> String {
-    match &id.parent {
-        Some(parent) => format!("{}.{}", key(parent), id.value),
-        None => id.value.clone(),
-    }
+    id.to_string()
 }
 
 /// The user's ids; `None` without a user.
@@ -119,22 +116,14 @@ pub(super) mod tests {
     use isolators::quantity::scalar;
 
     use super::*;
-    use crate::containerizer::Class;
 
     pub(crate) fn request(id: &str, command: CommandInfo) -> LaunchRequest {
         LaunchRequest {
             id: ContainerId { value: id.into(), parent: None },
             command,
-            container: None,
             requests: vec![scalar("cpus", 0.1), scalar("mem", 32.0)],
-            limits: BTreeMap::new(),
             sandbox: "/sandbox".into(),
-            user: None,
-            environment: BTreeMap::new(),
-            framework_id: None,
-            executor: None,
-            task: None,
-            class: Class::Default,
+            ..LaunchRequest::default()
         }
     }
 
@@ -158,13 +147,6 @@ pub(super) mod tests {
         };
         let secret = mesos::environment::Variable { secret: Some(value), ..secret };
         assert_eq!(command_environment(&command(&secret), &secrets).unwrap()["S"], "hush");
-    }
-
-    #[test]
-    fn keys_name_the_parents() {
-        let parent = ContainerId { value: "a".into(), parent: None };
-        let child = ContainerId { value: "b".into(), parent: Some(Box::new(parent)) };
-        assert_eq!(key(&child), "a.b");
     }
 
     #[test]

@@ -10,7 +10,6 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use mesos::ContainerId;
 use tokio::sync::{oneshot, watch};
 
-use super::request::key;
 use super::{ContainerizerError, Termination};
 
 /// Orders that may wait for one container.
@@ -39,7 +38,7 @@ impl<D> Table<D> {
     where
         D: Clone,
     {
-        self.lock().get(&key(id)).cloned()
+        self.lock().get(&id.to_string()).cloned()
     }
 
     /// Adds the door of a new container.

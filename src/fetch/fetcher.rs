@@ -16,7 +16,7 @@ use thiserror::Error;
 
 use super::cache::{Cache, Key, Landing, Order};
 use super::log;
-use super::message::{Job, Placement, Report, Task, User, VERSION};
+use super::message::{Amount, Job, Placement, Report, Task, User, VERSION};
 use super::process::Program;
 use super::uri;
 
@@ -80,6 +80,24 @@ pub struct Wanted<'a> {
     /// The task's user; `None`: the agent's.
     pub user: Option<&'a str>,
 }
+
+/// How far the URIs of a container are.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Progress {
+    /// All of them.
+    pub uris: usize,
+    /// Those that are there.
+    pub uris_done: usize,
+    /// The next one by its name in the sandbox: the URI itself may hold a password.
+    pub name: String,
+    /// Its bytes, if that is known.
+    pub bytes: Option<u64>,
+    /// Those of its bytes that are there.
+    pub bytes_done: u64,
+}
+
+/// Hears how far URIs are, a few times a second; must not block.
+pub type Watcher<'a> = &'a (dyn Fn(Progress) + Sync);
 
 /// Figures for `/metrics`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -154,14 +172,14 @@ impl Fetcher {
     ///
     /// # Errors
     /// [`FetchError`] of the first that fails; none is tried after it.
-    pub async fn fetch(&self, wanted: Wanted<'_>) -> Result<(), FetchError> {
-        let result = self.all(wanted).await;
+    pub async fn fetch(&self, wanted: Wanted<'_>, watcher: Watcher<'_>) -> Result<(), FetchError> {
+        let result = self.all(wanted, watcher).await;
         let counter = if result.is_ok() { &self.succeeded } else { &self.failed };
         counter.fetch_add(1, Ordering::Relaxed);
         result
     }
 
-    async fn all(&self, wanted: Wanted<'_>) -> Result<(), FetchError> {
+    async fn all(&self, wanted: Wanted<'_>, watcher: Watcher<'_>) -> Result<(), FetchError> {
         let home = self.settings.frameworks_home.as_deref();
         let outputs: Result<Vec<PathBuf>, FetchError> = wanted
             .uris
@@ -176,8 +194,16 @@ impl Fetcher {
             return Ok(());
         }
         let mut scene = scene(wanted)?;
-        for (uri, output) in wanted.uris.iter().zip(outputs) {
-            let fetched = self.one(&mut scene, uri, output).await;
+        for (done, (uri, output)) in wanted.uris.iter().zip(outputs).enumerate() {
+            let name = output.display().to_string();
+            let far =
+                Progress { uris: wanted.uris.len(), uris_done: done, name, ..Default::default() };
+            let tell = |amount: Amount| {
+                let (bytes, bytes_done) = (amount.of, amount.done);
+                watcher(Progress { bytes, bytes_done, ..far.clone() });
+            };
+            tell(Amount::default());
+            let fetched = self.one(&mut scene, uri, output, &tell).await;
             fetched.map_err(|cause| FetchError::Failed { uri: uri.value.clone(), cause })?;
         }
         let sandbox = wanted.sandbox.display();
@@ -186,17 +212,23 @@ impl Fetcher {
         Ok(())
     }
 
-    async fn one(&self, scene: &mut Scene<'_>, uri: &Uri, output: PathBuf) -> Result<(), String> {
+    async fn one(
+        &self,
+        scene: &mut Scene<'_>,
+        uri: &Uri,
+        output: PathBuf,
+        tell: &(dyn Fn(Amount) + Sync),
+    ) -> Result<(), String> {
         let mut lease = None;
         if uri.cache.unwrap_or(false) {
-            match self.cache.obtain(self.key(scene, uri), self.order(scene, uri)?).await {
+            match self.cache.obtain(self.key(scene, uri), self.order(scene, uri)?, tell).await {
                 Landing::Ready(ready) => lease = Some(ready),
                 Landing::Failed(cause) => return Err(cause),
                 Landing::Bypass(why) => {
                     let text = format!("Bypassing the cache for '{}': {why}", uri.value);
                     log::write_to(&mut scene.log, 'W', &text);
                 }
-                Landing::Flying => return Err("its download did not end".into()),
+                Landing::Flying(_) => return Err("its download did not end".into()),
             }
         }
         let cached = lease.as_ref().map(|lease| lease.open()).transpose()?;
@@ -205,18 +237,21 @@ impl Fetcher {
             executable: uri.executable.unwrap_or(false),
             extract: uri.extract.unwrap_or(true),
             cached: cached.is_some(),
+            mode: lease.as_ref().and_then(|lease| lease.mode),
         });
         let job = self.job(scene, uri, task);
         let mut more = vec![scene.log.as_fd(), scene.sandbox.as_fd()];
         more.extend(cached.as_ref().map(AsFd::as_fd));
         let started = self.program.start(c"fetch", &job, &more).await;
         let mut helper = started.map_err(|error| chain(&error))?;
+        let mut amount = Amount::default();
         loop {
             match helper.next().await.map_err(|error| chain(&error))? {
                 Report::Done { .. } => return Ok(()),
                 Report::Failed { message, .. } => return Err(message),
-                Report::Begins { .. } | Report::Progress { .. } | Report::Unchanged => {}
+                report => amount.hear(&report),
             }
+            tell(amount);
         }
     }
 

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 /// Version of the messages: agent and helper come from one build, so another one
 /// means that they were mixed.
-pub(super) const VERSION: u32 = 1;
+pub(super) const VERSION: u32 = 2;
 
 /// Descriptors of the helper.
 pub(super) const SANDBOX_FD: i32 = 3;
@@ -56,6 +56,8 @@ pub(super) struct Placement {
     pub extract: bool,
     /// It comes from the file of the cache.
     pub cached: bool,
+    /// With these permissions, if the cache knows some.
+    pub mode: Option<u32>,
 }
 
 /// The task's user.
@@ -73,12 +75,34 @@ pub(super) struct Validators {
     pub etag: Option<String>,
     /// `Last-Modified` of HTTP, as it came.
     pub modified: Option<String>,
+    /// Permissions of a local file: they come along with it.
+    #[serde(default)]
+    pub mode: Option<u32>,
 }
 
 impl Validators {
     /// Nothing to ask about.
     pub fn is_empty(&self) -> bool {
         self.etag.is_none() && self.modified.is_none()
+    }
+}
+
+/// How much of a download is there, in bytes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Amount {
+    pub done: u64,
+    /// In all, if it is known.
+    pub of: Option<u64>,
+}
+
+impl Amount {
+    /// What a report says of it.
+    pub fn hear(&mut self, report: &Report) {
+        match report {
+            Report::Begins { size } => *self = Amount { done: 0, of: *size },
+            Report::Progress { bytes } => self.done = *bytes,
+            Report::Unchanged | Report::Done { .. } | Report::Failed { .. } => {}
+        }
     }
 }
 

@@ -27,9 +27,9 @@ mod unpack;
 mod uri;
 mod wanted;
 
-pub use fetcher::{FetchError, Fetcher, Figures, Settings, Wanted};
+pub use fetcher::{FetchError, Fetcher, Figures, Progress, Settings, Wanted, Watcher};
 pub use helper::main;
 pub(crate) use process::Program;
 pub(crate) use speech::{read_job, tell};
 pub(crate) use unpack::Frames;
-pub(crate) use wanted::while_wanted;
+pub(crate) use wanted::Flights;

@@ -1,5 +1,6 @@
 //! The plan in words: for `bulkhead agent gc --dry-run` and the agent's `/gc`.
 
+use isolators::quantity::readable;
 use serde_json::{Value, json};
 
 use super::{Decision, Disk, Policy, Verdict, Why};
@@ -66,7 +67,7 @@ pub fn text(plan: &Value) -> Vec<String> {
             (Some("retry"), _) => format!("try again in {left}: in use or not deletable before"),
             _ => format!("keep for {left}: {age} old"),
         };
-        let size = item["bytes"].as_u64().map_or("size unknown".to_owned(), size);
+        let size = item["bytes"].as_u64().map_or("size unknown".to_owned(), readable);
         let path = item["path"].as_str().unwrap_or("?");
         let kind = item["kind"].as_str().unwrap_or("?");
         lines.push(format!("{reason}, {size}, {kind} {path}"));
@@ -77,7 +78,7 @@ pub fn text(plan: &Value) -> Vec<String> {
         "{} of {} would go now, {} known to be in them",
         going.count(),
         items.len(),
-        size(bytes)
+        readable(bytes)
     ));
     lines
 }
@@ -88,15 +89,6 @@ fn span(seconds: f64) -> String {
         s if s < 7200.0 => format!("{:.0}m", s / 60.0),
         s if s < 172_800.0 => format!("{:.1}h", s / 3600.0),
         s => format!("{:.1}d", s / 86_400.0),
-    }
-}
-
-fn size(bytes: u64) -> String {
-    match bytes as f64 {
-        b if b < 1024.0 => format!("{b:.0} B"),
-        b if b < 1048576.0 => format!("{:.0} KB", b / 1024.0),
-        b if b < 1073741824.0 => format!("{:.1} MB", b / 1048576.0),
-        b => format!("{:.1} GB", b / 1073741824.0),
     }
 }
 

@@ -374,4 +374,14 @@ mod tests {
         let plan = schedule.plan(0.0, &POLICY, &disk(0.0));
         assert_eq!((plan[0].age, plan[0].decision), (0.0, Decision::Stay(900.0)));
     }
+
+    #[test]
+    fn a_clock_set_forward_while_nobody_looked_makes_older() {
+        let mut schedule = Schedule::default();
+        schedule.add(run("young"), Item::since(990.0));
+        let plan = schedule.plan(995.0, &POLICY, &disk(0.0));
+        assert_eq!((plan[0].age, plan[0].decision), (5.0, Decision::Stay(895.0)));
+        // As in Mesos: nobody can tell it from time that passed.
+        assert_eq!(names(&schedule.take(990.0 + 901.0, &POLICY, &disk(0.0))), ["young"]);
+    }
 }

@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use isolators::linux::capabilities::BY_NUMBER;
+use isolators::capability::BY_NUMBER;
 use oci_spec::runtime::{Capability, LinuxCapabilities};
 
 /// The five sets as masks.

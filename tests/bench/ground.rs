@@ -3,11 +3,10 @@
 
 #![allow(dead_code, reason = "every bench uses its own part")]
 
-use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
 
-use bulkhead::containerizer::{Class, LaunchRequest};
+use bulkhead::containerizer::LaunchRequest;
 use mesos::{CommandInfo, ContainerId};
 use nix::sys::resource::{UsageWho, getrusage};
 
@@ -23,19 +22,12 @@ pub fn request(id: &ContainerId, dir: &Path, command: &str) -> LaunchRequest {
     LaunchRequest {
         id: id.clone(),
         command: CommandInfo { value: Some(command.into()), ..CommandInfo::default() },
-        container: None,
         requests: vec![
             isolators::quantity::scalar("cpus", 0.1),
             isolators::quantity::scalar("mem", 32.0),
         ],
-        limits: BTreeMap::new(),
         sandbox,
-        user: None,
-        environment: BTreeMap::new(),
-        framework_id: None,
-        executor: None,
-        task: None,
-        class: Class::Default,
+        ..LaunchRequest::default()
     }
 }
 

@@ -83,12 +83,15 @@ async fn launches() {
     let config = Config {
         isolation: "filesystem/linux,namespaces/pid,cgroups/cpu,cgroups/mem,docker/runtime".into(),
         runtime_dir: TempDir::new("bench-images").path().join("run"),
-        cgroups_root: format!("bulkhead-bench-images-{}", std::process::id()),
+        isolators: isolators::config::Config {
+            cgroups_root: format!("bulkhead-bench-images-{}", std::process::id()),
+            ..Default::default()
+        },
         provisioner: Some(Arc::new(provisioner)),
         statistics_age: Duration::ZERO,
         ..Config::default()
     };
-    let cgroups = config.cgroups_root.clone();
+    let cgroups = config.isolators.cgroups_root.clone();
     let native = Native::new(config).expect("a containerizer");
     native.recover(Vec::new()).await.expect("recovery of nothing");
 

@@ -18,7 +18,9 @@ use bulkhead::containerizer::Containerizer;
 use bulkhead::containerizer::native::{Config, Native};
 use ground::{cpu_ms, figure, id, request};
 use isolator_plugin::{Manifest, Plugin, Policy, RemoteIsolator};
-use isolators::api::{ContainerContext, Isolation, Isolator, IsolatorError, Known, Recovered};
+use isolators::api::{
+    About, ContainerContext, Isolation, Isolator, IsolatorError, Known, Recovered,
+};
 use isolators::registry;
 use support::TempDir;
 
@@ -52,8 +54,8 @@ struct Nothing;
 
 #[async_trait]
 impl Isolator for Noop {
-    fn name(&self) -> &'static str {
-        "bench/noop"
+    fn about(&self) -> About {
+        About::top_level("bench/noop")
     }
 
     fn attach(&self, _context: &Arc<ContainerContext>) -> Box<dyn Isolation> {
@@ -100,7 +102,10 @@ fn config(dir: &TempDir, isolation: &str) -> Config {
     Config {
         isolation: isolation.into(),
         runtime_dir: dir.path().join("runtime"),
-        cgroups_root: format!("bulkhead-bench-{}", std::process::id()),
+        isolators: isolators::config::Config {
+            cgroups_root: format!("bulkhead-bench-{}", std::process::id()),
+            ..Default::default()
+        },
         statistics_age: Duration::ZERO,
         ..Config::default()
     }

@@ -44,7 +44,7 @@ async fn sweep() {
     let native = Native::new(Config {
         isolation: ISOLATION.into(),
         runtime_dir: dir.path().join("runtime"),
-        cgroups_root: root.clone(),
+        isolators: isolators::config::Config { cgroups_root: root.clone(), ..Default::default() },
         statistics_age: Duration::ZERO,
         ..Config::default()
     })

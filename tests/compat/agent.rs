@@ -3,6 +3,7 @@
 //! * `meta`: checkpoints of the real Mesos are read, and written the same.
 //! * `master`: the scripted master, speaking real bytes on the loopback.
 //! * `conversation`: a recorded V0 executor and its tasks.
+//! * `drain`: recorded operations, a drain and the end of an agent.
 //! * `group`: a recorded v1 executor with a task group.
 //! * `flow`: registration, command tasks and restarts over the wire.
 
@@ -17,6 +18,8 @@ mod shape;
 #[path = "../support/mod.rs"]
 mod support;
 
+#[path = "agent/drain.rs"]
+mod drain;
 #[path = "agent/flow.rs"]
 mod flow;
 #[path = "agent/group.rs"]

@@ -14,6 +14,7 @@ mod fetch {
     pub mod cases;
     pub mod death;
     pub mod programs;
+    pub mod progress;
     pub mod web;
 
     use std::path::Path;

@@ -21,6 +21,7 @@ mod support;
 mod master {
     //! One file per recording.
     pub mod conversation;
+    pub mod drain;
     pub mod errors;
     pub mod operator;
     pub mod restart;

@@ -10,7 +10,6 @@ mod du;
 #[path = "disk/quota.rs"]
 mod quota;
 
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -40,13 +39,16 @@ impl Place {
             isolation: isolation.into(),
             launcher: Engine::Linux,
             runtime_dir: dir.path().join("runtime"),
-            cgroups_root: format!("bulkhead-test-{name}-{}", std::process::id()),
-            statistics_age: Duration::ZERO,
-            disk: isolators::disk::Config {
-                watch_interval: Duration::from_millis(20),
-                work_dir: work.clone(),
-                ..isolators::disk::Config::default()
+            isolators: isolators::config::Config {
+                cgroups_root: format!("bulkhead-test-{name}-{}", std::process::id()),
+                disk: isolators::disk::Config {
+                    watch_interval: Duration::from_millis(20),
+                    work_dir: work.clone(),
+                    ..isolators::disk::Config::default()
+                },
+                ..Default::default()
             },
+            statistics_age: Duration::ZERO,
             ..Config::default()
         };
         Place { _dir: dir, work, config }
@@ -67,16 +69,10 @@ impl Place {
         LaunchRequest {
             id: top(id),
             command: CommandInfo { value: Some(script.into()), ..CommandInfo::default() },
-            container: None,
             requests: vec![scalar("cpus", 0.1), scalar("mem", 64.0), scalar("disk", disk)],
-            limits: BTreeMap::new(),
             sandbox,
-            user: None,
-            environment: BTreeMap::new(),
-            framework_id: None,
-            executor: None,
             task: Some(mesos::TaskInfo::default()),
-            class: bulkhead::containerizer::Class::Default,
+            ..LaunchRequest::default()
         }
     }
 
@@ -99,7 +95,7 @@ impl Drop for Place {
         let table = std::fs::read_to_string("/proc/self/mountinfo").expect("the mount table");
         let mounts = table.lines().filter(|line| line.contains(" - cgroup"));
         for mount in mounts.filter_map(|line| line.split(' ').nth(4)) {
-            let root = Path::new(mount).join(&self.config.cgroups_root);
+            let root = Path::new(mount).join(&self.config.isolators.cgroups_root);
             if !root.is_dir() {
                 continue;
             }

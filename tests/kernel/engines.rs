@@ -2,6 +2,8 @@
 //! engine makes of it. Needs the feature `oci`; checks look at what the probe
 //! reports from inside, at /proc and at cgroup files.
 
+#[path = "../support/plan.rs"]
+mod plan;
 #[path = "../support/mod.rs"]
 mod support;
 
@@ -15,13 +17,11 @@ mod life;
 mod plans;
 
 use std::collections::BTreeMap;
-use std::fs::File;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
-use bulkhead::launch::{End, Engine, LaunchError, Launcher, Running};
-use isolators::plan::{LaunchPlan, LinuxNamespaceType as Kind, Spec, Stdio};
-use oci_spec::runtime::{Linux, LinuxNamespace, Process};
+use bulkhead::launch::{Engine, LaunchError, Launcher, Running};
+use isolators::plan::{LaunchPlan, LinuxNamespaceType as Kind};
+pub(crate) use plan::{end_of, namespace, until};
 use support::TempDir;
 
 /// The helper, built with the feature `oci` like this test.
@@ -50,47 +50,9 @@ impl Fixture {
 
     /// A plan that runs `args` in new namespaces, its output in the file `stdout`.
     pub(crate) fn plan(&self, kinds: &[Kind], args: &[&str]) -> LaunchPlan {
-        let mut process = Process::default();
-        process
-            .set_args(Some(args.iter().map(|arg| (*arg).to_owned()).collect()))
-            .set_env(Some(vec!["PATH=/usr/bin:/bin:/usr/sbin:/sbin".to_owned()]))
-            .set_cwd(PathBuf::from("/"))
-            .set_no_new_privileges(None)
-            .set_capabilities(None)
-            .set_rlimits(None);
-        let mut linux = Linux::default();
-        linux
-            .set_namespaces(Some(kinds.iter().map(|kind| namespace(*kind, None)).collect()))
-            .set_masked_paths(None)
-            .set_readonly_paths(None)
-            .set_resources(None)
-            .set_devices(None);
-        let mut spec = Spec::default();
-        spec.set_process(Some(process))
-            .set_root(None)
-            .set_mounts(None)
-            .set_hostname(None)
-            .set_linux(Some(linux));
         let stdout = self.path("stdout");
         let _ = std::fs::remove_file(&stdout);
-        let output = || File::options().create(true).append(true).open(&stdout);
-        LaunchPlan {
-            spec,
-            executable: None,
-            overlay: None,
-            tree: None,
-            cgroups: Vec::new(),
-            file_operations: Vec::new(),
-            wild: Vec::new(),
-            system_calls: None,
-            oom_score_adj: None,
-            stdio: Stdio {
-                stdin: File::open("/dev/null").expect("null").into(),
-                stdout: output().expect("stdout").into(),
-                stderr: output().expect("stderr").into(),
-            },
-            wait_for: Vec::new(),
-        }
+        plan::by_hand(args, Some(plan::namespaces(kinds)), &stdout)
     }
 
     pub(crate) fn record(&self) -> PathBuf {
@@ -114,43 +76,13 @@ impl Fixture {
                 let end = end_of(&running).await;
                 (end.status(), self.output())
             }
-            Err(error) => panic!("{engine}: {}: {}", chain(&error), self.output()),
+            Err(error) => panic!("{engine}: {}: {}", kernel::chain(&error), self.output()),
         }
     }
 
     pub(crate) fn output(&self) -> String {
         std::fs::read_to_string(self.path("stdout")).expect("stdout")
     }
-}
-
-pub(crate) fn chain(error: &dyn std::error::Error) -> String {
-    match error.source() {
-        Some(cause) => format!("{error}: {}", chain(cause)),
-        None => error.to_string(),
-    }
-}
-
-/// The end of a container, within a time that no test needs.
-pub(crate) async fn end_of(running: &Running) -> End {
-    let end = tokio::time::timeout(Duration::from_secs(20), running.wait());
-    end.await.expect("ends in time").expect("a readable record")
-}
-
-/// Waits until `condition` holds.
-pub(crate) async fn until(what: &str, mut condition: impl FnMut() -> bool) {
-    for _ in 0..3000 {
-        if condition() {
-            return;
-        }
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
-    panic!("never happened: {what}");
-}
-
-pub(crate) fn namespace(kind: Kind, path: Option<PathBuf>) -> LinuxNamespace {
-    let mut namespace = LinuxNamespace::default();
-    namespace.set_typ(kind).set_path(path);
-    namespace
 }
 
 /// The probe: static, so that it runs in any root.

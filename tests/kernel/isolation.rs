@@ -48,13 +48,12 @@ mod views;
 #[path = "isolation/volumes.rs"]
 mod volumes;
 
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use bulkhead::containerizer::native::{Config, Native};
-use bulkhead::containerizer::{Class, Containerizer, LaunchRequest, Termination};
+use bulkhead::containerizer::{Containerizer, LaunchRequest, Termination};
 use bulkhead::launch::Engine;
 use mesos::{CommandInfo, ContainerId, ContainerInfo, LinuxInfo, Resource};
 use support::TempDir;
@@ -80,8 +79,11 @@ impl Place {
             isolation: isolation.into(),
             launcher: Engine::Linux,
             runtime_dir: dir.path().join("runtime"),
-            cgroups_root: format!("bulkhead-test-{name}-{}-{number}", std::process::id()),
-            cgroups_destroy_timeout: Duration::from_secs(20),
+            isolators: isolators::config::Config {
+                cgroups_root: format!("bulkhead-test-{name}-{}-{number}", std::process::id()),
+                cgroups_destroy_timeout: Duration::from_secs(20),
+                ..Default::default()
+            },
             statistics_age: Duration::ZERO,
             fetcher: bulkhead::fetch::Settings {
                 helper: Some(probe().with_file_name("bulkhead-helper")),
@@ -127,16 +129,10 @@ impl Place {
         LaunchRequest {
             id: top(id),
             command,
-            container: None,
             requests: resources(0.1, 64.0),
-            limits: BTreeMap::new(),
             sandbox,
-            user: None,
-            environment: BTreeMap::new(),
-            framework_id: None,
-            executor: None,
             task: Some(mesos::TaskInfo::default()),
-            class: Class::Default,
+            ..LaunchRequest::default()
         }
     }
 
@@ -165,7 +161,7 @@ impl Place {
             .lines()
             .filter(|line| line.contains(" - cgroup"))
             .filter_map(|line| line.split(' ').nth(4))
-            .map(|mount| Path::new(mount).join(&self.config.cgroups_root))
+            .map(|mount| Path::new(mount).join(&self.config.isolators.cgroups_root))
             .filter(|path| path.is_dir())
             .collect()
     }
@@ -285,7 +281,7 @@ impl Mounts {
     /// Lets the containerizers of `place` mount below its directory.
     pub(crate) fn of(place: &mut Place) -> Mounts {
         let base = place.path("cg");
-        place.config.cgroups.hierarchy.clone_from(&base);
+        place.config.isolators.cgroups.hierarchy.clone_from(&base);
         Mounts(base)
     }
 }

@@ -1,6 +1,8 @@
 //! Launching: plans become running containers, failures name their step, ends
 //! are recorded. Checks look at /proc and at what the command prints.
 
+#[path = "../support/plan.rs"]
+mod plan;
 #[path = "../support/mod.rs"]
 mod support;
 
@@ -21,15 +23,12 @@ mod terminals;
 #[path = "launch/users.rs"]
 mod users;
 
-use std::fs::File;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
-use bulkhead::launch::{End, Engine, LaunchError, Launcher, Running};
-use isolators::plan::{LaunchPlan, LinuxNamespaceType as Kind, Spec, Stdio};
-use oci_spec::runtime::{
-    Linux, LinuxNamespace, PosixRlimit, PosixRlimitBuilder, PosixRlimitType, Process, Root,
-};
+use bulkhead::launch::{Engine, LaunchError, Launcher, Running};
+use isolators::plan::{LaunchPlan, LinuxNamespaceType as Kind};
+use oci_spec::runtime::{PosixRlimit, PosixRlimitBuilder, PosixRlimitType, Root};
+pub(crate) use plan::{empty_linux, end_of, namespace, until};
 use support::TempDir;
 
 /// A test's directory, launcher and containers.
@@ -50,47 +49,12 @@ impl Fixture {
 
     /// A plan that runs `args`, its output in the file `stdout`.
     pub(crate) fn plan(&self, args: &[&str]) -> LaunchPlan {
-        let mut process = Process::default();
-        process
-            .set_args(Some(args.iter().map(|arg| (*arg).to_owned()).collect()))
-            .set_env(Some(vec!["PATH=/usr/bin:/bin:/usr/sbin:/sbin".to_owned()]))
-            .set_cwd(PathBuf::from("/"))
-            .set_no_new_privileges(None)
-            .set_capabilities(None)
-            .set_rlimits(None);
-        let mut spec = Spec::default();
-        spec.set_process(Some(process))
-            .set_root(None)
-            .set_mounts(None)
-            .set_hostname(None)
-            .set_linux(None);
-        let output = || File::options().create(true).append(true).open(self.path("stdout"));
-        LaunchPlan {
-            spec,
-            executable: None,
-            overlay: None,
-            tree: None,
-            cgroups: Vec::new(),
-            file_operations: Vec::new(),
-            wild: Vec::new(),
-            system_calls: None,
-            oom_score_adj: None,
-            stdio: Stdio {
-                stdin: File::open("/dev/null").expect("null").into(),
-                stdout: output().expect("stdout").into(),
-                stderr: output().expect("stderr").into(),
-            },
-            wait_for: Vec::new(),
-        }
+        plan::by_hand(args, None, &self.path("stdout"))
     }
 
     /// As [`Fixture::plan`], in new namespaces.
     pub(crate) fn plan_in(&self, kinds: &[Kind], args: &[&str]) -> LaunchPlan {
-        let mut plan = self.plan(args);
-        let mut linux = empty_linux();
-        linux.set_namespaces(Some(kinds.iter().map(|kind| namespace(*kind, None)).collect()));
-        plan.spec.set_linux(Some(linux));
-        plan
+        plan::by_hand(args, Some(plan::namespaces(kinds)), &self.path("stdout"))
     }
 
     /// As [`Fixture::plan_in`], in a root file system with only busybox in it.
@@ -118,40 +82,6 @@ impl Fixture {
     pub(crate) fn output(&self) -> String {
         std::fs::read_to_string(self.path("stdout")).expect("stdout")
     }
-}
-
-/// The end of a container, within a time that no test needs.
-pub(crate) async fn end_of(running: &Running) -> End {
-    let end = tokio::time::timeout(Duration::from_secs(10), running.wait());
-    end.await.expect("ends in time").expect("a readable record")
-}
-
-/// Waits until `condition` holds.
-pub(crate) async fn until(what: &str, mut condition: impl FnMut() -> bool) {
-    for _ in 0..3000 {
-        if condition() {
-            return;
-        }
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
-    panic!("never happened: {what}");
-}
-
-pub(crate) fn empty_linux() -> Linux {
-    let mut linux = Linux::default();
-    linux
-        .set_namespaces(None)
-        .set_masked_paths(None)
-        .set_readonly_paths(None)
-        .set_resources(None)
-        .set_devices(None);
-    linux
-}
-
-pub(crate) fn namespace(kind: Kind, path: Option<PathBuf>) -> LinuxNamespace {
-    let mut namespace = LinuxNamespace::default();
-    namespace.set_typ(kind).set_path(path);
-    namespace
 }
 
 /// A limit of open files.

@@ -145,6 +145,47 @@ pub fn conversation(capture: &str) -> Vec<Said> {
     all
 }
 
+/// A request that is no message, and its answer.
+#[derive(Debug)]
+pub struct Exchange {
+    /// Seconds since the capture began.
+    pub at: f64,
+    /// All bytes of the request.
+    pub request: Vec<u8>,
+    /// All bytes of the answer.
+    pub response: Vec<u8>,
+    /// `[offset, seconds]` of the answer's parts.
+    pub index: Value,
+}
+
+/// `[offset, seconds]`: when the byte at `offset` went over the wire.
+pub fn time_of(index: &Value, offset: usize) -> f64 {
+    let index = index.as_array().expect("an index");
+    let seen = index.iter().rfind(|i| i[0].as_u64().is_some_and(|o| o <= offset as u64));
+    seen.and_then(|i| i[1].as_f64()).unwrap_or(0.0)
+}
+
+/// The requests of a capture to `path`, each on a connection of its own, as they were made.
+pub fn exchanges(capture: &str, path: &str) -> Vec<Exchange> {
+    let dir = support::golden().expect("required").join("libprocess").join(capture);
+    let read = |name: &str| std::fs::read(dir.join(name)).expect("a recording");
+    let list: Value = serde_json::from_slice(&read("connections.json")).expect("JSON");
+    let mut all = Vec::new();
+    // A connection may have been opened and never used.
+    for connection in list.as_array().expect("a list").iter().filter(|c| c["c2s_bytes"] != 0) {
+        let name = connection["file"].as_str().expect("a name");
+        let request = read(&format!("{name}.c2s.bin"));
+        if request.starts_with(format!("POST {path} ").as_bytes()) {
+            let response = read(&format!("{name}.s2c.bin"));
+            let (at, index) =
+                (time_of(&connection["c2s_index"], 0), connection["s2c_index"].clone());
+            all.push(Exchange { at, request, response, index });
+        }
+    }
+    all.sort_by(|a, b| a.at.total_cmp(&b.at));
+    all
+}
+
 /// A process played by the test.
 struct Peer {
     post: Post,
@@ -268,22 +309,35 @@ impl Stage {
         text
     }
 
-    /// Plays a conversation to its end.
-    pub async fn play(&mut self, conversation: &[Said]) {
-        let mut wanted = Vec::new();
+    /// A recorded request in our names.
+    pub fn request(&self, recorded: &[u8]) -> Vec<u8> {
+        let text = String::from_utf8_lossy(recorded);
+        let (head, body) = text.split_once("\r\n\r\n").expect("a head");
+        let body = self.names.ours(body);
+        let lines = head.split("\r\n").map(|line| match line.split_once(": ") {
+            Some(("Content-Length", _)) => format!("Content-Length: {}", body.len()),
+            _ => self.names.ours(line),
+        });
+        format!("{}\r\n\r\n{body}", lines.collect::<Vec<_>>().join("\r\n")).into_bytes()
+    }
+
+    /// Plays a conversation to its end; what the daemon said, as text.
+    pub async fn play(&mut self, conversation: &[Said]) -> Vec<String> {
+        let (mut wanted, mut heard) = (Vec::new(), Vec::new());
         for said in conversation {
             if said.from().1 == self.tested {
                 wanted.push(said);
             } else if said.to().1 == self.tested {
                 for wanted in wanted.drain(..) {
-                    self.hear(wanted).await;
+                    heard.push(self.hear(wanted).await);
                 }
                 self.say(said);
             }
         }
         for wanted in wanted {
-            self.hear(wanted).await;
+            heard.push(self.hear(wanted).await);
         }
+        heard
     }
 
     fn say(&self, said: &Said) {
@@ -295,8 +349,8 @@ impl Stage {
         self.peers[address].post.send(process, &to, said.name(), body.into());
     }
 
-    /// Waits for what was recorded and compares it.
-    async fn hear(&mut self, recorded: &Said) {
+    /// Waits for what was recorded and compares it; what came.
+    async fn hear(&mut self, recorded: &Said) -> String {
         let (_, address) = recorded.to();
         let Some(got) = self.wait(address, recorded).await else {
             panic!(
@@ -315,10 +369,11 @@ impl Stage {
             self.differences.push(note);
         }
         let json = |text: &str| serde_json::from_str::<Value>(text).expect("JSON");
-        let (ours, theirs) = (json(&self.names.recorded(&ours)), json(&theirs));
-        for difference in shape::compare(&ours, &theirs, &self.rules) {
+        let (named, theirs) = (json(&self.names.recorded(&ours)), json(&theirs));
+        for difference in shape::compare(&named, &theirs, &self.rules) {
             self.differences.push(format!("{} at {}: {difference}", recorded.name(), recorded.at));
         }
+        ours
     }
 
     /// The oldest message of that name about the same task.

@@ -91,9 +91,11 @@ pub fn have(what: &str) -> bool {
 pub fn free_port() -> u16 {
     use std::sync::atomic::{AtomicU16, Ordering};
     static NEXT: AtomicU16 = AtomicU16::new(0);
-    let own = u16::try_from(std::process::id() % 20_000).unwrap_or(0);
+    // Processes that run side by side begin far from each other: a daemon's port must not
+    // be taken by another test while it is dead.
+    let own = u16::try_from(std::process::id() % 200).unwrap_or(0) * 100;
     let ports = std::iter::repeat_with(|| {
-        10_000 + own.wrapping_add(NEXT.fetch_add(1, Ordering::Relaxed).wrapping_mul(7)) % 20_000
+        10_000 + own.wrapping_add(NEXT.fetch_add(1, Ordering::Relaxed)) % 20_000
     });
     let mut free =
         ports.take(20_000).filter(|port| std::net::TcpListener::bind(("127.0.0.1", *port)).is_ok());

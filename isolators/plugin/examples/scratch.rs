@@ -14,8 +14,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 use isolator_plugin::Plugin;
 use isolators::api::{
-    ContainerContext, Contribution, Isolation, Isolator, IsolatorError, Known, Limitation, Probe,
-    Recovered, Watch,
+    About, ContainerContext, Contribution, Isolation, Isolator, IsolatorError, Known, Limitation,
+    Probe, Recovered, Watch,
 };
 use mesos::ResourceStatistics;
 use mesos::bulkhead::plugin::call::Type::{Usage, Watch as Watching};
@@ -55,7 +55,7 @@ impl Scratch {
     fn directory(&self, context: &ContainerContext) -> Directory {
         let asked = context.labels.get("scratch_bytes").and_then(|label| label.parse().ok());
         Directory {
-            path: self.root.join(context.lineage().join(".")),
+            path: self.root.join(context.id.to_string()),
             limit: asked.unwrap_or(self.limit),
             ids: context.ids,
         }
@@ -64,8 +64,8 @@ impl Scratch {
 
 #[async_trait]
 impl Isolator for Scratch {
-    fn name(&self) -> &'static str {
-        NAME
+    fn about(&self) -> About {
+        About::top_level(NAME)
     }
 
     fn attach(&self, context: &Arc<ContainerContext>) -> Box<dyn Isolation> {

@@ -90,7 +90,7 @@ async fn hello(socket: &Path, encoding: Encoding) -> Result<String, String> {
     let hello = call::Hello { protocol: PROTOCOL, agent_version: None };
     let call = Call { hello: Some(hello), ..bare(call::Type::Hello) };
     let answer = Client::new(socket, encoding).call(&call, DEADLINE).await;
-    let answer = answer.map_err(|error| crate::remote::chain(&error))?;
+    let answer = answer.map_err(|error| error.chain())?;
     let hello = answer.hello.ok_or("the response lacks 'hello'")?;
     match hello.protocol == PROTOCOL {
         true => Ok(hello.name),
@@ -103,7 +103,7 @@ async fn unknown(socket: &Path) -> Result<(), String> {
         Client::new(socket, Encoding::Json).call(&bare(call::Type::Unknown), DEADLINE).await;
     match answer {
         Err(CallError::Refused { .. } | CallError::Garbage { .. }) => Ok(()),
-        Err(error) => Err(crate::remote::chain(&error)),
+        Err(error) => Err(error.chain()),
         Ok(_) => Err("it was answered as if it were known".into()),
     }
 }
@@ -114,7 +114,7 @@ async fn early(socket: &Path) -> Result<(), String> {
     let call = Call { cleanup: Some(cleanup), ..bare(call::Type::Cleanup) };
     match Client::new(socket, Encoding::Json).call(&call, DEADLINE).await {
         Ok(_) | Err(CallError::Refused { .. }) => Ok(()),
-        Err(error) => Err(crate::remote::chain(&error)),
+        Err(error) => Err(error.chain()),
     }
 }
 

@@ -9,7 +9,7 @@ use tracing::warn;
 
 use crate::manifest::Policy;
 use crate::messages::check_environment;
-use crate::remote::{RemoteIsolator, chain};
+use crate::remote::RemoteIsolator;
 use crate::wire::{CallError, bare};
 
 impl RemoteIsolator {
@@ -19,7 +19,7 @@ impl RemoteIsolator {
             Ok(answer) => Ok(answer),
             Err(error) if error.is_silence() && policy == Policy::Ignore => {
                 self.0.ledger.skip();
-                warn!(plugin = self.0.name, hook = kind.as_str_name(), error = %chain(&error),
+                warn!(plugin = self.0.name, hook = kind.as_str_name(), error = %error.chain(),
                       "going on without the hook");
                 Ok(response::Hook::default())
             }

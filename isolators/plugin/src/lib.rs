@@ -17,6 +17,7 @@ pub mod manifest;
 pub mod messages;
 pub mod remote;
 pub mod serve;
+mod shared;
 mod supervisor;
 pub mod wire;
 

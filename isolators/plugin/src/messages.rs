@@ -30,15 +30,6 @@ fn bad(what: &'static str, message: impl ToString) -> ConvertError {
     ConvertError { what, message: message.to_string() }
 }
 
-/// The ids from the top-level container down, with dots: a container's key.
-#[must_use]
-pub fn key(id: &ContainerId) -> String {
-    match &id.parent {
-        Some(parent) => format!("{}.{}", key(parent), id.value),
-        None => id.value.clone(),
-    }
-}
-
 /// A container as it is told to a plugin.
 #[must_use]
 pub fn container(context: &ContainerContext) -> wire::Container {

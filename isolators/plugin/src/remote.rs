@@ -1,104 +1,30 @@
 //! The agent's end: a plugin as an [`Isolator`], and its handle on a container.
 //!
-//! Owns the table of the containers that the plugin has to do with: what the
-//! handshake after a restart tells it, and which cleanups it still owes. A plugin
-//! that gives no usable answer is met by its policy; one that answers with an
-//! error has answered. Nothing here touches a running container but through the
-//! plugin's own limitations.
+//! Keeps the table of the containers that the plugin has to do with. A plugin that
+//! gives no usable answer is met by its policy; one that answers with an error has
+//! answered. Nothing here touches a running container but through the plugin's own
+//! limitations.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use isolators::api::{
-    ContainerContext, Contribution, Isolation, Isolator, IsolatorError, Known, Limitation, Probe,
-    Recovered, Watch,
+    About, ContainerContext, Contribution, Isolation, Isolator, IsolatorError, Known, Limitation,
+    Probe, Recovered, Watch,
 };
-use mesos::bulkhead::plugin::{Call, Container, Response, call, event};
+use mesos::bulkhead::plugin::{Call, Container, call};
 use mesos::{ContainerId, ContainerStatus, Resource, ResourceStatistics};
 use prost::Message;
-use tokio::sync::{Notify, oneshot, watch};
+use tokio::sync::oneshot;
 use tracing::warn;
 
-use crate::ledger::{Ledger, Report};
+use crate::ledger::Report;
 use crate::manifest::{Manifest, Policy};
-use crate::messages::{self, key};
-use crate::wire::{CallError, Client, Encoding, bare, name_of};
-
-/// How long the start of the agent waits for a plugin at most.
-pub(crate) const START: Duration = Duration::from_secs(10);
-
-/// What a plugin said of itself.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct About {
-    pub(crate) version: String,
-    pub(crate) nesting: bool,
-    pub(crate) calls: BTreeSet<i32>,
-    pub(crate) hooks: BTreeSet<i32>,
-    /// Counts the handshakes: an answer from before the last one is worth nothing.
-    pub(crate) generation: u64,
-}
-
-impl About {
-    pub(crate) fn does(&self, kind: call::Type) -> bool {
-        self.calls.contains(&(kind as i32))
-    }
-}
-
-/// Whether calls can be made.
-#[derive(Debug, Clone)]
-pub(crate) enum State {
-    Starting,
-    Ready(Arc<About>),
-    Down(String),
-}
-
-/// One container.
-#[derive(Debug)]
-pub(crate) struct Entry {
-    /// As the plugin will hear of it at the next handshake.
-    pub(crate) container: Container,
-    /// PREPARE was answered well.
-    pub(crate) prepared: bool,
-    /// It is over, and the plugin could not be told.
-    pub(crate) owed: bool,
-    ear: Option<oneshot::Sender<Limitation>>,
-    hit: Option<Limitation>,
-    usage: Option<Arc<ResourceStatistics>>,
-    status: Option<ContainerStatus>,
-}
-
-impl Entry {
-    fn new(container: Container, prepared: bool) -> Entry {
-        let (ear, hit, usage, status) = (None, None, None, None);
-        Entry { container, prepared, owed: false, ear, hit, usage, status }
-    }
-}
-
-/// A plugin, shared by its handles, its supervisor and its reports.
-#[derive(Debug)]
-pub(crate) struct Inner {
-    pub(crate) name: &'static str,
-    pub(crate) manifest: Manifest,
-    pub(crate) client: Client,
-    pub(crate) ledger: Ledger,
-    pub(crate) state: watch::Sender<State>,
-    /// The agent has said which containers there are.
-    pub(crate) told: watch::Sender<bool>,
-    pub(crate) table: Mutex<BTreeMap<String, Entry>>,
-    pub(crate) pid: Mutex<Option<u32>>,
-    /// A call had no answer: is anybody there?
-    pub(crate) suspicion: Notify,
-    /// Somebody reads statistics.
-    pub(crate) thirst: Notify,
-    supervisor: Mutex<Option<tokio::task::JoinHandle<()>>>,
-}
-
-pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // Every value is whole after any panic: they change in one step.
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
+use crate::messages;
+use crate::shared::{Entry, Inner, START, State, lock};
+use crate::wire::{CallError, bare};
 
 /// A plugin of this agent: isolator, hook, and what is reported of it.
 #[derive(Debug, Clone)]
@@ -109,20 +35,7 @@ impl RemoteIsolator {
     /// program: plugins are made once, at its start.
     #[must_use]
     pub fn new(manifest: Manifest) -> RemoteIsolator {
-        let encoding = if manifest.protobuf { Encoding::Protobuf } else { Encoding::Json };
-        RemoteIsolator(Arc::new(Inner {
-            name: Box::leak(manifest.name.clone().into_boxed_str()),
-            client: Client::new(&manifest.socket, encoding),
-            manifest,
-            ledger: Ledger::default(),
-            state: watch::channel(State::Starting).0,
-            told: watch::channel(false).0,
-            table: Mutex::default(),
-            pid: Mutex::default(),
-            suspicion: Notify::new(),
-            thirst: Notify::new(),
-            supervisor: Mutex::default(),
-        }))
+        RemoteIsolator(Arc::new(Inner::new(manifest)))
     }
 
     /// Starts to look after the plugin, on the current runtime. Calls can be made
@@ -200,122 +113,12 @@ impl RemoteIsolator {
     }
 }
 
-impl Inner {
-    /// One call and its answer, counted.
-    pub(crate) async fn call(
-        &self,
-        call: &Call,
-        container: Option<&ContainerId>,
-    ) -> Result<Response, CallError> {
-        let ticket = self.ledger.begin(name_of(call), container.map(key));
-        let answer = self.client.call(call, self.manifest.deadline).await;
-        drop(ticket);
-        match &answer {
-            Ok(_) => {}
-            Err(CallError::Refused { message }) => self.ledger.refused(message.clone()),
-            Err(error) => {
-                self.ledger.failed(chain(error));
-                self.suspicion.notify_one();
-            }
-        }
-        answer
-    }
-
-    /// What the plugin can do, if it can be called now. Waits for one that has
-    /// just been started, no longer than a call may last.
-    pub(crate) async fn ready(&self) -> Result<Arc<About>, CallError> {
-        let mut state = self.state.subscribe();
-        let settled = state.wait_for(|state| !matches!(state, State::Starting));
-        let settled = tokio::time::timeout(self.manifest.deadline, settled).await;
-        match settled.ok().and_then(Result::ok).as_deref() {
-            Some(State::Ready(about)) => Ok(Arc::clone(about)),
-            Some(State::Down(reason)) => Err(CallError::Away { reason: reason.clone() }),
-            Some(State::Starting) | None => {
-                Err(CallError::Away { reason: "it has not started yet".into() })
-            }
-        }
-    }
-
-    pub(crate) fn about(&self) -> Option<Arc<About>> {
-        match &*self.state.borrow() {
-            State::Ready(about) => Some(Arc::clone(about)),
-            _ => None,
-        }
-    }
-
-    /// An event of the WATCH stream.
-    pub(crate) fn hear(&self, event: mesos::bulkhead::plugin::Event) {
-        if event.r#type() != event::Type::Limitation {
-            return;
-        }
-        let Some(limitation) = event.limitation else { return };
-        let name = key(&limitation.container_id);
-        let mut table = lock(&self.table);
-        let entry = table.get_mut(&name).filter(|entry| entry.prepared && !entry.owed);
-        let Some(entry) = entry else {
-            self.ledger.ignore_event();
-            warn!(plugin = self.name, container = %name,
-                  "ignoring a limitation of a container that is not the plugin's");
-            return;
-        };
-        let limitation = messages::limited(limitation);
-        // Kept as well: the container may end before its owner reads this.
-        entry.hit = Some(limitation.clone());
-        if let Some(ear) = entry.ear.take() {
-            let _ = ear.send(limitation);
-        }
-    }
-
-    /// Asks for the figures of every container at once.
-    pub(crate) async fn drink(&self) {
-        let ids: Vec<ContainerId> = lock(&self.table)
-            .values()
-            .filter(|entry| entry.prepared && !entry.owed)
-            .map(|entry| entry.container.container_id.clone())
-            .collect();
-        let usage = call::Usage { container_ids: ids };
-        let call = Call { usage: Some(usage), ..bare(call::Type::Usage) };
-        let Ok(response) = self.call(&call, None).await else { return };
-        let mut table = lock(&self.table);
-        for one in response.usage.unwrap_or_default().containers {
-            if let Some(entry) = table.get_mut(&key(&one.container_id)) {
-                entry.usage = Some(Arc::new(one.statistics));
-            }
-        }
-    }
-
-    pub(crate) fn error(
-        &self,
-        verb: &'static str,
-        id: &ContainerId,
-        error: CallError,
-    ) -> IsolatorError {
-        IsolatorError::new(self.name, verb, format!("container {}", key(id)), error)
-    }
-}
-
-/// An error and its causes in one line.
-pub(crate) fn chain(error: &CallError) -> String {
-    match std::error::Error::source(error) {
-        Some(source) => format!("{error}: {source}"),
-        None => error.to_string(),
-    }
-}
-
 #[async_trait]
 impl Isolator for RemoteIsolator {
-    fn name(&self) -> &'static str {
-        self.0.name
-    }
-
-    // Whether it does is known once it answers; until then a handle that turns out
-    // to be of no use is better than one that is missing.
-    fn supports_nesting(&self) -> bool {
-        true
-    }
-
-    fn supports_standalone(&self) -> bool {
-        true
+    fn about(&self) -> About {
+        // Whether it serves nested ones is known once it answers; until then a handle
+        // that turns out to be of no use is better than one that is missing.
+        About::everywhere(self.0.name)
     }
 
     fn attach(&self, context: &Arc<ContainerContext>) -> Box<dyn Isolation> {
@@ -329,7 +132,7 @@ impl Isolator for RemoteIsolator {
             let container = messages::container(&known.context);
             let mut entry = Entry::new(container.clone(), true);
             entry.container.pid = known.pid;
-            lock(&self.0.table).insert(key(&container.container_id), entry);
+            lock(&self.0.table).insert(container.container_id.to_string(), entry);
             handles.push(Box::new(RemoteIsolation { inner: Arc::clone(&self.0), container }));
         }
         let first = !self.0.told.send_replace(true);
@@ -360,7 +163,7 @@ impl RemoteIsolation {
     }
 
     fn key(&self) -> String {
-        key(self.id())
+        self.id().to_string()
     }
 
     /// What is known of the container, if the plugin has to do with it.
@@ -408,7 +211,7 @@ impl RemoteIsolation {
             let Some(mut status) = response.status.and_then(|s| s.container_status) else { return };
             // What the containerizer alone knows.
             (status.container_id, status.executor_pid) = (None, None);
-            if let Some(entry) = lock(&inner.table).get_mut(&key(&container_id)) {
+            if let Some(entry) = lock(&inner.table).get_mut(&container_id.to_string()) {
                 entry.status = Some(status);
             }
         });
@@ -422,7 +225,7 @@ impl Isolation for RemoteIsolation {
             Ok(part) => Ok(part),
             Err(error) if error.is_silence() && self.inner.manifest.policy == Policy::Ignore => {
                 self.inner.ledger.skip();
-                warn!(plugin = self.inner.name, container = %self.key(), error = %chain(&error),
+                warn!(plugin = self.inner.name, container = %self.key(), error = %error.chain(),
                       "launching without the plugin");
                 Ok(Contribution::default())
             }
@@ -445,7 +248,7 @@ impl Isolation for RemoteIsolation {
             let call = Call { isolate: Some(isolate), ..bare(call::Type::Isolate) };
             match self.inner.call(&call, Some(self.id())).await {
                 Err(e) if e.is_silence() && self.inner.manifest.policy == Policy::Ignore => {
-                    warn!(plugin = self.inner.name, container = %self.key(), error = %chain(&e),
+                    warn!(plugin = self.inner.name, container = %self.key(), error = %e.chain(),
                           "the plugin did not see the process");
                 }
                 Err(error) => return Err(self.inner.error("isolate", self.id(), error)),
@@ -499,7 +302,7 @@ impl Isolation for RemoteIsolation {
         };
         match answer {
             Err(error) if error.is_silence() && self.inner.manifest.policy == Policy::Ignore => {
-                warn!(plugin = self.inner.name, container = %self.key(), error = %chain(&error),
+                warn!(plugin = self.inner.name, container = %self.key(), error = %error.chain(),
                       "the plugin did not see an update");
                 Ok(())
             }
@@ -552,7 +355,7 @@ impl Isolation for RemoteIsolation {
             Err(error) if error.is_silence() => {
                 self.entry(|entry| entry.owed = true);
                 inner.suspicion.notify_one();
-                warn!(plugin = inner.name, container = %self.key(), error = %chain(&error),
+                warn!(plugin = inner.name, container = %self.key(), error = %error.chain(),
                       "the plugin owes the cleanup of a container");
                 Ok(())
             }

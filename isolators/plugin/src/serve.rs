@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
-use isolators::api::{Isolation, Isolator, IsolatorError, Known, Probe};
+use isolators::api::{About, Isolation, Isolator, IsolatorError, Known, Probe};
 use isolators::hook::{Hook, HookContext};
 use mesos::ContainerId;
 use mesos::bulkhead::plugin::{Call, Event, Response, Supports, call, event, response};
@@ -18,7 +18,7 @@ use serde_json::Value as Json;
 use tokio::sync::{Mutex as AsyncMutex, mpsc};
 use tokio::task::JoinHandle;
 
-use crate::messages::{self, key};
+use crate::messages;
 use crate::wire::{self, Answer, PROTOCOL, Service};
 
 /// The environment variable in which the agent names the socket.
@@ -67,10 +67,10 @@ impl Plugin {
     /// A plugin of an isolator that needs no configuration.
     pub fn of<I: Isolator + 'static>(isolator: I, version: &'static str) -> Plugin {
         let isolator: Arc<dyn Isolator> = Arc::new(isolator);
-        let name = isolator.name();
+        let About { name, nesting, standalone } = isolator.about();
         let supports = Supports {
-            nesting: Some(isolator.supports_nesting()),
-            standalone: Some(isolator.supports_standalone()),
+            nesting: Some(nesting),
+            standalone: Some(standalone),
             ..Supports::default()
         };
         let factory: Factory = Box::new(move |_| Ok(Arc::clone(&isolator)));
@@ -326,8 +326,8 @@ impl Served {
 
     fn slot(&self, id: &ContainerId) -> Result<Shared, Refusal> {
         self.ready()?;
-        let found = lock(&self.handles).get(&key(id)).cloned();
-        found.ok_or_else(|| Refusal(format!("container {} is not known", key(id))))
+        let found = lock(&self.handles).get(&id.to_string()).cloned();
+        found.ok_or_else(|| Refusal(format!("container {id} is not known")))
     }
 
     /// As after a restart of everything: what is nobody's is cleaned up, and every
@@ -342,7 +342,7 @@ impl Served {
         let held = std::mem::take(&mut *lock(&self.handles));
         let mut leftovers = Vec::new();
         for (name, slot) in held {
-            if known.iter().all(|known| key(&known.context.id) != name) {
+            if known.iter().all(|known| known.context.id.to_string() != name) {
                 slot.lock().await.isolation.cleanup().await?;
                 leftovers.push(name);
             }
@@ -367,7 +367,7 @@ impl Served {
     fn hold(&self, id: &ContainerId, isolation: Box<dyn Isolation>) -> Shared {
         let slot = Slot { id: id.clone(), isolation, probes: None, watching: None };
         let slot = Arc::new(AsyncMutex::new(slot));
-        lock(&self.handles).insert(key(id), Arc::clone(&slot));
+        lock(&self.handles).insert(id.to_string(), Arc::clone(&slot));
         slot
     }
 
@@ -403,7 +403,7 @@ impl Served {
     async fn prepare(&self, call: call::Prepare) -> Result<response::Prepare, Refusal> {
         let isolator = self.ready()?;
         let known = messages::known(call.container);
-        let name = key(&known.context.id);
+        let name = known.context.id.to_string();
         if lock(&self.handles).contains_key(&name) {
             return refuse(format!("container {name} is prepared already"));
         }
@@ -443,7 +443,7 @@ impl Served {
             });
         }
         slot.isolation.cleanup().await?;
-        lock(&self.handles).remove(&key(id));
+        lock(&self.handles).remove(&id.to_string());
         Ok(())
     }
 

@@ -18,8 +18,8 @@ use tokio::net::UnixStream;
 use tokio::process::{Child, ChildStdin, Command};
 use tracing::{info, warn};
 
-use crate::remote::{About, Inner, START, State, chain, lock};
 use crate::serve::{OWNED, SOCKET};
+use crate::shared::{About, Entry, Inner, START, State, lock};
 use crate::wire::{CallError, Events, PROTOCOL, bare};
 
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
@@ -82,7 +82,7 @@ async fn session(inner: &Arc<Inner>, process: &mut Option<Process>, generation: 
                 () = drink(inner) => unreachable!("it has no end"),
             }
         }
-        Err(error) => format!("handshake: {}", chain(&error)),
+        Err(error) => format!("handshake: {}", error.chain()),
     }
 }
 
@@ -173,13 +173,12 @@ pub(crate) async fn recover(inner: &Inner, about: &About) -> Result<(), CallErro
         let mut table = lock(&inner.table);
         // Handles of nested containers that it never wanted.
         table.retain(|_, entry| about.nesting || entry.container.container_id.parent.is_none());
-        let live = |entry: &&crate::remote::Entry| entry.prepared && !entry.owed;
+        let live = |entry: &&Entry| entry.prepared && !entry.owed;
         let lived = table.values().filter(live).map(|entry| entry.container.clone()).collect();
         let gone = table.values().filter(|entry| !live(entry));
         (lived, gone.map(|entry| entry.container.clone()).collect())
     };
-    let told: Vec<String> =
-        orphans.iter().map(|gone| crate::messages::key(&gone.container_id)).collect();
+    let told: Vec<String> = orphans.iter().map(|gone| gone.container_id.to_string()).collect();
     let call =
         Call { recover: Some(call::Recover { containers, orphans }), ..bare(call::Type::Recover) };
     let response = inner.call(&call, None).await?;
@@ -210,7 +209,7 @@ async fn attend(
                     continue;
                 }
                 Ok(None) => return "it closed the WATCH stream".into(),
-                Err(error) => return chain(&error),
+                Err(error) => return error.chain(),
             },
             () = inner.suspicion.notified() => {}
             _ = pulse.tick() => {}
@@ -269,6 +268,6 @@ async fn next(
 async fn silent(inner: &Inner) -> Option<String> {
     match hello(inner, 0).await {
         Ok(_) => None,
-        Err(error) => Some(chain(&error)),
+        Err(error) => Some(error.chain()),
     }
 }

@@ -24,7 +24,7 @@ use tracing::warn;
 pub use self::inventory::Inventory;
 pub use self::settings::{Hooks, Settings};
 use crate::api::{
-    ContainerContext, Contribution, Isolation, Isolator, IsolatorError, Known, Recovered,
+    About, ContainerContext, Contribution, Isolation, Isolator, IsolatorError, Known, Recovered,
 };
 use crate::cgroups::grants::Grants;
 
@@ -62,16 +62,8 @@ struct Cdi {
 
 #[async_trait]
 impl Isolator for Cdi {
-    fn name(&self) -> &'static str {
-        NAME
-    }
-
-    fn supports_nesting(&self) -> bool {
-        true
-    }
-
-    fn supports_standalone(&self) -> bool {
-        true
+    fn about(&self) -> About {
+        About::everywhere(NAME)
     }
 
     fn attach(&self, context: &Arc<ContainerContext>) -> Box<dyn Isolation> {

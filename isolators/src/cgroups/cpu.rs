@@ -154,11 +154,13 @@ fn seconds(count: Option<u64>, per_second: f64) -> Option<f64> {
 }
 
 /// The figures of cgroups that are not ours: v1's of the controllers `cpu` and
-/// `cpuacct`, or v2's.
+/// `cpuacct`, or v2's. `throttling`: how often they were held back, which v1 says apart.
+/// `processes`: how many there are.
 pub(super) fn foreign_probes(
     group: &Cgroup,
     accounting: &Cgroup,
-    wanted: super::foreign::Wanted,
+    throttling: bool,
+    processes: bool,
 ) -> Vec<Box<dyn Probe>> {
     let file = |group: &Cgroup, name: &'static str, fill| {
         FileProbe::boxed(NAME, name, group.file(name), fill)
@@ -167,10 +169,10 @@ pub(super) fn foreign_probes(
         Version::V1 => (vec![file(accounting, "cpuacct.stat", fill_cpuacct)], "tasks"),
         Version::V2 => (vec![file(group, "cpu.stat", fill_cpu_stat_v2)], "cgroup.threads"),
     };
-    if wanted.throttling && group.version() == Version::V1 {
+    if throttling && group.version() == Version::V1 {
         all.push(file(group, "cpu.stat", fill_throttling_v1));
     }
-    if wanted.processes {
+    if processes {
         all.push(file(accounting, "cgroup.procs", fill_processes));
         all.push(file(accounting, threads, fill_threads));
     }

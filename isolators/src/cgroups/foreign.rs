@@ -28,7 +28,8 @@ pub fn probes(hierarchies: &Hierarchies, table: &[u8], wanted: Wanted) -> Vec<Bo
     let mut all = Vec::new();
     if let Some(group) = of("cpu") {
         let accounting = of("cpuacct").unwrap_or_else(|| group.clone());
-        all.extend(cpu::foreign_probes(&group, &accounting, wanted));
+        let Wanted { throttling, processes } = wanted;
+        all.extend(cpu::foreign_probes(&group, &accounting, throttling, processes));
     }
     if let Some(group) = of("memory") {
         all.extend(mem::foreign_probes(&group));

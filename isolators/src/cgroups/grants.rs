@@ -46,7 +46,7 @@ impl Grants {
         if context.id.parent.is_some() && shares {
             return None;
         }
-        self.layout.knobs("devices", &context.lineage())
+        self.layout.knobs("devices", &context.id.lineage())
     }
 
     /// From now on the container has exactly `rules` from `owner`.
@@ -61,7 +61,7 @@ impl Grants {
     ) -> Result<(), IsolatorError> {
         let Some(group) = self.group(context) else { return Ok(()) };
         let mut table = self.table();
-        let owners = table.entry(key(context)).or_default();
+        let owners = table.entry(context.id.to_string()).or_default();
         let before = sum(owners);
         if rules.is_empty() {
             owners.remove(owner)
@@ -79,14 +79,14 @@ impl Grants {
     /// agent; the kernel knows.
     pub fn remember(&self, owner: &'static str, context: &ContainerContext, rules: Vec<Rule>) {
         if !rules.is_empty() && self.group(context).is_some() {
-            self.table().entry(key(context)).or_default().insert(owner, rules);
+            self.table().entry(context.id.to_string()).or_default().insert(owner, rules);
         }
     }
 
     /// The container is gone, and its list with it.
     pub fn forget(&self, owner: &'static str, context: &ContainerContext) {
         let mut table = self.table();
-        let key = key(context);
+        let key = context.id.to_string();
         if let Some(owners) = table.get_mut(&key) {
             owners.remove(owner);
             if owners.is_empty() {
@@ -94,10 +94,6 @@ impl Grants {
             }
         }
     }
-}
-
-fn key(context: &ContainerContext) -> String {
-    context.lineage().join(".")
 }
 
 fn sum(owners: &BTreeMap<&'static str, Vec<Rule>>) -> Vec<Rule> {

@@ -41,8 +41,8 @@ use self::grants::Grants;
 pub use self::layout::{Layout, is_container_name};
 pub use self::settings::Settings;
 use crate::api::{
-    ContainerContext, Contribution, Isolation, Isolator, IsolatorError, Known, Limitation, Probe,
-    Recovered, Watch,
+    About, ContainerContext, Contribution, Isolation, Isolator, IsolatorError, Known, Limitation,
+    Probe, Recovered, Watch,
 };
 use crate::config::Config;
 
@@ -131,7 +131,7 @@ impl Cgroups {
         let linux = context.info.as_ref().and_then(|info| info.linux_info.as_ref());
         let nested = context.id.parent.is_some();
         let shared = nested && linux.and_then(|l| l.share_cgroups).unwrap_or(true);
-        let lineage: Vec<&str> = context.lineage();
+        let lineage: Vec<&str> = context.id.lineage();
         let frame = Arc::clone(&self.frame);
         let has = |c: Controller| !shared && frame.shared.has(c);
         let knobs = |name: &str| frame.layout.knobs(name, &lineage);
@@ -197,16 +197,8 @@ fn kill_and_remove(group: &Cgroup, timeout: Duration) -> Result<(), IsolatorErro
 
 #[async_trait]
 impl Isolator for Cgroups {
-    fn name(&self) -> &'static str {
-        NAME
-    }
-
-    fn supports_nesting(&self) -> bool {
-        true
-    }
-
-    fn supports_standalone(&self) -> bool {
-        true
+    fn about(&self) -> About {
+        About::everywhere(NAME)
     }
 
     fn attach(&self, context: &Arc<ContainerContext>) -> Box<dyn Isolation> {
@@ -261,7 +253,7 @@ impl CgroupIsolation {
     }
 
     fn make_directories(&self) -> Result<(), IsolatorError> {
-        let lineage = self.context.lineage();
+        let lineage = self.context.id.lineage();
         let layout = &self.frame.layout;
         let owner = self.context.ids.filter(|(uid, _)| *uid != 0);
         let fail = |verb, group: &Cgroup, error| {
@@ -305,7 +297,7 @@ impl Isolation for CgroupIsolation {
         self.make_directories()?;
         kernel::failpoint!("cgroups.made");
         let context = Arc::clone(&self.context);
-        let lineage = context.lineage();
+        let lineage = context.id.lineage();
         let demand = Demand { requests: &context.requests, limits: &context.limits };
         let cgroups = self.frame.layout.joins(&lineage, Cgroup::exists);
         self.apply(demand)?;
@@ -352,7 +344,7 @@ impl Isolation for CgroupIsolation {
         // A container under its parent's limits has its parent's class id.
         if self.shared
             && self.frame.shared.has(Controller::NetCls)
-            && let Some(group) = self.frame.layout.knobs("net_cls", &self.context.lineage()[..1])
+            && let Some(group) = self.frame.layout.knobs("net_cls", &self.context.id.lineage()[..1])
         {
             net_cls::set_status(status, net_cls::class_id(&group));
         }
@@ -368,7 +360,7 @@ impl Isolation for CgroupIsolation {
             mem.close();
         }
         let timeout = self.frame.config.cgroups_destroy_timeout;
-        let lineage = self.context.lineage();
+        let lineage = self.context.id.lineage();
         let groups = self.frame.layout.directories(&lineage, self.shared);
         let mut first_error = None;
         for group in groups.into_iter().rev() {

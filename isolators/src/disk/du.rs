@@ -23,8 +23,8 @@ use tracing::{debug, warn};
 use super::core::{Action, Event, Key, Scheduler};
 use super::{Account, Config, accounts};
 use crate::api::{
-    ContainerContext, Contribution, Isolation, Isolator, IsolatorError, Known, Limitation, Probe,
-    Recovered, Watch,
+    About, ContainerContext, Contribution, Isolation, Isolator, IsolatorError, Known, Limitation,
+    Probe, Recovered, Watch,
 };
 
 const NAME: &str = "disk/du";
@@ -75,12 +75,8 @@ impl DiskDu {
 
 #[async_trait]
 impl Isolator for DiskDu {
-    fn name(&self) -> &'static str {
-        NAME
-    }
-
-    fn supports_standalone(&self) -> bool {
-        true
+    fn about(&self) -> About {
+        About { name: NAME, nesting: false, standalone: true }
     }
 
     fn attach(&self, context: &Arc<ContainerContext>) -> Box<dyn Isolation> {

@@ -20,8 +20,8 @@ use tracing::{info, warn};
 use super::projects::Projects;
 use super::{Account, Config, accounts};
 use crate::api::{
-    ContainerContext, Contribution, Isolation, Isolator, IsolatorError, Known, Limitation, Probe,
-    Recovered, Watch,
+    About, ContainerContext, Contribution, Isolation, Isolator, IsolatorError, Known, Limitation,
+    Probe, Recovered, Watch,
 };
 
 const NAME: &str = "disk/xfs";
@@ -188,8 +188,8 @@ impl Shared {
 
 #[async_trait]
 impl Isolator for DiskXfs {
-    fn name(&self) -> &'static str {
-        NAME
+    fn about(&self) -> About {
+        About::top_level(NAME)
     }
 
     fn attach(&self, context: &Arc<ContainerContext>) -> Box<dyn Isolation> {

@@ -11,9 +11,10 @@ use oci_spec::runtime::{
 
 use super::check_volumes;
 use super::volumes::{Filesystem, Volumes};
-use crate::api::{ContainerContext, Contribution, Isolator, IsolatorError};
-use crate::config::{Config, Launcher};
-use crate::linux::capabilities::{self, Set};
+use crate::api::{About, ContainerContext, Contribution, Isolator, IsolatorError};
+use crate::capability::Set;
+use crate::config::Config;
+use crate::linux::capabilities;
 use crate::mounts::{bind, file_system, new_namespace};
 use crate::plan::FileOperation;
 use crate::volume::persistent::Book;
@@ -86,19 +87,11 @@ pub(crate) fn linux(
     enabled: BTreeSet<&'static str>,
     book: Book,
 ) -> Result<Arc<dyn Isolator>, IsolatorError> {
-    if config.launcher != Launcher::Linux {
-        let object = "with --launcher=posix: 'linux' launcher must be used";
-        return Err(IsolatorError::plain(NAME, "start", object));
-    }
-    if !config.root {
-        let object = "without root: it needs root permissions";
-        return Err(IsolatorError::plain(NAME, "start", object));
-    }
+    config.require_linux(NAME)?;
     Ok(Arc::new(Filesystem {
-        name: NAME,
+        about: About::everywhere(NAME),
         settings: Settings { config: Arc::clone(&config), enabled: Arc::new(enabled) },
         prepare,
-        everywhere: true,
         volumes: Volumes { config, book, bind: true },
     }))
 }
@@ -208,7 +201,6 @@ fn devices() -> Vec<LinuxDevice> {
 
 #[cfg(test)]
 mod tests {
-    use kernel::cgroup::Hierarchies;
     use mesos::ContainerInfo;
 
     use super::*;
@@ -217,7 +209,7 @@ mod tests {
 
     fn settings(enabled: &[&'static str]) -> Settings {
         Settings {
-            config: Arc::new(Config::new(Launcher::Linux, Hierarchies::default())),
+            config: Arc::new(Config::default()),
             enabled: Arc::new(enabled.iter().copied().collect()),
         }
     }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::check_volumes;
 use super::volumes::{Filesystem, Volumes};
-use crate::api::{ContainerContext, Contribution, Isolator, IsolatorError};
+use crate::api::{About, ContainerContext, Contribution, Isolator, IsolatorError};
 use crate::config::Config;
 use crate::volume::persistent::Book;
 
@@ -21,10 +21,9 @@ pub(crate) fn posix(
     book: Book,
 ) -> Arc<dyn Isolator> {
     Arc::new(Filesystem {
-        name: NAME,
+        about: About::top_level(NAME),
         settings: Arc::new(enabled),
         prepare,
-        everywhere: false,
         volumes: Volumes { config, book, bind: false },
     })
 }

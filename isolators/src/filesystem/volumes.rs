@@ -16,7 +16,7 @@ use kernel::volume::{Place, bind, unbind};
 use mesos::Resource;
 
 use crate::api::{
-    ContainerContext, Contribution, Isolation, Isolator, IsolatorError, Known, Recovered,
+    About, ContainerContext, Contribution, Isolation, Isolator, IsolatorError, Known, Recovered,
 };
 use crate::config::Config;
 use crate::mounts;
@@ -25,10 +25,9 @@ use crate::volume::persistent::{self, Book, Persistent};
 
 /// A `filesystem/*` isolator: a contribution, and persistent volumes.
 pub(super) struct Filesystem<C> {
-    pub(super) name: &'static str,
+    pub(super) about: About,
     pub(super) settings: C,
     pub(super) prepare: Prepare<C>,
-    pub(super) everywhere: bool,
     pub(super) volumes: Volumes,
 }
 
@@ -43,16 +42,8 @@ pub(super) struct Volumes {
 
 #[async_trait]
 impl<C: Clone + Send + Sync + 'static> Isolator for Filesystem<C> {
-    fn name(&self) -> &'static str {
-        self.name
-    }
-
-    fn supports_nesting(&self) -> bool {
-        self.everywhere
-    }
-
-    fn supports_standalone(&self) -> bool {
-        self.everywhere
+    fn about(&self) -> About {
+        self.about
     }
 
     fn attach(&self, context: &Arc<ContainerContext>) -> Box<dyn Isolation> {
@@ -76,7 +67,7 @@ impl<C: Clone + Send + Sync + 'static> Isolator for Filesystem<C> {
 impl<C: Clone> Filesystem<C> {
     fn handle(&self, context: &Arc<ContainerContext>, pid: Option<u32>) -> Handle<C> {
         Handle {
-            name: self.name,
+            name: self.about.name,
             settings: self.settings.clone(),
             prepare: self.prepare,
             volumes: self.volumes.clone(),
@@ -257,7 +248,6 @@ impl<C> Handle<C> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::Launcher;
     use crate::disk::tests::volume;
     use crate::suite::context;
 
@@ -273,14 +263,13 @@ mod tests {
             for part in ["sandbox", "volumes/a", "volumes/b"] {
                 fs::create_dir_all(dir.join(part)).unwrap();
             }
-            let mut config = Config::new(Launcher::Linux, kernel::cgroup::Hierarchies::default());
-            config.disk = persistent::tests::config(&dir);
-            let volumes = Volumes { config: Arc::new(config), book: Book::default(), bind };
+            let disk = persistent::tests::config(&dir);
+            let config = Arc::new(Config { disk, ..Config::default() });
+            let volumes = Volumes { config, book: Book::default(), bind };
             let isolator = Filesystem {
-                name: "filesystem/test",
+                about: About::top_level("filesystem/test"),
                 settings: (),
                 prepare: |(), _| Ok(Contribution::default()),
-                everywhere: false,
                 volumes,
             };
             let sandbox = dir.join("sandbox");

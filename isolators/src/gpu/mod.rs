@@ -25,7 +25,7 @@ use tracing::{info, warn};
 use self::allocator::Allocator;
 pub use self::settings::Settings;
 use crate::api::{
-    ContainerContext, Contribution, Isolation, Isolator, IsolatorError, Known, Recovered,
+    About, ContainerContext, Contribution, Isolation, Isolator, IsolatorError, Known, Recovered,
 };
 use crate::cgroups::grants::Grants;
 use crate::quantity::total;
@@ -205,16 +205,8 @@ impl Figures {
 
 #[async_trait]
 impl Isolator for Nvidia {
-    fn name(&self) -> &'static str {
-        NAME
-    }
-
-    fn supports_nesting(&self) -> bool {
-        true
-    }
-
-    fn supports_standalone(&self) -> bool {
-        true
+    fn about(&self) -> About {
+        About::everywhere(NAME)
     }
 
     fn attach(&self, context: &Arc<ContainerContext>) -> Box<dyn Isolation> {
@@ -339,8 +331,7 @@ impl Isolation for Gpus {
     async fn prepare(&mut self) -> Result<Contribution, IsolatorError> {
         if self.nested() {
             // Its top-level container has its GPUs; it sees all of them.
-            let root = &self.context.lineage()[0];
-            let gpus = self.shared.allocator().of(root);
+            let gpus = self.shared.allocator().of(&self.context.id.root().value);
             let devices = self.nodes(&gpus);
             return Ok(Contribution { devices, ..Contribution::default() });
         }

@@ -13,7 +13,7 @@ const NAME: &str = "linux/nnp";
 /// # Errors
 /// The combination of flags cannot work.
 pub fn nnp(config: &Config) -> Result<Arc<dyn Isolator>, IsolatorError> {
-    super::check(NAME, config)?;
+    config.require_linux(NAME)?;
     Ok(Preparing::everywhere(NAME, (), prepare))
 }
 

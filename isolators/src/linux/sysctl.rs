@@ -39,7 +39,7 @@ const IPC: [&str; 12] = [
 /// # Errors
 /// The combination of flags cannot work.
 pub fn isolator(config: Arc<Config>) -> Result<Arc<dyn Isolator>, IsolatorError> {
-    super::check(NAME, &config)?;
+    config.require_linux(NAME)?;
     Ok(Preparing::everywhere(NAME, config, prepare))
 }
 
@@ -134,10 +134,7 @@ fn prepare(
 
 #[cfg(test)]
 mod tests {
-    use kernel::cgroup::Hierarchies;
-
     use super::*;
-    use crate::config::Launcher;
     use crate::suite::context;
 
     #[test]
@@ -174,9 +171,8 @@ mod tests {
 
     #[test]
     fn the_label_stands_above_the_flag() {
-        let mut config = Config::new(Launcher::Linux, Hierarchies::default());
-        config.container_sysctls = parse("kernel.msgmax=1;kernel.msgmnb=2").unwrap();
-        let config = Arc::new(config);
+        let container_sysctls = parse("kernel.msgmax=1;kernel.msgmnb=2").unwrap();
+        let config = Arc::new(Config { container_sysctls, ..Config::default() });
         let mut context = context("a");
         context.labels.insert(LABEL.into(), "kernel.msgmax=3".into());
         let part = prepare(&config, &context).unwrap();

@@ -92,12 +92,10 @@ fn is_another(directory: &Path) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use kernel::cgroup::Hierarchies;
     use mesos::{ContainerInfo, LinuxInfo};
 
     use super::*;
     use crate::api::Parent;
-    use crate::config::Launcher;
     use crate::suite::context;
 
     fn with(mode: Option<IpcMode>, shm_size: Option<u32>) -> ContainerContext {
@@ -110,7 +108,7 @@ mod tests {
 
     #[test]
     fn modes() {
-        let config = Arc::new(Config::new(Launcher::Linux, Hierarchies::default()));
+        let config = Arc::new(Config::default());
         let plain = prepare(&config, &with(None, None)).unwrap();
         assert_eq!((plain.namespaces.len(), plain.mounts.len()), (1, 0));
         let private = prepare(&config, &with(Some(IpcMode::Private), Some(8))).unwrap();

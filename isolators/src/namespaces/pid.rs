@@ -58,17 +58,12 @@ fn prepare(
 
 #[cfg(test)]
 mod tests {
-    use kernel::cgroup::Hierarchies;
     use mesos::{ContainerInfo, LinuxInfo};
 
     use super::*;
     use crate::api::Parent;
     use crate::config::Launcher;
     use crate::suite::context;
-
-    fn config() -> Config {
-        Config::new(Launcher::Linux, Hierarchies::default())
-    }
 
     fn sharing(mut context: ContainerContext) -> ContainerContext {
         let linux = LinuxInfo { share_pid_namespace: Some(true), ..LinuxInfo::default() };
@@ -78,7 +73,7 @@ mod tests {
 
     #[test]
     fn top_level() {
-        let config = Arc::new(config());
+        let config = Arc::new(Config::default());
         let own = prepare(&config, &context("a")).unwrap();
         assert_eq!(own.namespaces, [new_namespace(LinuxNamespaceType::Pid)]);
         assert_eq!(own.mounts.len(), 1);
@@ -91,7 +86,7 @@ mod tests {
 
     #[test]
     fn nested_joins_what_its_parent_has() {
-        let config = Arc::new(config());
+        let config = Arc::new(Config::default());
         let mut nested = sharing(context("b"));
         let parent = Parent {
             pid: 42,
@@ -109,9 +104,9 @@ mod tests {
 
     #[test]
     fn prerequisites() {
-        assert!(pid(Arc::new(config()), true).is_ok());
-        assert!(pid(Arc::new(config()), false).is_err());
-        let posix = Config::new(Launcher::Posix, Hierarchies::default());
+        assert!(pid(Arc::new(Config::default()), true).is_ok());
+        assert!(pid(Arc::new(Config::default()), false).is_err());
+        let posix = Config { launcher: Launcher::Posix, ..Config::default() };
         let error = pid(Arc::new(posix), true).err().unwrap().to_string();
         assert!(error.contains("--launcher=posix"), "{error}");
     }

@@ -16,7 +16,7 @@ use kernel::namespaces::Namespace;
 use oci_spec::runtime::{LinuxIdMapping, LinuxIdMappingBuilder, LinuxNamespaceType};
 
 use crate::api::{
-    ContainerContext, Contribution, IdMappings, Isolation, Isolator, IsolatorError, Known,
+    About, ContainerContext, Contribution, IdMappings, Isolation, Isolator, IsolatorError, Known,
     Recovered,
 };
 use crate::config::Config;
@@ -96,16 +96,8 @@ fn mappings(extents: &[Extent]) -> Vec<LinuxIdMapping> {
 
 #[async_trait]
 impl Isolator for User {
-    fn name(&self) -> &'static str {
-        NAME
-    }
-
-    fn supports_nesting(&self) -> bool {
-        true
-    }
-
-    fn supports_standalone(&self) -> bool {
-        true
+    fn about(&self) -> About {
+        About::everywhere(NAME)
     }
 
     fn attach(&self, context: &Arc<ContainerContext>) -> Box<dyn Isolation> {

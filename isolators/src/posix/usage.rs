@@ -7,7 +7,9 @@ use async_trait::async_trait;
 use kernel::proctree::{self, ProcessStat};
 use mesos::ResourceStatistics;
 
-use crate::api::{ContainerContext, Isolation, Isolator, IsolatorError, Known, Probe, Recovered};
+use crate::api::{
+    About, ContainerContext, Isolation, Isolator, IsolatorError, Known, Probe, Recovered,
+};
 
 /// Adds the figures of a process tree to statistics.
 type Fill = fn(&[ProcessStat], &mut ResourceStatistics);
@@ -37,8 +39,8 @@ macro_rules! isolator {
     ($type:ident, $name:literal, $fill:ident) => {
         #[async_trait]
         impl Isolator for $type {
-            fn name(&self) -> &'static str {
-                $name
+            fn about(&self) -> About {
+                About::top_level($name)
             }
 
             fn attach(&self, _context: &Arc<ContainerContext>) -> Box<dyn Isolation> {

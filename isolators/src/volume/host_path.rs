@@ -114,7 +114,6 @@ fn find(config: &Config, path: &Path) -> Result<bool, IsolatorError> {
 
 #[cfg(test)]
 mod tests {
-    use kernel::cgroup::Hierarchies;
     use mesos::ContainerInfo;
 
     use super::*;
@@ -127,9 +126,10 @@ mod tests {
         fs::create_dir_all(&dir).unwrap();
         let mut context = context("a");
         context.sandbox.clone_from(&dir);
-        let mut config = Config::new(Launcher::Linux, Hierarchies::default());
-        config.host_path_volume_force_creation = vec![dir.join("force")];
-        let config = Arc::new(config);
+        let config = Arc::new(Config {
+            host_path_volume_force_creation: vec![dir.join("force")],
+            ..Config::default()
+        });
         let mut with = |volumes: Vec<Volume>| {
             context.info = Some(ContainerInfo { volumes, ..ContainerInfo::default() });
             prepare(&config, &context)

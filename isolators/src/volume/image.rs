@@ -10,7 +10,7 @@ use mesos::volume::Mode;
 
 use super::{Source, check, target, volumes};
 use crate::api::{
-    ContainerContext, Contribution, Isolation, Isolator, IsolatorError, Known, Recovered,
+    About, ContainerContext, Contribution, Isolation, Isolator, IsolatorError, Known, Recovered,
 };
 use crate::config::Config;
 use crate::image::{Provisioner, name};
@@ -36,16 +36,8 @@ struct VolumeImage {
 
 #[async_trait]
 impl Isolator for VolumeImage {
-    fn name(&self) -> &'static str {
-        NAME
-    }
-
-    fn supports_nesting(&self) -> bool {
-        true
-    }
-
-    fn supports_standalone(&self) -> bool {
-        true
+    fn about(&self) -> About {
+        About::everywhere(NAME)
     }
 
     fn attach(&self, context: &Arc<ContainerContext>) -> Box<dyn Isolation> {
@@ -114,11 +106,9 @@ mod tests {
     use std::path::PathBuf;
     use std::sync::Mutex;
 
-    use kernel::cgroup::Hierarchies;
     use mesos::{ContainerId, ContainerInfo, Image, Volume};
 
     use super::*;
-    use crate::config::Launcher;
     use crate::image::ProvisionError;
     use crate::suite::context;
 
@@ -162,8 +152,7 @@ mod tests {
     }
 
     fn isolator(provisioner: Option<Arc<dyn Provisioner>>) -> Arc<dyn Isolator> {
-        let config = Config::new(Launcher::Linux, Hierarchies::default());
-        image(Arc::new(Config { provisioner, ..config }), true).unwrap()
+        image(Arc::new(Config { provisioner, ..Config::default() }), true).unwrap()
     }
 
     #[tokio::test]

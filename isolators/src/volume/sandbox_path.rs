@@ -151,13 +151,11 @@ fn link(context: &ContainerContext, volume: &Volume, source: &Path) -> Result<()
 
 #[cfg(test)]
 mod tests {
-    use kernel::cgroup::Hierarchies;
     use mesos::ContainerInfo;
     use mesos::volume::source::sandbox_path::Type;
 
     use super::*;
     use crate::api::Parent;
-    use crate::config::Launcher;
     use crate::suite::context;
     use crate::volume::tests::{sandbox, volume};
 
@@ -189,7 +187,7 @@ mod tests {
             volumes: Vec<Volume>,
         ) -> Result<Contribution, IsolatorError> {
             self.context.info = Some(ContainerInfo { volumes, ..ContainerInfo::default() });
-            let config = Arc::new(Config::new(Launcher::Linux, Hierarchies::default()));
+            let config = Arc::new(Config::default());
             let book = self.book.clone();
             prepare(&Settings { config, bind, book }, &self.context)
         }

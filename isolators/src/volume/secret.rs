@@ -18,7 +18,7 @@ use mesos::volume::Mode;
 
 use super::{Source, check, target, volumes};
 use crate::api::{
-    ContainerContext, Contribution, Isolation, Isolator, IsolatorError, Known, Recovered,
+    About, ContainerContext, Contribution, Isolation, Isolator, IsolatorError, Known, Recovered,
 };
 use crate::config::Config;
 use crate::mounts::bind;
@@ -49,12 +49,8 @@ struct VolumeSecret {
 
 #[async_trait]
 impl Isolator for VolumeSecret {
-    fn name(&self) -> &'static str {
-        NAME
-    }
-
-    fn supports_nesting(&self) -> bool {
-        true
+    fn about(&self) -> About {
+        About { name: NAME, nesting: true, standalone: false }
     }
 
     fn attach(&self, context: &Arc<ContainerContext>) -> Box<dyn Isolation> {
@@ -82,7 +78,7 @@ impl Secrets {
     fn all_containers(&self) -> &Path {
         let runtime = self.context.runtime.as_path();
         // A nested container's is `containers/<id>` below its parent's.
-        let levels = 2 * self.context.lineage().len() - 1;
+        let levels = 2 * self.context.id.lineage().len() - 1;
         runtime.ancestors().nth(levels).unwrap_or(runtime)
     }
 
@@ -163,7 +159,6 @@ impl Isolation for Secrets {
 
 #[cfg(test)]
 mod tests {
-    use kernel::cgroup::Hierarchies;
     use mesos::{ContainerInfo, volume};
 
     use super::*;
@@ -182,7 +177,7 @@ mod tests {
         let volumes = vec![crate::volume::tests::volume("token", source)];
         context.info = Some(ContainerInfo { volumes, ..ContainerInfo::default() });
         let directory = context.runtime.join(DIRECTORY);
-        let config = Arc::new(Config::new(Launcher::Linux, Hierarchies::default()));
+        let config = Arc::new(Config::default());
         Secrets { config, context: Arc::new(context), directory }
     }
 
@@ -217,7 +212,7 @@ mod tests {
 
     #[test]
     fn it_needs_mount_namespaces() {
-        let config = |launcher| Arc::new(Config::new(launcher, Hierarchies::default()));
+        let config = |launcher| Arc::new(Config { launcher, ..Config::default() });
         for made in [secret(config(Launcher::Posix), true), secret(config(Launcher::Linux), false)]
         {
             assert!(made.err().unwrap().to_string().contains("'filesystem/linux'"));

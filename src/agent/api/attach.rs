@@ -17,7 +17,7 @@ use mesos::recordio::Decoder;
 
 use super::session;
 use super::streams::{self, Pen, Session};
-use super::{Context, nested, v1};
+use super::{Context, decode};
 use crate::containerizer::{ContainerizerError, terminal};
 use crate::wire::http::media::{self, Media, Shape};
 use crate::wire::http::{BodyStream, Request, Response, StatusCode};
@@ -105,7 +105,7 @@ fn find(context: &Arc<Context>, id: &ContainerId) -> Result<Arc<Session>, Respon
                        terminal and is no session, its output is in its sandbox";
         return Err(Response::text(StatusCode::INTERNAL_SERVER_ERROR, message));
     }
-    let message = format!("Container {} cannot be found", nested::display(id));
+    let message = format!("Container {id} cannot be found");
     Err(Response::text(StatusCode::NOT_FOUND, message))
 }
 
@@ -151,7 +151,7 @@ impl Calls {
         loop {
             match self.decoder.next_record() {
                 Ok(Some(record)) => {
-                    return Some(v1::decode_valid(self.media, &record).map_err(bad));
+                    return Some(decode::operator(self.media, &record).map_err(bad));
                 }
                 Ok(None) => {}
                 Err(error) => return Some(Err(bad(format!("Failed to read record: {error}")))),
@@ -228,7 +228,7 @@ mod tests {
         let text = format!(
             r#"{{"type":"ATTACH_CONTAINER_INPUT","attach_container_input":{{"type":"PROCESS_IO"{json}}}}}"#
         );
-        let call = v1::decode_valid(Media::Json, text.as_bytes()).expect("a valid call");
+        let call = decode::operator(Media::Json, text.as_bytes()).expect("a valid call");
         input(call.attach_container_input.expect("given"))
     }
 

@@ -12,11 +12,9 @@ use mesos::agent::response::{GetContainers, get_containers};
 use mesos::json::Writer;
 use mesos::{ContainerId, ContainerStatus, ResourceStatistics};
 
-use super::nested::display;
 use crate::agent::core::state::{Executor, ExecutorState};
 use crate::agent::snapshot::Snapshot;
-use crate::containerizer::images::Progress;
-use crate::containerizer::{Containerizer, Sample, Trouble};
+use crate::containerizer::{Containerizer, Progress, Sample, Trouble};
 
 /// Which containers are wanted; `None` is any.
 #[derive(Debug, Clone, Default)]
@@ -79,7 +77,7 @@ pub async fn collect(
             executor_name: Some(executor.info.name().to_owned()),
             container_id: id.clone(),
             container_status: Some(status(containerizer, id).await),
-            resource_statistics: samples.get(&display(id)).map(|s| (*s).clone()),
+            resource_statistics: samples.get(&id.to_string()).map(|s| (*s).clone()),
         });
     }
     if !(selection.nested || selection.standalone) {
@@ -97,7 +95,7 @@ pub async fn collect(
         }
         found.push(get_containers::Container {
             container_status: Some(status(containerizer, &id).await),
-            resource_statistics: samples.get(&display(&id)).map(|s| (*s).clone()),
+            resource_statistics: samples.get(&id.to_string()).map(|s| (*s).clone()),
             // compat: the parent is only told in the status.
             container_id: ContainerId { value: id.value, parent: None },
             ..Default::default()
@@ -108,7 +106,7 @@ pub async fn collect(
 
 /// One sample by the ids with their parents.
 fn by_id(sample: &Sample) -> HashMap<String, &ResourceStatistics> {
-    sample.iter().map(|(id, statistics)| (display(id), statistics)).collect()
+    sample.iter().map(|(id, statistics)| (id.to_string(), statistics)).collect()
 }
 
 async fn status(containerizer: &dyn Containerizer, id: &ContainerId) -> ContainerStatus {
@@ -123,8 +121,8 @@ async fn status(containerizer: &dyn Containerizer, id: &ContainerId) -> Containe
 pub struct Beside {
     /// They are being destroyed, and something is in the way.
     pub troubles: Vec<(ContainerId, Arc<Trouble>)>,
-    /// Their image is being pulled.
-    pub provisioning: Vec<(ContainerId, Progress)>,
+    /// They are being launched, and that takes its time.
+    pub progress: Vec<(ContainerId, Progress)>,
     /// What listens in them: top-level ones by id.
     pub listening: HashMap<String, OpenPorts>,
 }
@@ -135,7 +133,7 @@ impl Beside {
     pub fn of(containerizer: &dyn Containerizer) -> Beside {
         Beside {
             troubles: containerizer.troubles(),
-            provisioning: containerizer.provisioning(),
+            progress: containerizer.progress(),
             listening: containerizer.listening().into_iter().collect(),
         }
     }
@@ -184,8 +182,9 @@ pub fn render(
                 if let Some(executor) = executors.get(c.container_id.value.as_str()) {
                     executor_members(w, executor);
                 }
-                if let Some((_, now)) = beside.provisioning.iter().find(|(id, _)| own(id)) {
-                    w.key("provisioning").raw(super::images::far(now).to_string().as_bytes());
+                if let Some((_, progress)) = beside.progress.iter().find(|(id, _)| own(id)) {
+                    let (name, value) = progress.to_json();
+                    w.key(name).raw(value.to_string().as_bytes());
                 }
                 if let Some(statistics) = &c.resource_statistics {
                     figures(w, statistics, beside.listening.get(&c.container_id.value));
@@ -214,7 +213,7 @@ pub async fn statistics(snapshot: &Snapshot, containerizer: &dyn Containerizer) 
     let mut w = Writer::new();
     w.array(|w| {
         for executor in alive(snapshot) {
-            let Some(&sample) = samples.get(&display(&executor.container_id)) else { continue };
+            let Some(&sample) = samples.get(&executor.container_id.to_string()) else { continue };
             w.object(|w| {
                 executor_members(w, executor);
                 figures(w, sample, listening.get(&executor.container_id.value));

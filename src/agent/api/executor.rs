@@ -3,13 +3,12 @@
 //! its `Handle`.
 
 use bytes::Bytes;
-use mesos::executor::{Call, Event, call};
-use mesos::json::JsonError;
-use mesos::{TaskStatus, recordio, schema};
+use mesos::executor::{Event, call};
+use mesos::{TaskStatus, recordio};
 use prost::Message as _;
 use tokio::sync::mpsc;
 
-use super::{Context, validate};
+use super::{Context, decode};
 use crate::agent::core::event::Refusal;
 use crate::agent::{CallError, Subscription};
 use crate::containerizer::Containerizer;
@@ -33,9 +32,7 @@ async fn answer(context: &Context, request: &mut Request) -> Result<Response, Re
     let handle = &context.handle;
     let content = media::request_media(&request.headers)?;
     let body = request.bytes().await?;
-    let call = decode(content, &body).map_err(bad_request)?;
-    validate::executor_call(&call)
-        .map_err(|e| bad_request(format!("Failed to validate Executor::Call: {e}")))?;
+    let call = decode::executor(content, &body).map_err(bad_request)?;
     let (framework, executor) = (call.framework_id.clone(), call.executor_id.clone());
     let done = match call.r#type() {
         // compat: Mesos' executors send made-up ids with their heartbeats.
@@ -72,22 +69,6 @@ async fn complete(containerizer: &dyn Containerizer, status: &mut TaskStatus) {
             told.network_infos = known.network_infos;
         }
     }
-}
-
-fn decode(content: Media, body: &[u8]) -> Result<Call, String> {
-    let bytes = match content {
-        Media::Protobuf => {
-            let wrong = |_| "Failed to parse body into Call protobuf".to_owned();
-            return schema::decode(body).map_err(wrong);
-        }
-        Media::Json => mesos::v1::from_json("mesos.v1.executor.Call", body),
-    };
-    let bytes = bytes.map_err(|e| match e {
-        JsonError::Syntax { .. } => format!("Failed to parse body into JSON: {e}"),
-        JsonError::Convert(_) => format!("Failed to convert JSON into Call protobuf: {e}"),
-    })?;
-    Call::decode(bytes.as_slice())
-        .map_err(|e| format!("Failed to convert JSON into Call protobuf: {e}"))
 }
 
 /// The response whose body is the stream of events. It ends when the agent ends

@@ -128,7 +128,7 @@ fn pull(context: &Context, wanted: Pull) -> Response {
                 () = records.closed() => return,
                 _ = ticks.tick() => {
                     let now = *seen.borrow_and_update();
-                    let _ = records.try_send(record(&json!({ "progress": far(&now) })));
+                    let _ = records.try_send(record(&json!({ "progress": now.to_json() })));
                 }
             }
         };
@@ -139,14 +139,6 @@ fn pull(context: &Context, wanted: Pull) -> Response {
         let _ = records.send(record(&last)).await;
     });
     Response::stream(RECORD, body)
-}
-
-/// How far a pull is, also in `/containers`.
-pub(super) fn far(now: &Progress) -> Value {
-    json!({
-        "layers": now.layers, "layers_done": now.layers_done,
-        "bytes": now.bytes, "bytes_done": now.bytes_done,
-    })
 }
 
 fn record(value: &Value) -> Bytes {

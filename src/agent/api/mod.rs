@@ -9,6 +9,7 @@
 mod attach;
 mod attachments;
 pub mod containers;
+mod decode;
 pub mod executor;
 mod files;
 mod garbage;

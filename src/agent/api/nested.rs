@@ -20,15 +20,6 @@ use crate::agent::snapshot::Snapshot;
 use crate::containerizer::{Class, ContainerizerError, LaunchRequest, Termination};
 use crate::wire::http::{Response, StatusCode};
 
-/// The id with its parents, `parent.child`, as Mesos prints it.
-#[must_use]
-pub fn display(id: &ContainerId) -> String {
-    match &id.parent {
-        Some(parent) => format!("{}.{}", display(parent), id.value),
-        None => id.value.clone(),
-    }
-}
-
 /// `LAUNCH_CONTAINER` and `LAUNCH_NESTED_CONTAINER`.
 pub async fn launch(
     context: &Arc<Context>,
@@ -67,7 +58,7 @@ fn collect_later(context: &Arc<Context>, id: ContainerId, sandbox: &Path) {
 
 /// Starts a container whose sandbox exists.
 pub(super) async fn start(context: &Arc<Context>, request: LaunchRequest) -> Result<(), Response> {
-    let name = display(&request.id);
+    let name = request.id.to_string();
     let context = Arc::clone(context);
     let launched = tokio::spawn(async move { context.containerizer.launch(request).await }).await;
     Err(match launched {
@@ -130,7 +121,7 @@ fn require_parent(context: &Context, parent: &ContainerId) -> Result<(), Respons
     if context.containerizer.containers().iter().any(|(id, _)| id == parent) {
         return Ok(());
     }
-    Err(bad_request(format!("Parent container {} does not exist", display(parent))))
+    Err(bad_request(format!("Parent container {parent} does not exist")))
 }
 
 /// `ROOT/containers/<child>/containers/<grandchild>`.
@@ -148,7 +139,7 @@ pub async fn wait(
     nested_answer: bool,
 ) -> Result<Answer, Response> {
     let termination = context.containerizer.wait(id).await.ok_or_else(|| {
-        let message = format!("Container {} cannot be found", display(id));
+        let message = format!("Container {id} cannot be found");
         Response::text(StatusCode::NOT_FOUND, message)
     })?;
     let end = ended(termination);
@@ -190,7 +181,7 @@ pub async fn kill(context: &Context, id: &ContainerId, signal: Option<i32>) -> R
     if context.containerizer.kill(id, signal.unwrap_or(SIGKILL)).await {
         return Response::empty(StatusCode::OK);
     }
-    let message = format!("Container '{}' cannot be found (or is already killed)", display(id));
+    let message = format!("Container '{id}' cannot be found (or is already killed)");
     Response::text(StatusCode::NOT_FOUND, message)
 }
 
@@ -198,13 +189,13 @@ pub async fn kill(context: &Context, id: &ContainerId, signal: Option<i32>) -> R
 /// that has ended, and its sandbox. Of one that is not known nothing is left.
 pub async fn remove(context: &Context, snapshot: &Snapshot, id: &ContainerId) -> Response {
     if context.containerizer.containers().iter().any(|(known, _)| known == id) {
-        let message = format!("Container {} has not terminated yet", display(id));
+        let message = format!("Container {id} has not terminated yet");
         return Response::text(StatusCode::INTERNAL_SERVER_ERROR, message);
     }
     context.containerizer.forget(id).await;
     let root = match snapshot.executor_of(id) {
         Some(_) if id.parent.is_none() => {
-            return bad_request(format!("Container {} belongs to an executor", display(id)));
+            return bad_request(format!("Container {id} belongs to an executor"));
         }
         Some(executor) => PathBuf::from(&executor.directory),
         None => context.work_dir.standalone(&id.root().value),

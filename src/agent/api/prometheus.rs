@@ -134,7 +134,7 @@ pub fn gpus(all: &[Gpu], out: &mut Exposition) {
 /// Which container: a nested one by its whole id, parents first.
 fn labels(container: &Container) -> Labels {
     let known = container.container_status.as_ref().and_then(|s| s.container_id.as_ref());
-    let id = super::nested::display(known.unwrap_or(&container.container_id));
+    let id = known.unwrap_or(&container.container_id).to_string();
     let mut labels = Labels::from([("container_id", id)]);
     if let Some(framework) = &container.framework_id {
         labels.insert("framework_id", framework.value.clone());

@@ -79,7 +79,7 @@ pub(super) async fn launch(
         return Err(Response::text(StatusCode::INTERNAL_SERVER_ERROR, message));
     };
     let (session, over) = Session::new(writer);
-    context.sessions.map().insert(nested::display(&id), Arc::clone(&session));
+    context.sessions.map().insert(id.to_string(), Arc::clone(&session));
     let guest = Guest { context: Arc::clone(context), id, session, ended: false, _over: over };
     let (sender, receiver) = mpsc::channel(CHUNKS);
     let client = Client { sender, media: accept.media() };
@@ -197,7 +197,7 @@ struct Guest {
 
 impl Drop for Guest {
     fn drop(&mut self) {
-        self.context.sessions.remove(&nested::display(&self.id), &self.session);
+        self.context.sessions.remove(&self.id.to_string(), &self.session);
         self.session.close();
         if !self.ended {
             let (context, id) = (Arc::clone(&self.context), self.id.clone());
@@ -251,7 +251,7 @@ pub(super) async fn overhear(
 ) -> Result<Response, ContainerizerError> {
     let failed = |error: io::Error| {
         let message = format!("failed to make pipes: {error}");
-        ContainerizerError::Listen { id: nested::display(id), message }
+        ContainerizerError::Listen { id: id.to_string(), message }
     };
     let (mut out, stdout) = outward().map_err(failed)?;
     let (mut err, stderr) = outward().map_err(failed)?;

@@ -16,7 +16,7 @@ use crate::agent::snapshot::Snapshot;
 pub fn render(snapshot: &Snapshot, about: &About) -> Vec<u8> {
     let mut w = Writer::new();
     w.object(|w| {
-        version_fields(w, &about.version);
+        model::version_fields(w, &about.version);
         w.key("start_time").double(about.start_time);
         w.key("id").string(snapshot.info.id.as_ref().map_or("", |id| &id.value));
         w.key("pid").string(&about.pid);
@@ -59,27 +59,6 @@ pub(super) fn flags_field(w: &mut Writer, about: &About) {
             w.key(name).string(value);
         }
     });
-}
-
-fn version_fields(w: &mut Writer, version: &mesos::VersionInfo) {
-    w.key("version").string(&version.version);
-    let optional = [
-        ("git_sha", &version.git_sha),
-        ("git_branch", &version.git_branch),
-        ("git_tag", &version.git_tag),
-        ("build_date", &version.build_date),
-    ];
-    for (name, value) in optional {
-        if let Some(value) = value {
-            w.key(name).string(value);
-        }
-    }
-    if let Some(time) = version.build_time {
-        w.key("build_time").double(time);
-    }
-    if let Some(user) = &version.build_user {
-        w.key("build_user").string(user);
-    }
 }
 
 fn resource_fields(w: &mut Writer, snapshot: &Snapshot) {

@@ -21,7 +21,7 @@ use tokio::net::unix::pipe::Sender;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, Interval, MissedTickBehavior};
 
-use super::{Context, nested};
+use super::Context;
 use crate::containerizer::terminal::Terminal;
 use crate::wire::http::media::Media;
 
@@ -52,7 +52,7 @@ impl Sessions {
 
 /// The streams of a running container, if it has any of its own.
 pub(super) fn find(context: &Arc<Context>, id: &ContainerId) -> Option<Arc<Session>> {
-    let key = nested::display(id);
+    let key = id.to_string();
     let mut map = context.sessions.map();
     if let Some(session) = map.get(&key) {
         return Some(Arc::clone(session));

@@ -1,5 +1,5 @@
-//! `/api/v1`: the operator API. Decodes a call, checks it, answers reads from
-//! the snapshot and passes container calls on.
+//! `/api/v1`: the operator API. Answers reads from the snapshot and passes container
+//! calls on.
 //!
 //! Calls that belong to parts that are not there yet are 501 with a sentence
 //! that names them; docs/COMPAT.md lists them.
@@ -10,14 +10,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use mesos::agent::{Call, Response as Answer, call, response};
-use mesos::json::JsonError;
-use mesos::schema;
 use prost::Message as _;
 
 use super::attachments::Attachments;
 use super::containers::{self, Selection};
 use super::executor::not_implemented;
-use super::{Context, attach, files, images, nested, reads, session, validate};
+use super::{Context, attach, decode, files, images, nested, reads, session};
 use crate::agent::snapshot::{AgentState, Snapshot};
 use crate::wire::http::media::{self, Media, Shape};
 use crate::wire::http::{Request, Response, StatusCode};
@@ -54,7 +52,7 @@ async fn answer(
     };
     let body = request.bytes().await?;
     let call =
-        decode_valid(content, &body).map_err(|e| Response::text(StatusCode::BAD_REQUEST, e))?;
+        decode::operator(content, &body).map_err(|e| Response::text(StatusCode::BAD_REQUEST, e))?;
     match (call.r#type(), accept) {
         (call::Type::LaunchNestedContainerSession, _) => {
             let session = call.launch_nested_container_session.unwrap_or_default();
@@ -80,28 +78,6 @@ async fn answer(
         return Ok(encode(&answer, accept));
     }
     dispatch(context, snapshot, call, accept).await
-}
-
-/// Reads a call and checks it; the error is the text of a 400.
-pub(super) fn decode_valid(content: Media, body: &[u8]) -> Result<Call, String> {
-    let call = decode(content, body)?;
-    validate::agent_call(&call).map_err(|e| format!("Failed to validate agent::Call: {e}"))?;
-    Ok(call)
-}
-
-fn decode(content: Media, body: &[u8]) -> Result<Call, String> {
-    let bytes = match content {
-        Media::Protobuf => {
-            let wrong = |_| "Failed to parse body into a protobuf object".to_owned();
-            return schema::decode(body).map_err(wrong);
-        }
-        Media::Json => mesos::v1::from_json("mesos.v1.agent.Call", body),
-    };
-    let bytes = bytes.map_err(|e| match e {
-        JsonError::Syntax { .. } => format!("Failed to parse body into JSON: {e}"),
-        JsonError::Convert(_) => e.to_string(),
-    })?;
-    Call::decode(bytes.as_slice()).map_err(|e| e.to_string())
 }
 
 /// The calls that do something, wait for something or ask the containerizer.

@@ -18,7 +18,7 @@ use thiserror::Error;
 use super::state::StreamId;
 use crate::checkpoint::{Garbage, Record, RunKey};
 use crate::checks;
-use crate::containerizer::{Details, Termination};
+use crate::containerizer::{Details, Progress, Termination};
 use crate::gc::Disk;
 
 /// Numbers a checkpoint; the storage task works them off in order.
@@ -74,6 +74,13 @@ pub enum Event {
         container: String,
         /// Its pid and status, or why not.
         result: Result<LaunchedContainer, String>,
+    },
+    /// How far a launch is.
+    Progress {
+        /// The container.
+        container: String,
+        /// `None`: it waits for nothing that takes long.
+        progress: Option<Progress>,
     },
     /// The containerizer applied (or not) new resources.
     Updated {
@@ -330,6 +337,11 @@ pub enum Effect {
     },
     /// Make the sandbox and start the container ([`Event::Launched`]), then watch it.
     Launch(Box<LaunchSpec>),
+    /// Ask how far a launch is; the answer is [`Event::Progress`].
+    AskProgress {
+        /// The container.
+        container: ContainerId,
+    },
     /// Watch a recovered container ([`Event::Terminated`]).
     Watch {
         /// The container.
@@ -437,6 +449,11 @@ pub enum Timer {
     ExecutorReregistration,
     /// Ask silent V0 executors again to reconnect.
     ExecutorReconnect,
+    /// A launch takes its time: its framework is to be told how far it is.
+    Progress {
+        /// The container.
+        container: String,
+    },
     /// An executor had its time to shut down.
     ExecutorShutdown {
         /// Its container.

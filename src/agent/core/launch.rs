@@ -10,6 +10,7 @@ use mesos::{
 
 use super::event::{Effect, LaunchSpec, LaunchedContainer, Timer};
 use super::operations::has_volumes;
+use super::progress::first_look;
 use super::state::{Executor, ExecutorState, FrameworkState, Played, task_of};
 use super::tasks::is_default_executor;
 use super::{Core, Then, names, wire};
@@ -32,7 +33,8 @@ impl Core {
     ) {
         let Some(f) = self.frameworks.get(framework) else { return };
         let checkpoint = f.checkpoint();
-        let played = info.is_none().then(|| Played::new(task.clone()));
+        let played =
+            info.is_none().then(|| Played { launching: true, ..Played::new(task.clone()) });
         let command = match &info {
             Some(info) => info.command.as_ref(),
             None => task.command.as_ref(),
@@ -117,14 +119,15 @@ impl Core {
         let Some(e) = self.executor(framework, executor) else { return };
         let container = e.container_id.value.clone();
         let (checkpoint, volumes) = (e.checkpoint, has_volumes(&spec.requests));
-        let played = e.is_played();
-        let mut effects = vec![Effect::Launch(Box::new(spec))];
-        if !played {
-            effects.push(Effect::Schedule {
+        let timer = match &e.played {
+            Some(played) => first_look(&container, &played.task),
+            None => Some(Effect::Schedule {
                 after: self.config.executor_registration_timeout,
                 timer: Timer::ExecutorRegistration { container },
-            });
-        }
+            }),
+        };
+        let mut effects = vec![Effect::Launch(Box::new(spec))];
+        effects.extend(timer);
         // The newest checkpoint is that of the executor's first task.
         match (volumes, checkpoint) {
             // What is written into them outlives the machine.

@@ -27,6 +27,7 @@ mod messages;
 pub(in crate::agent) mod names;
 mod operations;
 mod played;
+mod progress;
 mod random;
 pub mod recovery;
 mod registration;
@@ -184,6 +185,7 @@ impl Core {
             Event::Persisted(seq) => self.persisted(seq),
             Event::PersistFailed { seq, error } => self.persist_failed(seq, &error),
             Event::Launched { container, result } => self.launched(&container, result),
+            Event::Progress { container, progress } => self.progress(&container, progress),
             Event::Updated { container, tasks, result } => {
                 self.updated(&container, &tasks, result);
             }
@@ -291,6 +293,7 @@ impl Core {
             Timer::ExecutorRegistration { container } => self.registration_timeout(&container),
             Timer::ExecutorReregistration => self.reregistration_timeout(),
             Timer::ExecutorReconnect => self.reconnect_executors(),
+            Timer::Progress { container } => self.progress_due(&container),
             Timer::ExecutorShutdown { container } => self.shutdown_timeout(&container),
             Timer::KillGrace { container, generation } => {
                 self.kill_grace_over(&container, generation)

@@ -1,9 +1,9 @@
 //! Command tasks without an executor process: the agent plays the executor.
 //!
 //! It reports TASK_STARTING and TASK_RUNNING when the container runs the
-//! command, kills by the task's policy (SIGTERM to all, then destruction) and
-//! turns the exit status into the last state, in the words of Mesos' command
-//! executor.
+//! command (the former earlier if that takes long, see `progress`), kills by the
+//! task's policy (SIGTERM to all, then destruction) and turns the exit status into
+//! the last state, in the words of Mesos' command executor.
 
 use std::time::Duration;
 
@@ -26,7 +26,9 @@ impl Core {
     pub(super) fn played_started(&mut self, framework: &str, executor: &str) {
         let Some(e) = self.executor_mut(framework, executor) else { return };
         e.state = ExecutorState::Running;
-        let Some(task) = e.played.as_ref().map(|p| p.task.task_id.value.clone()) else { return };
+        let Some(played) = &mut e.played else { return };
+        played.launching = false;
+        let task = played.task.task_id.value.clone();
         e.hand_over(&task);
         let container = e.container_id.value.clone();
         self.report_started(framework, executor, &task);
@@ -85,16 +87,16 @@ impl Core {
         let run = e.run.clone();
         let Some(played) = &e.played else { return };
         let task = played.task.task_id.value.clone();
-        if e.queued.contains_key(&task) {
+        if !e.queued.contains_key(&task) && !e.launched.contains_key(&task) {
+            return;
+        }
+        if played.launching {
             // Not started: the launch is undone, from whatever state.
             e.state = ExecutorState::Terminating;
             let (container, checkpoint) = (e.container_id.clone(), e.checkpoint);
             let destroy = Effect::Destroy { container, termination: None };
             self.after_kill_is_written(&run, &task, checkpoint, vec![destroy]);
             return self.kill_queued(&run.framework, &run.executor, &task);
-        }
-        if !e.launched.contains_key(&task) {
-            return;
         }
         let policy = played.task.kill_policy.as_ref().and_then(|p| p.grace_period.as_ref());
         let grace = grace.unwrap_or_else(|| {

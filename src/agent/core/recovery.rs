@@ -15,6 +15,7 @@ use mesos::{ContainerId, ContainerStatus, SlaveInfo, TaskState, task_status, val
 use thiserror::Error;
 
 use super::event::{Effect, Timer};
+use super::progress::first_look;
 use super::state::{
     Executor, ExecutorSink, ExecutorState, Framework, FrameworkState, Played, is_terminal,
 };
@@ -279,10 +280,13 @@ impl Core {
             return self.terminated(container, None);
         };
         tracing::info!(framework, task = task.task_id.value, "launching a task that never ran");
-        e.launched.remove(&task.task_id.value);
-        e.queued.insert(task.task_id.value.clone(), task);
+        // Its framework may have heard of it already: it stays among those handed over.
+        if let Some(played) = &mut e.played {
+            played.launching = true;
+        }
         if let Some(spec) = self.launch_spec(framework, executor) {
             self.out.push(Effect::Launch(Box::new(spec)));
+            self.out.extend(first_look(container, &task));
         }
     }
 
@@ -325,8 +329,8 @@ impl Core {
         self.frameworks
             .values()
             .flat_map(|f| f.executors.values())
-            // What is launched again has its task in the queue: nobody waits for it.
-            .any(|e| e.state == ExecutorState::Registering && e.queued.is_empty())
+            // Nobody waits for what is launched again.
+            .any(|e| e.state == ExecutorState::Registering && !e.is_launching())
     }
 
     /// Ends recovery once nobody is waited for. compat: Mesos always waits for

@@ -115,6 +115,8 @@ pub enum ExecutorSink {
 pub struct Played {
     /// The task, with its command, kill policy and time limit.
     pub task: TaskInfo,
+    /// Its container is being launched: the command has not been executed yet.
+    pub launching: bool,
     /// Set once a kill has begun.
     pub kill: Option<KillProgress>,
     /// The time limit struck: the task fails instead of being killed.
@@ -128,12 +130,13 @@ pub struct Played {
 }
 
 impl Played {
-    /// A task that has yet to start.
+    /// A task whose container is there, or was.
     #[must_use]
     pub fn new(task: TaskInfo) -> Self {
         Played {
             checks: Checks::of(&task),
             task,
+            launching: false,
             kill: None,
             out_of_time: false,
             unhealthy: false,
@@ -231,6 +234,11 @@ impl Executor {
     /// Whether the agent plays this executor: there is no executor process.
     pub fn is_played(&self) -> bool {
         self.played.is_some()
+    }
+
+    /// Whether the agent is launching the container of a task that it plays.
+    pub fn is_launching(&self) -> bool {
+        self.played.as_ref().is_some_and(|played| played.launching)
     }
 
     /// Whether a task still has something to happen or to be acknowledged.

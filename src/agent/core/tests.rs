@@ -7,5 +7,7 @@ mod executors;
 mod garbage;
 mod model;
 mod operations;
+mod progress;
 mod scenarios;
+mod walk;
 mod world;

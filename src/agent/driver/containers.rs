@@ -112,6 +112,15 @@ impl Containers {
         });
     }
 
+    pub(super) fn ask_progress(&self, container: ContainerId) {
+        let (containerizer, back) = (self.containerizer.clone(), self.back.clone());
+        tokio::spawn(async move {
+            let found = containerizer.progress().into_iter().find(|(id, _)| *id == container);
+            let (container, progress) = (container.value, found.map(|(_, progress)| progress));
+            report(&back, Event::Progress { container, progress }).await;
+        });
+    }
+
     pub(super) fn watch(&self, container: ContainerId) {
         let (containerizer, back) = (self.containerizer.clone(), self.back.clone());
         tokio::spawn(async move {

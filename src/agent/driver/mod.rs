@@ -229,6 +229,7 @@ impl Driver {
             }
             Effect::Persist { seq, record } => self.storage.write(seq, record),
             Effect::Launch(spec) => self.containers.launch(*spec),
+            Effect::AskProgress { container } => self.containers.ask_progress(container),
             Effect::Watch { container } => self.containers.watch(container),
             Effect::Update { container, requests, limits, tasks } => {
                 self.containers.update(container, requests, limits, tasks);

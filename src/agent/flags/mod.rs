@@ -18,8 +18,9 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use isolator_plugin::{RemoteIsolator, manifest};
+use isolators::capability::Set;
+use isolators::config::Config as Isolators;
 use isolators::ids::IdRange;
-use isolators::linux::capabilities::Set;
 use isolators::linux::sysctl;
 use mesos::SlaveInfo;
 
@@ -269,16 +270,25 @@ pub fn containerizer(flags: &Flags, runtime_dir: PathBuf) -> Result<native::Conf
         "oci" => Engine::Oci,
         _ => Engine::Posix,
     };
-    let text = |name: &str| flags.text(name).unwrap_or_default().to_owned();
-    let forced = flags.text("host_path_volume_force_creation").unwrap_or_default();
     Ok(native::Config {
         plugins: plugins(flags, &runtime_dir)?,
         hooks: hooks(flags),
-        isolation: text("isolation"),
+        isolation: flags.text("isolation").unwrap_or_default().to_owned(),
         launcher,
-        runtime_dir: runtime_dir.clone(),
-        sandbox_directory: text("sandbox_directory").into(),
+        isolators: isolators(flags, &runtime_dir)?,
+        runtime_dir,
         fetcher: fetcher(flags),
+        logs: logs::settings(flags)?,
+        ..native::Config::default()
+    })
+}
+
+/// What the isolators are told.
+fn isolators(flags: &Flags, runtime_dir: &Path) -> Result<Isolators, StartError> {
+    let text = |name: &str| flags.text(name).unwrap_or_default().to_owned();
+    let forced = flags.text("host_path_volume_force_creation").unwrap_or_default();
+    Ok(Isolators {
+        sandbox_directory: text("sandbox_directory").into(),
         cgroups_root: text("cgroups_root"),
         cgroups_enable_cfs: flags.bool("cgroups_enable_cfs"),
         cgroups_limit_swap: flags.bool("cgroups_limit_swap"),
@@ -308,11 +318,10 @@ pub fn containerizer(flags: &Flags, runtime_dir: PathBuf) -> Result<native::Conf
         port_mapping: ports::mapping(flags)?,
         cdi: devices::cdi(flags)?,
         gpu: devices::gpu(flags)?,
-        cni: network::cni(flags, &runtime_dir)?,
+        cni: network::cni(flags, runtime_dir)?,
         secrets: secrets(flags)?,
-        logs: logs::settings(flags)?,
         docker_ignore_runtime: flags.bool("docker_ignore_runtime"),
-        ..native::Config::default()
+        ..Isolators::default()
     })
 }
 
@@ -467,7 +476,7 @@ mod tests {
     fn what_isolators_are_told_is_checked() {
         let with = |flags: &[&str]| containerizer(&parse(flags), PathBuf::from("/run/none"));
         let config = with(&["--launcher=posix", "--container_sysctls=kernel/msgmax=1; net.a.b=2"]);
-        let settings = config.expect("valid").container_sysctls;
+        let settings = config.expect("valid").isolators.container_sysctls;
         assert_eq!(settings.into_keys().collect::<Vec<_>>(), ["kernel.msgmax", "net.a.b"]);
         for (flag, words) in [
             ("--container_sysctls=vm.swappiness=1", "--container_sysctls: kernel setting"),

@@ -23,7 +23,9 @@ use super::mapping;
 use super::shared::Shared;
 use crate::containerizer::runtime::ContainerDir;
 use crate::containerizer::table::{Failure, MAILBOX};
-use crate::containerizer::{ContainerizerError, LaunchRequest, Launched, Termination, request};
+use crate::containerizer::{
+    ContainerizerError, LaunchRequest, Launched, Progress, Termination, request,
+};
 
 /// Whether the engine may have been told to start the container: what is written
 /// before that is there.
@@ -199,7 +201,11 @@ impl Container {
     }
 
     pub(super) fn enter(&self, phase: Phase) {
-        self.view.send_modify(|view| view.phase = phase);
+        self.view.send_modify(|view| (view.phase, view.progress) = (phase, None));
+    }
+
+    pub(super) fn is_at(&self, progress: Progress) {
+        self.view.send_modify(|view| view.progress = Some(progress));
     }
 
     /// What the statistics say without asking the kernel.

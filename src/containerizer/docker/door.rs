@@ -6,7 +6,7 @@ use mesos::{ContainerStatus, NetworkInfo, network_info};
 use tokio::sync::{mpsc, watch};
 
 use super::mapping::docker_info;
-use crate::containerizer::{LaunchRequest, Termination};
+use crate::containerizer::{LaunchRequest, Progress, Termination};
 
 /// Mesos' states of a Docker container.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,6 +44,8 @@ pub(super) struct View {
     pub(super) addresses: Vec<String>,
     /// Its networks, where they are not the engine's.
     pub(super) networks: Vec<NetworkInfo>,
+    /// How far what it is launched with is.
+    pub(super) progress: Option<Progress>,
     /// Set once, last.
     pub(super) end: Option<Termination>,
 }
@@ -51,7 +53,7 @@ pub(super) struct View {
 impl View {
     pub(super) fn new(phase: Phase, pid: Option<u32>) -> View {
         let (addresses, networks) = (Vec::new(), Vec::new());
-        View { phase, pid, stop_signal: None, addresses, networks, end: None }
+        View { phase, pid, stop_signal: None, addresses, networks, progress: None, end: None }
     }
 
     /// The first of its addresses.

@@ -217,43 +217,23 @@ pub(super) fn is_failure(inspected: &Inspected) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
-
-    use isolators::quantity::scalar;
-
     use super::*;
-    use crate::containerizer::Class;
-
-    fn request() -> LaunchRequest {
-        LaunchRequest {
-            id: mesos::ContainerId { value: "c".into(), parent: None },
-            command: mesos::CommandInfo::default(),
-            container: None,
-            requests: vec![scalar("mem", 64.0)],
-            limits: BTreeMap::new(),
-            sandbox: "/sandbox".into(),
-            user: None,
-            environment: BTreeMap::new(),
-            framework_id: None,
-            executor: None,
-            task: None,
-            class: Class::Default,
-        }
-    }
+    use crate::containerizer::request::tests::request;
 
     #[test]
     fn terminations() {
+        let request = request("c", mesos::CommandInfo::default());
         let exited = |exit_code, oom_killed| {
             let status = "exited".to_owned();
             Exit::Known(Box::new(Inspected { status, exit_code, oom_killed, ..Default::default() }))
         };
-        let said = |exit: Exit| termination(Cause::Exited(exit.clone()), Some(&exit), &request());
+        let said = |exit: Exit| termination(Cause::Exited(exit.clone()), Some(&exit), &request);
         assert_eq!(said(exited(3, false)).status, Some(3 << 8));
         assert_eq!(said(exited(0, true)).reasons, []);
         let oom = said(exited(137, true));
         assert_eq!((oom.state, oom.status), (Some(TaskState::TaskFailed), Some(137 << 8)));
         assert_eq!(oom.reasons, [Reason::ContainerLimitationMemory]);
-        assert_eq!(oom.message.as_deref(), Some("Memory limit exceeded: Requested: 64MB"));
+        assert_eq!(oom.message.as_deref(), Some("Memory limit exceeded: Requested: 32MB"));
         assert!(said(Exit::Gone).message.is_some_and(|m| m.contains("removed by somebody else")));
         assert!(said(Exit::Silent).message.is_some_and(|m| m.contains("does not say")));
         let created = Inspected { status: "created".into(), ..Inspected::default() };
@@ -262,13 +242,13 @@ mod tests {
 
         // Killed by order: no limitation, whatever the engine noticed.
         let exit = exited(137, true);
-        let told = termination(Cause::Destroyed(None), Some(&exit), &request());
+        let told = termination(Cause::Destroyed(None), Some(&exit), &request);
         assert_eq!((told.status, told.state, told.reasons), (Some(137 << 8), None, vec![]));
         let wanted = Termination { message: Some("by hand".into()), ..Termination::default() };
-        let told = termination(Cause::Destroyed(Some(wanted)), Some(&Exit::Silent), &request());
+        let told = termination(Cause::Destroyed(Some(wanted)), Some(&Exit::Silent), &request);
         assert_eq!((told.status, told.message.as_deref()), (Some(9), Some("by hand")));
         let failure = Failure { step: "pull", message: "no such image".into() };
-        let failed = termination(Cause::Failed(failure), None, &request());
+        let failed = termination(Cause::Failed(failure), None, &request);
         assert_eq!((failed.status, failed.message.as_deref()), (None, Some("no such image")));
     }
 

@@ -6,7 +6,6 @@ use mesos::volume::{Mode, Source, source};
 use mesos::{CommandInfo, ContainerId, NetworkInfo, Parameter, TtyInfo, Volume, value};
 
 use super::*;
-use crate::containerizer::Class;
 
 const MACHINE: u64 = 1 << 30;
 
@@ -23,17 +22,13 @@ fn request(docker: DockerInfo, change: impl FnOnce(&mut LaunchRequest)) -> Launc
         command,
         container: Some(info),
         requests: vec![scalar("cpus", 1.0), scalar("mem", 64.0)],
-        limits: BTreeMap::new(),
         sandbox: "/w/sandbox:1".into(),
-        user: None,
         environment: BTreeMap::from([
             ("MESOS_SLAVE_ID".to_owned(), "S0".to_owned()),
             ("PATH".to_owned(), "/host".to_owned()),
         ]),
-        framework_id: None,
-        executor: None,
         task: Some(mesos::TaskInfo::default()),
-        class: Class::Default,
+        ..LaunchRequest::default()
     };
     change(&mut request);
     request

@@ -64,8 +64,8 @@ use super::request::{self, key};
 use super::runtime::RuntimeDir;
 use super::table::{ended, launched};
 use super::{
-    Containerizer, ContainerizerError, KnownContainer, LaunchRequest, Launched, Listening, Sample,
-    Termination,
+    Containerizer, ContainerizerError, KnownContainer, LaunchRequest, Launched, Listening,
+    Progress, Sample, Termination,
 };
 use crate::daemon::metrics::Timer;
 use crate::fetch::Fetcher;
@@ -296,6 +296,13 @@ impl Containerizer for Docker {
         let answers = self.shared.engine.answers();
         serde_json::json!({ "pending": pending,
             "docker": { "engine_answers": answers, "containers": phases } })
+    }
+
+    fn progress(&self) -> Vec<(ContainerId, Progress)> {
+        let table = self.shared.table.lock();
+        let id = |door: &Door| door.request.id.clone();
+        let busy = |door: &Door| Some((id(door), door.view.borrow().progress.clone()?));
+        table.values().filter_map(busy).collect()
     }
 
     fn containers(&self) -> Vec<(ContainerId, Option<u32>)> {

@@ -16,12 +16,12 @@ use super::exit::{Cause, Exit, Process};
 use super::mapping::Beside;
 use super::output::Output;
 use super::{image, mapping};
+use crate::containerizer::images::Watcher;
 use crate::containerizer::request::ids_of;
 use crate::containerizer::runtime;
 use crate::containerizer::streams::log_settings;
 use crate::containerizer::table::Failure;
-use crate::containerizer::{Details, Launched};
-use crate::fetch::Wanted;
+use crate::containerizer::{Details, Launched, Progress, uris};
 use crate::logs::files;
 use crate::logs::order::{Files, STREAMS};
 
@@ -56,7 +56,7 @@ impl Container {
         let mut wanted = wanted.map_err(|text| failure("check", text))?;
         // An unknown user is no error: inside the image it may well be known.
         let ids = ids_of(self.request.user.as_deref()).unwrap_or_default();
-        self.fetch().await?;
+        uris::fetch(&shared.fetcher, &self.request, &|far| self.is_at(far)).await?;
         make_directories(&self.request.sandbox, &wanted.directories, ids)?;
         if wanted.force_pull {
             self.pull(&wanted, true).await?;
@@ -83,25 +83,16 @@ impl Container {
         Ok(Launched { pid: inspected.pid, details: Some(details(&inspected, address)) })
     }
 
-    async fn fetch(&self) -> Result<(), Failure> {
-        let request = &self.request;
-        let wanted = Wanted {
-            uris: &request.command.uris,
-            sandbox: &request.sandbox,
-            user: request.user.as_deref(),
-        };
-        self.shared.fetcher.fetch(wanted).await.map_err(|error| {
-            let (key, cause) = (&self.key, kernel::chain(&error));
-            let text = format!("Failed to fetch all URIs for container '{key}': {cause}");
-            failure("fetch", text)
-        })
-    }
-
     async fn pull(&self, wanted: &mapping::Wanted, force: bool) -> Result<(), Failure> {
         self.enter(Phase::Pulling);
         let credentials = credentials(&self.request.sandbox);
         let images = &self.shared.images;
-        let pulled = images.ensure(&wanted.image, force, credentials.as_ref(), None).await;
+        let view = self.view.clone();
+        let watcher: Watcher = Arc::new(move |far| {
+            view.send_modify(|view| view.progress = Some(Progress::Pulling(far)));
+        });
+        let credentials = credentials.as_ref();
+        let pulled = images.ensure(&wanted.image, force, credentials, Some(watcher)).await;
         pulled.map(drop).map_err(|error| match error {
             EngineError::Refused { message, .. } => {
                 let (name, tag) = image::split(&wanted.image);

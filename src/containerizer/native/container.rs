@@ -27,12 +27,11 @@ use tracing::{info, warn};
 use super::Shared;
 use super::image::Home;
 use super::logs::Kept;
-use crate::containerizer::images::Progress;
 use crate::containerizer::request;
 use crate::containerizer::runtime::ContainerDir;
 use crate::containerizer::table::Failure;
 use crate::containerizer::terminal::Terminal;
-use crate::containerizer::{LaunchRequest, Termination, Trouble};
+use crate::containerizer::{LaunchRequest, Progress, Termination, Trouble};
 use crate::launch::{End, Running};
 
 /// Mesos' container states.
@@ -53,7 +52,7 @@ pub(super) struct View {
     pub(super) pid: Option<u32>,
     /// What holds up its destruction, for as long as it does.
     pub(super) trouble: Option<Arc<Trouble>>,
-    /// How far the pull of its image is.
+    /// How far what it is launched with is.
     pub(super) progress: Option<Progress>,
     /// Who it is in its image, if the image says so.
     pub(super) identity: Option<Identity>,
@@ -282,7 +281,7 @@ impl Container {
 
     pub(super) fn allotted(&self) -> mesos::ResourceStatistics {
         let shared = &self.shared;
-        let cfs = shared.config.cgroups_enable_cfs;
+        let cfs = shared.config.isolators.cgroups_enable_cfs;
         request::allotted(&self.request.requests, &self.request.limits, cfs, shared.machine)
     }
 
@@ -321,11 +320,15 @@ impl Container {
     /// The cgroup that no process of the container can leave.
     pub(super) fn tracker(&self) -> Option<kernel::cgroup::Cgroup> {
         let layout = self.shared.isolators.layout.as_ref()?;
-        Some(layout.tracker(&self.context.lineage()))
+        Some(layout.tracker(&self.context.id.lineage()))
     }
 
     pub(super) fn enter(&self, phase: Phase) {
-        self.view.send_modify(|view| view.phase = phase);
+        self.view.send_modify(|view| (view.phase, view.progress) = (phase, None));
+    }
+
+    pub(super) fn is_at(&self, progress: Progress) {
+        self.view.send_modify(|view| view.progress = Some(progress));
     }
 
     /// Takes over a container that runs: from launch or from recovery.

@@ -103,7 +103,8 @@ impl Container {
     /// Isolators in reverse order, then hooks; each has its time.
     async fn clean_up(&mut self, errors: &mut Vec<String>) {
         // Longer than what the isolator itself waits for.
-        let patience = self.shared.config.cgroups_destroy_timeout * 2 + Duration::from_secs(5);
+        let patience =
+            self.shared.config.isolators.cgroups_destroy_timeout * 2 + Duration::from_secs(5);
         for handle in self.handles.iter_mut().rev() {
             match timeout(patience, handle.isolation.cleanup()).await {
                 Ok(Ok(())) => {}
@@ -155,7 +156,7 @@ impl Container {
     /// Nested containers first. One that takes too long is not waited for: it
     /// goes on by itself, and its processes are killed with ours.
     async fn destroy_children(&self) -> Vec<String> {
-        let patience = self.shared.config.cgroups_destroy_timeout;
+        let patience = self.shared.config.isolators.cgroups_destroy_timeout;
         let children = self.shared.children(&self.request.id);
         for door in &children {
             // Refused by one that is being destroyed already.
@@ -175,7 +176,7 @@ impl Container {
     /// One attempt to end every process; which ones do not die. `end` becomes
     /// known with the end of the first process.
     async fn stop(&self, end: &mut Option<End>, reasons: &mut Vec<String>) -> Vec<Hung> {
-        let patience = self.shared.config.cgroups_destroy_timeout;
+        let patience = self.shared.config.isolators.cgroups_destroy_timeout;
         let tracker = self.tracker();
         let first = self.running.as_ref().map(crate::launch::Running::pid);
         if let (None, Some(first)) = (&tracker, first) {

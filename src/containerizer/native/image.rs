@@ -13,10 +13,10 @@ use mesos::Image;
 
 use super::container::{Container, Handle, Phase};
 use super::{Shared, chain, debug};
-use crate::containerizer::LaunchRequest;
-use crate::containerizer::images::{self, ImageRow, ImageStore, ImagesError, Progress};
+use crate::containerizer::images::{self, ImageRow, ImageStore, ImagesError};
 use crate::containerizer::runtime;
 use crate::containerizer::table::Failure;
+use crate::containerizer::{LaunchRequest, Progress};
 use crate::launch::Engine;
 use crate::provisioner::{self, Options, Provisioner, Reference, Root};
 
@@ -51,7 +51,7 @@ impl Shared {
     /// Whether images have a say.
     pub(super) fn heeds_images(&self) -> bool {
         let names = &self.isolators.isolation.names;
-        names.contains(&RUNTIME) && !self.config.docker_ignore_runtime
+        names.contains(&RUNTIME) && !self.config.isolators.docker_ignore_runtime
     }
 
     /// Whether a root may be mounted before its container is made.
@@ -104,14 +104,14 @@ impl Container {
         let provisioner = self.shared.config.provisioner.clone();
         let provisioner = provisioner.ok_or_else(|| failed(NO_PROVIDER.into()))?;
         self.enter(Phase::Provisioning);
-        self.view.send_modify(|view| view.progress = Some(Progress::default()));
+        self.is_at(Progress::Pulling(images::Progress::default()));
         let view = self.view.clone();
         let watcher: provisioner::Watcher = Arc::new(move |progress| {
-            view.send_modify(|view| view.progress = Some(shown(progress)));
+            let progress = Progress::Pulling(shown(progress));
+            view.send_modify(|view| view.progress = Some(progress));
         });
         let root = provisioner.root(&self.request.id, image, Some(watcher)).await;
         let root = root.map_err(|error| failed(chain(&error)))?;
-        self.view.send_modify(|view| view.progress = None);
         failpoint!("launch.provisioned");
         let home = self.shared.home(&self.request, self.context.ids, root).map_err(failed)?;
         if let Some(who) = &home.identity {
@@ -153,8 +153,8 @@ impl Container {
 pub(super) const NO_PROVIDER: &str =
     "container images are not supported: no image provider is configured (--image_providers)";
 
-fn shown(progress: provisioner::Progress) -> Progress {
-    Progress {
+fn shown(progress: provisioner::Progress) -> images::Progress {
+    images::Progress {
         layers: progress.layers_of,
         layers_done: progress.layers,
         bytes: progress.of,

@@ -46,14 +46,14 @@ use self::container::{Command, Container, Door, Handle, Phase, Start, View};
 use self::plugins::Plugins;
 use self::request::Refusal;
 use super::hooks::Hooks;
-use super::images::{ImageStore, NamedStore, Progress};
+use super::images::{ImageStore, NamedStore};
 use super::request::{Machine, ids_of, key};
 use super::runtime::{ContainerDir, RuntimeDir};
 use super::sampler::Sampler;
 use super::table::{MAILBOX, Table, ended, launched};
 use super::terminal::Terminal;
 use super::{
-    Containerizer, ContainerizerError, KnownContainer, LaunchRequest, Launched, Sample,
+    Containerizer, ContainerizerError, KnownContainer, LaunchRequest, Launched, Progress, Sample,
     Termination, Trouble,
 };
 use crate::fetch::Fetcher;
@@ -197,7 +197,7 @@ impl Shared {
     fn isolators_for(&self, request: &LaunchRequest) -> impl Iterator<Item = &Arc<dyn Isolator>> {
         let (nested, guest) = (request.id.parent.is_some(), debug::is_guest(request));
         self.isolators.all.iter().filter(move |isolator| {
-            (!nested || isolator.supports_nesting()) && (!guest || debug::concerns(&***isolator))
+            (!nested || isolator.about().nesting) && (!guest || debug::concerns(&***isolator))
         })
     }
 
@@ -283,12 +283,12 @@ impl Native {
             provided: self.shared.config.provisioner.is_some(),
             heeded: self.shared.heeds_images(),
         };
-        request::check(&request, &self.shared.config.secrets, images).map_err(|refusal| {
-            match refusal {
+        request::check(&request, &self.shared.config.isolators.secrets, images).map_err(
+            |refusal| match refusal {
                 Refusal::NotSupported(what) => ContainerizerError::NotSupported(what),
                 Refusal::Bad(what) => failed("check", what),
-            }
-        })?;
+            },
+        )?;
         if !debug::is_guest(&request) {
             let isolation = &self.shared.isolators.isolation.names;
             request::networks(request.container.as_ref(), isolation)
@@ -455,10 +455,10 @@ impl Containerizer for Native {
         provisioner.into_iter().map(|provisioner| ("mesos", store(provisioner))).collect()
     }
 
-    fn provisioning(&self) -> Vec<(ContainerId, Progress)> {
+    fn progress(&self) -> Vec<(ContainerId, Progress)> {
         let table = self.shared.table();
-        let pulling = |door: &Door| Some((door.id.clone(), door.view.borrow().progress?));
-        table.values().filter_map(pulling).collect()
+        let busy = |door: &Door| Some((door.id.clone(), door.view.borrow().progress.clone()?));
+        table.values().filter_map(busy).collect()
     }
 
     fn gpus(&self) -> Vec<isolators::gpu::Figure> {

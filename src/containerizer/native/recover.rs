@@ -203,7 +203,7 @@ async fn handles(
             .values()
             .enumerate()
             .filter(|(_, found)| !matches!(found.state, State::Over(_)))
-            .filter(|(_, found)| found.request.id.parent.is_none() || isolator.supports_nesting())
+            .filter(|(_, found)| found.request.id.parent.is_none() || isolator.about().nesting)
             .filter(|(_, found)| {
                 !debug::is_guest(&found.request) || debug::concerns(isolator.as_ref())
             })
@@ -289,7 +289,7 @@ async fn adopt(shared: &Arc<Shared>, found: Found, handles: Vec<Handle>) -> Opti
 /// Waits until nothing is left of those that never ran, and forgets them. One that
 /// takes long is told as ended instead.
 async fn cleaned_up(shared: &Arc<Shared>, fresh: Vec<Fresh>) -> Vec<ContainerId> {
-    let by = tokio::time::Instant::now() + shared.config.cgroups_destroy_timeout;
+    let by = tokio::time::Instant::now() + shared.config.isolators.cgroups_destroy_timeout;
     let mut clean = Vec::new();
     for (id, mut view) in fresh {
         let over = view.wait_for(|view| view.end.is_some());

@@ -19,8 +19,7 @@ use super::{chain, debug, request};
 use crate::containerizer::request::command_environment;
 use crate::containerizer::streams::append;
 use crate::containerizer::table::Failure;
-use crate::containerizer::{Class, Output, runtime, terminal};
-use crate::fetch::Wanted;
+use crate::containerizer::{Class, Output, runtime, terminal, uris};
 use crate::logs::order;
 
 fn failure(step: &'static str, message: impl Into<String>) -> Failure {
@@ -39,7 +38,7 @@ impl Container {
         let merged = self.prepare().await?;
         failpoint!("launch.prepared");
         self.enter(Phase::Fetching);
-        self.fetch().await?;
+        uris::fetch(&self.shared.fetcher, &self.request, &|far| self.is_at(far)).await?;
         self.shared.plugins.hooks.fetched(&self.request).await?;
         failpoint!("launch.fetched");
         self.enter(Phase::Isolating);
@@ -49,20 +48,6 @@ impl Container {
             provisioner.prepare(&home.root, self.shared.takes_mounted_roots());
         }
         Ok(pid)
-    }
-
-    async fn fetch(&self) -> Result<(), Failure> {
-        let request = &self.request;
-        let wanted = Wanted {
-            uris: &request.command.uris,
-            sandbox: &request.sandbox,
-            user: request.user.as_deref(),
-        };
-        self.shared.fetcher.fetch(wanted).await.map_err(|error| {
-            let (key, cause) = (&self.key, chain(&error));
-            let text = format!("Failed to fetch all URIs for container '{key}': {cause}");
-            failure("fetch", text)
-        })
     }
 
     /// All isolators in table order, and what they say in one plan.
@@ -85,7 +70,7 @@ impl Container {
     fn base(&self) -> Result<Base, String> {
         let request = &self.request;
         let rootfs = self.context.rootfs.as_deref();
-        let directory = &self.shared.config.sandbox_directory;
+        let directory = &self.shared.config.isolators.sandbox_directory;
         let user = match (self.identity(), &request.user) {
             (Some(who), _) => (who.uid, who.gid, who.groups.clone()),
             (None, None) => kernel::proctree::own_ids(),
@@ -111,7 +96,7 @@ impl Container {
             environment,
             command_environment: command_environment(
                 &request.command,
-                &self.shared.config.secrets,
+                &self.shared.config.isolators.secrets,
             )?,
             working_directory,
             user: Some(user),

@@ -168,7 +168,7 @@ fn look(shared: &Shared) -> Found {
 
 /// Removes what was found, processes first. **Blocks.**
 fn remove(shared: &Shared, found: Found) {
-    let (sweeper, patience) = (&shared.sweeper, shared.config.cgroups_destroy_timeout);
+    let (sweeper, patience) = (&shared.sweeper, shared.config.isolators.cgroups_destroy_timeout);
     for (pid, container) in found.shims {
         let what = format!("the shim {pid} of container {container}");
         sweeper.done(&sweeper.shims, &what, kill_shim(pid, shared.runtime.path()));

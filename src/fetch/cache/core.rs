@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use crate::fetch::message::Validators;
 
 /// What a download is found by. Users do not share.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(in crate::fetch) struct Key {
     pub user: Option<String>,
     pub uri: String,

@@ -259,7 +259,8 @@ mod tests {
         let (mut files, found) = Files::open(&dir).unwrap();
         assert_eq!(found, []);
         assert!(matches!(Files::open(&dir), Err(FilesError::Taken { .. })));
-        let validators = Validators { etag: Some("\"x\"".into()), modified: None };
+        let validators =
+            Validators { etag: Some("\"x\"".into()), modified: None, mode: Some(0o755) };
         let mut put = |key: &Key, text: &str| {
             let (name, mut file) = files.begin(key).unwrap();
             file.write_all(text.as_bytes()).unwrap();

@@ -10,9 +10,9 @@ use tracing::{info, warn};
 
 use super::core::{Key, Reservation};
 use super::{Inner, Landing, Lease};
-use crate::fetch::message::{Job, Report, Task, Trouble, Validators};
+use crate::fetch::message::{Amount, Job, Report, Task, Trouble, Validators};
 use crate::fetch::process::Program;
-use crate::fetch::{uri, while_wanted};
+use crate::fetch::uri;
 
 /// What a download is made with: those of the task that asked first.
 #[derive(Debug)]
@@ -31,24 +31,20 @@ pub(super) async fn fly(
     order: Order,
     waiting: Arc<watch::Sender<Landing>>,
 ) {
-    let leave = || {
-        let mut state = inner.lock();
-        let nobody = waiting.receiver_count() == 0;
-        if nobody {
-            state.flights.remove(&key);
-        }
-        nobody
-    };
-    let landing = while_wanted(download(&inner, &key, order), &waiting, leave).await;
-    let Some(landing) = landing else {
+    let work = download(&inner, &key, order, &waiting);
+    let Some(landing) = inner.flights.while_wanted(&key, &waiting, work).await else {
         info!(uri = %key.uri, "gave up a download that nobody waits for");
         return;
     };
-    inner.lock().flights.remove(&key);
     waiting.send_replace(landing);
 }
 
-async fn download(inner: &Arc<Inner>, key: &Key, mut order: Order) -> Landing {
+async fn download(
+    inner: &Arc<Inner>,
+    key: &Key,
+    mut order: Order,
+    waiting: &watch::Sender<Landing>,
+) -> Landing {
     let (known, mut part) = match begin(inner, key) {
         Ok(begun) => begun,
         Err(text) => return Landing::Bypass(text),
@@ -67,10 +63,10 @@ async fn download(inner: &Arc<Inner>, key: &Key, mut order: Order) -> Landing {
         Ok(helper) => helper,
         Err(error) => return Landing::Failed(chain(&error)),
     };
+    let mut amount = Amount::default();
     loop {
-        let needed = match helper.next().await {
-            Ok(Report::Begins { size }) => size.unwrap_or(0),
-            Ok(Report::Progress { bytes }) => bytes,
+        match helper.next().await {
+            Ok(report @ (Report::Begins { .. } | Report::Progress { .. })) => amount.hear(&report),
             Ok(Report::Done { validators, .. }) => return part.commit(validators),
             Ok(Report::Unchanged) => {
                 let Some((_, lease)) = known else {
@@ -85,8 +81,9 @@ async fn download(inner: &Arc<Inner>, key: &Key, mut order: Order) -> Landing {
                 return lost(inner, key, known, message, trouble);
             }
             Err(error) => return lost(inner, key, known, chain(&error), Trouble::Other),
-        };
-        if let Err(text) = part.grow(needed) {
+        }
+        waiting.send_replace(Landing::Flying(amount));
+        if let Err(text) = part.grow(amount.done.max(amount.of.unwrap_or(0))) {
             return Landing::Bypass(text);
         }
     }
@@ -204,7 +201,8 @@ mod tests {
     fn committed(inner: &Arc<Inner>, key: &Key, content: &str) -> Arc<Lease> {
         let (_, mut part) = begin(inner, key).expect("begun");
         part.file.write_all(content.as_bytes()).expect("write");
-        let validators = Validators { etag: Some(content.into()), modified: None };
+        let validators =
+            Validators { etag: Some(content.into()), modified: None, mode: Some(0o700) };
         match part.commit(validators) {
             Landing::Ready(lease) => lease,
             other => panic!("{other:?}"),
@@ -223,7 +221,7 @@ mod tests {
             (text(&old), text(&new), text(&old)),
             ("first".into(), "other".into(), "first".into())
         );
-        assert_eq!(cache.sizes(), (5, 10));
+        assert_eq!((cache.sizes(), new.mode), ((5, 10), Some(0o700)));
         // An unfinished one leaves nothing, and does not take what others read.
         let (known, mut part) = begin(inner, &key).expect("begun");
         assert_eq!(known.expect("known").0.etag.as_deref(), Some("other"));

@@ -8,26 +8,25 @@ mod core;
 mod files;
 mod flight;
 
-use std::collections::BTreeMap;
 use std::fs::File;
 use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use kernel::chain;
-use tokio::sync::watch;
 use tracing::{info, warn};
 
 pub(super) use self::core::Key;
 use self::core::{Book, Removed};
 use self::files::Files;
 pub(super) use self::flight::Order;
-use super::message::Validators;
+use super::message::{Amount, Validators};
+use super::wanted::Flights;
 
 /// Where a download stands; everything but `Flying` is its end.
 #[derive(Debug, Clone)]
 pub(super) enum Landing {
-    Flying,
+    Flying(Amount),
     /// It is in the cache.
     Ready(Arc<Lease>),
     /// The cache cannot take it, and why; it can be fetched without.
@@ -47,6 +46,7 @@ struct Inner {
     dir: PathBuf,
     capacity: u64,
     state: Mutex<State>,
+    flights: Flights<Key, Landing>,
 }
 
 #[derive(Debug)]
@@ -54,15 +54,14 @@ struct State {
     book: Book,
     /// `None` before it is needed, and as long as it cannot be used.
     files: Option<Files>,
-    flights: BTreeMap<Key, Weak<watch::Sender<Landing>>>,
 }
 
 impl Cache {
     /// A cache of `capacity` bytes in `dir`. A directory of an earlier agent is opened
     /// at once, a new one is made when it is needed.
     pub fn new(dir: &Path, capacity: u64) -> Cache {
-        let state = State { book: Book::new(capacity), files: None, flights: BTreeMap::new() };
-        let inner = Inner { dir: dir.to_owned(), capacity, state: Mutex::new(state) };
+        let state = Mutex::new(State { book: Book::new(capacity), files: None });
+        let inner = Inner { dir: dir.to_owned(), capacity, state, flights: Flights::default() };
         if capacity > 0 && dir.exists() {
             // That it cannot be used is told to those who want to.
             let _ = inner.lock().files(&inner);
@@ -76,25 +75,22 @@ impl Cache {
     }
 
     /// The download of `key`, as `order` says if it has to be made or asked about.
-    pub async fn obtain(&self, key: Key, order: Order) -> Landing {
-        let mut landing = self.join(key, order);
-        match landing.wait_for(|landing| !matches!(landing, Landing::Flying)).await {
-            Ok(landed) => landed.clone(),
-            Err(_) => Landing::Bypass("its download was given up".into()),
+    /// `watcher` hears how far it is.
+    pub async fn obtain(&self, key: Key, order: Order, watcher: impl Fn(Amount)) -> Landing {
+        let start = Landing::Flying(Amount::default());
+        let (mut landing, begun) = self.inner.flights.join(&key, start);
+        if let Some(waiting) = begun {
+            tokio::spawn(flight::fly(Arc::clone(&self.inner), key, order, waiting));
         }
-    }
-
-    /// Joins the flight that there is, or starts one.
-    fn join(&self, key: Key, order: Order) -> watch::Receiver<Landing> {
-        let mut state = self.inner.lock();
-        if let Some(flight) = state.flights.get(&key).and_then(Weak::upgrade) {
-            return flight.subscribe();
+        loop {
+            match landing.borrow_and_update().clone() {
+                Landing::Flying(amount) => watcher(amount),
+                landed => return landed,
+            }
+            if landing.changed().await.is_err() {
+                return Landing::Bypass("its download was given up".into());
+            }
         }
-        let (sender, receiver) = watch::channel(Landing::Flying);
-        let sender = Arc::new(sender);
-        state.flights.insert(key.clone(), Arc::downgrade(&sender));
-        tokio::spawn(flight::fly(Arc::clone(&self.inner), key, order, sender));
-        receiver
     }
 }
 
@@ -161,6 +157,8 @@ pub(super) struct Lease {
     key: Key,
     name: String,
     file: File,
+    /// Permissions that come along with it, if it has some.
+    pub mode: Option<u32>,
 }
 
 impl Lease {
@@ -173,8 +171,8 @@ impl Lease {
         });
         match opened {
             Ok(file) => {
-                let (inner, key) = (Arc::clone(inner), key.clone());
-                Some((entry.validators, Lease { inner, key, name: entry.file, file }))
+                let (inner, key, mode) = (Arc::clone(inner), key.clone(), entry.validators.mode);
+                Some((entry.validators, Lease { inner, key, name: entry.file, file, mode }))
             }
             Err(error) => {
                 // Somebody removed it by hand: as if it had never been there.

@@ -1,12 +1,15 @@
 //! Files of this machine, read with the rights of the task's user.
 
-use std::fs::{OpenOptions, Permissions};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::fs::OpenOptions;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
 use super::sink::Sink;
 use super::{FetchFailure, Outcome};
 use crate::fetch::message::{Report, Validators};
+
+/// What of a file's mode comes along: as `cp` does for Mesos.
+const PERMISSIONS: u32 = 0o755;
 
 /// Copies a file, unless it is what `known` tells.
 pub(super) fn copy(
@@ -23,15 +26,13 @@ pub(super) fn copy(
         return Err(FetchFailure::NotAFile { path: shown() });
     }
     let tag = format!("{}-{}-{}.{:09}", data.len(), data.ino(), data.mtime(), data.mtime_nsec());
-    let validators = Validators { etag: Some(tag), modified: None };
+    let mode = data.mode() & PERMISSIONS;
+    let validators = Validators { etag: Some(tag), modified: None, mode: Some(mode) };
     if known == Some(&validators) {
         return Ok(Outcome::Unchanged);
     }
     sink.begin(Some(data.len()))?;
     sink.copy(&mut file)?;
-    // As `cp` does for Mesos. A file of the cache is not ours to change.
-    let mode = Permissions::from_mode(data.mode() & 0o755);
-    let _ = sink.file.set_permissions(mode);
     super::tell(&Report::Progress { bytes: sink.written() });
     Ok(Outcome::Complete(validators))
 }

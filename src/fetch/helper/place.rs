@@ -9,7 +9,7 @@ use kernel::beneath::{BeneathError, Root};
 use kernel::leash;
 
 use super::sink::Sink;
-use super::{FetchFailure, hashed, log, obtain, taken};
+use super::{FetchFailure, Outcome, hashed, log, obtain, taken};
 use crate::fetch::message::{CACHE_FD, Job, Placement, Report, SANDBOX_FD, Validators};
 use crate::fetch::unpack::{self, Kind, Limits};
 use crate::fetch::uri;
@@ -49,7 +49,7 @@ fn plan(uri: &str, placement: &Placement) -> Plan {
 
 /// Does a `Task::Place`.
 pub(super) fn place(job: &Job, placement: &Placement) -> Result<Report, FetchFailure> {
-    let Placement { output, executable, extract, cached } = placement;
+    let Placement { output, executable, extract, cached, mode } = placement;
     let root = Root::of(taken(SANDBOX_FD)?, job.sandbox.clone());
     let plan = plan(&job.uri, placement);
     if *extract && !*executable && plan.unpacked.is_none() {
@@ -62,14 +62,13 @@ pub(super) fn place(job: &Job, placement: &Placement) -> Result<Report, FetchFai
     let file = if *cached {
         log::info(&format!("Fetching URI '{}' from cache", job.uri));
         let file = File::from(taken(CACHE_FD)?);
-        if plan.copied { copy(job, &root, output, file)? } else { file }
+        if plan.copied { copy(job, &root, output, file, *mode)? } else { file }
     } else {
         log::info(&format!("Fetching '{}' directly into the sandbox directory", job.uri));
         download(job, &root, output)?
     };
     if *executable {
-        let mode = Permissions::from_mode(0o755);
-        file.set_permissions(mode).map_err(|source| FetchFailure::Write { source })?;
+        permit(&file, Some(0o755))?;
     }
     if let Some((kind, name)) = &plan.unpacked {
         extract_into(job, &root, *kind, name, file)?;
@@ -131,11 +130,31 @@ fn fill(
 }
 
 fn download(job: &Job, root: &Root, output: &Path) -> Result<File, FetchFailure> {
-    fill(job, root, output, hashed(job)?, |sink| obtain(job, sink, None).map(drop))
+    fill(job, root, output, hashed(job)?, |sink| match obtain(job, sink, None)? {
+        Outcome::Complete(Validators { mode, .. }) => permit(&sink.file, mode),
+        Outcome::Unchanged => Ok(()),
+    })
 }
 
-fn copy(job: &Job, root: &Root, output: &Path, mut cached: File) -> Result<File, FetchFailure> {
-    fill(job, root, output, false, |sink| sink.copy(&mut cached))
+/// Gives a file the permissions that its source has, if that has some.
+fn permit(file: &File, mode: Option<u32>) -> Result<(), FetchFailure> {
+    let Some(mode) = mode else { return Ok(()) };
+    let permitted = file.set_permissions(Permissions::from_mode(mode));
+    permitted.map_err(|source| FetchFailure::Write { source })
+}
+
+/// A file of the cache, with the permissions that its source had.
+fn copy(
+    job: &Job,
+    root: &Root,
+    output: &Path,
+    mut cached: File,
+    mode: Option<u32>,
+) -> Result<File, FetchFailure> {
+    fill(job, root, output, false, |sink| {
+        sink.copy(&mut cached)?;
+        permit(&sink.file, mode)
+    })
 }
 
 #[cfg(test)]
@@ -149,6 +168,7 @@ mod tests {
             executable: false,
             extract: true,
             cached,
+            mode: None,
         };
         let plan = |uri: &str, placement: Placement| {
             let plan = super::plan(uri, &placement);

@@ -5,6 +5,7 @@ use std::fs::File;
 use std::io::{self, Seek, SeekFrom, Write};
 use std::time::{Duration, Instant};
 
+use isolators::quantity::readable;
 use sha2::{Digest, Sha256};
 
 use super::{FetchFailure, log, tell};
@@ -136,8 +137,8 @@ impl Sink {
             tell(&Report::Progress { bytes: self.written });
             if Instant::now() >= self.line_due {
                 self.line_due = Instant::now() + LINE_EVERY;
-                let of = self.expected.map(|all| format!(" of {}", megabytes(all)));
-                let done = megabytes(self.written);
+                let of = self.expected.map(|all| format!(" of {}", readable(all)));
+                let done = readable(self.written);
                 log::info(&format!("Downloaded {done}{}", of.unwrap_or_default()));
             }
         }
@@ -168,9 +169,4 @@ impl Sink {
         }
         Ok(())
     }
-}
-
-#[allow(clippy::cast_precision_loss)] // for people
-fn megabytes(bytes: u64) -> String {
-    format!("{:.1} MB", bytes as f64 / f64::from(1 << 20))
 }

@@ -181,6 +181,11 @@ fn parse(text: &str) -> Option<Armed> {
     Some(Armed { name: name.to_owned(), passages: passages.parse().ok()? })
 }
 
+/// The points whose names begin so, in the order of [`ALL`].
+pub fn of(beginning: &str) -> impl Iterator<Item = &'static str> {
+    ALL.iter().copied().filter(move |point| point.starts_with(beginning))
+}
+
 /// Whether this passage of `name` is the one to die at.
 ///
 /// # Panics

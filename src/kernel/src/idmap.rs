@@ -13,10 +13,10 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use crate::Error;
 use crate::arch::{self, CloneArgs};
 use crate::pidfd::Pidfd;
 use crate::spawn::BlockedSignals;
+use crate::{Error, tree};
 
 /// Consecutive ids.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -199,33 +199,9 @@ pub fn reopen(file: &OwnedFd, namespace: &OwnedFd) -> Result<Option<OwnedFd>, Er
 /// A copy of the mount at `path`, attached nowhere, its ids mapped by `namespace`.
 fn mapped(path: &Path, namespace: &OwnedFd) -> Result<OwnedFd, Error> {
     let failed = |verb| move |e| Error::new(verb, path.display().to_string(), e);
-    let text = CString::new(path.as_os_str().as_bytes())
-        .map_err(|_| failed("open")(io::ErrorKind::InvalidInput.into()))?;
-    let flags = libc::OPEN_TREE_CLONE as libc::c_int | libc::OPEN_TREE_CLOEXEC as libc::c_int;
-    // SAFETY: a C string that outlives the call, and integers.
-    let tree = unsafe { libc::syscall(libc::SYS_open_tree, libc::AT_FDCWD, text.as_ptr(), flags) };
-    if tree < 0 {
-        return Err(failed("clone the mount at")(io::Error::last_os_error()));
-    }
-    // SAFETY: a fresh descriptor that nobody else owns.
-    let tree = unsafe { OwnedFd::from_raw_fd(tree as RawFd) };
-    // struct mount_attr: set, clear, propagation, user namespace.
-    let request = [libc::MOUNT_ATTR_IDMAP, 0, 0, namespace.as_raw_fd() as u64];
-    // SAFETY: an empty C string and a struct that outlive the call.
-    let answer = unsafe {
-        libc::syscall(
-            libc::SYS_mount_setattr,
-            tree.as_raw_fd(),
-            c"".as_ptr(),
-            libc::AT_EMPTY_PATH,
-            request.as_ptr(),
-            size_of_val(&request),
-        )
-    };
-    match answer {
-        0 => Ok(tree),
-        _ => Err(failed("map the ids of")(io::Error::last_os_error())),
-    }
+    let tree = tree::copy(path).map_err(failed("clone the mount at"))?;
+    tree::map_ids(&tree, namespace).map_err(failed("map the ids of"))?;
+    Ok(tree)
 }
 
 #[cfg(test)]

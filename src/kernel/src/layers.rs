@@ -17,7 +17,7 @@ use std::path::{Path, PathBuf};
 use nix::mount::MsFlags;
 use nix::sched::CloneFlags;
 
-use crate::{Error, volume};
+use crate::{Error, tree};
 
 /// The attribute of a directory that hides what is below it; its value is `y`.
 pub const OPAQUE: &str = "trusted.overlay.opaque";
@@ -77,7 +77,7 @@ pub fn overlay_tree(
                 .and_then(|()| nix::mount::mount(none, "/", none, private, none))
                 .map_err(|e| failed(e.into()))?;
             mount_overlay(at, lower, upper)?;
-            volume::copy(at).map_err(failed)
+            tree::copy(at).map_err(failed)
         };
         scope.spawn(work).join()
     });

@@ -39,6 +39,7 @@ pub mod remove;
 pub mod sched;
 pub mod spawn;
 pub mod terminal;
+mod tree;
 pub mod users;
 pub mod volume;
 pub mod walk;

@@ -4,18 +4,16 @@
 //! other namespace and ends in it. The place is found without following a link,
 //! since whoever runs there may plant one. Blocking.
 
-use std::ffi::CString;
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
-use std::os::unix::ffi::OsStrExt;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::Path;
 
 use nix::fcntl::{OFlag, OpenHow, ResolveFlag, open, openat2};
 use nix::sys::stat::Mode;
 
-use crate::Error;
 use crate::namespaces::Namespace;
+use crate::{Error, tree};
 
 /// Where a mount is to be seen by a process.
 #[derive(Debug, Clone, Copy)]
@@ -53,9 +51,9 @@ impl Place<'_> {
 /// The process is gone, the place is not there or behind a link, or as `mount`.
 pub fn bind(source: &Path, place: Place<'_>, read_only: bool) -> Result<(), Error> {
     let failed = |verb, e| Error::new(verb, source.display().to_string(), e);
-    let tree = copy(source).map_err(|e| failed("copy the mount at", e))?;
+    let tree = tree::copy(source).map_err(|e| failed("copy the mount at", e))?;
     if read_only {
-        forbid_writing(&tree).map_err(|e| failed("make read-only", e))?;
+        tree::forbid_writing(&tree).map_err(|e| failed("make read-only", e))?;
     }
     within(place.pid, move || {
         let target = place.open(place.path)?;
@@ -118,36 +116,6 @@ fn within<T: Send>(pid: u32, work: impl FnOnce() -> io::Result<T> + Send) -> io:
         })?;
         entered.join().unwrap_or_else(|_| Err(io::Error::other("the work was cut short")))
     })
-}
-
-/// A copy of the mount at `path`, attached nowhere.
-pub(crate) fn copy(path: &Path) -> io::Result<OwnedFd> {
-    let text = CString::new(path.as_os_str().as_bytes())?;
-    let flags = libc::OPEN_TREE_CLONE as libc::c_int | libc::OPEN_TREE_CLOEXEC as libc::c_int;
-    // SAFETY: a C string that outlives the call, and integers.
-    let tree = unsafe { libc::syscall(libc::SYS_open_tree, libc::AT_FDCWD, text.as_ptr(), flags) };
-    if tree < 0 {
-        return Err(io::Error::last_os_error());
-    }
-    // SAFETY: a fresh descriptor that nobody else owns.
-    Ok(unsafe { OwnedFd::from_raw_fd(tree as RawFd) })
-}
-
-fn forbid_writing(tree: &OwnedFd) -> io::Result<()> {
-    // struct mount_attr: set, clear, propagation, user namespace.
-    let request = [libc::MOUNT_ATTR_RDONLY, 0, 0, 0];
-    // SAFETY: an empty C string and a struct that outlive the call.
-    let answer = unsafe {
-        libc::syscall(
-            libc::SYS_mount_setattr,
-            tree.as_raw_fd(),
-            c"".as_ptr(),
-            libc::AT_EMPTY_PATH,
-            request.as_ptr(),
-            size_of_val(&request),
-        )
-    };
-    if answer == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
 #[cfg(test)]

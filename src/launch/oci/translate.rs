@@ -197,7 +197,7 @@ fn process(process: &Process, plan: &LaunchPlan) -> Process {
 }
 
 fn every_capability() -> HashSet<Capability> {
-    isolators::linux::capabilities::BY_NUMBER.into_iter().collect()
+    isolators::capability::BY_NUMBER.into_iter().collect()
 }
 
 fn linux(

@@ -27,4 +27,4 @@ pub mod v0;
 pub mod views;
 
 pub use service::{Api, Door};
-use service::{not_implemented, not_yet, overloaded, parse_json, refusal, render, run};
+use service::{call_bytes, not_implemented, not_yet, overloaded, refusal, render, run};

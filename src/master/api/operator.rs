@@ -11,7 +11,7 @@ use super::{Api, refusal, views};
 use crate::daemon::files::FilesError;
 use crate::master::core::{Command, validate};
 use crate::master::ids::{AgentId, FrameworkId};
-use crate::wire::http::media::{Media, request_media, response_media};
+use crate::wire::http::media::{Media, response_media};
 use crate::wire::http::{Method, Request, Response, StatusCode};
 
 /// Answers one call.
@@ -67,17 +67,12 @@ fn bad(text: impl Into<String>) -> Response {
 }
 
 async fn read(request: &mut Request) -> Result<Call, Response> {
-    let media = request_media(&request.headers)?;
-    let body = request.bytes().await?;
-    let bytes = match media {
-        Media::Protobuf => body.to_vec(),
-        Media::Json => super::parse_json("mesos.v1.master.Call", &body)?,
-    };
+    let bytes = super::call_bytes("mesos.v1.master.Call", request).await?;
     let malformed = || bad("Failed to parse body into Call protobuf");
     if let Some(schema) = mesos::schema::find("mesos.v1.master.Call") {
         mesos::schema::check(schema, &bytes).map_err(|_| malformed())?;
     }
-    let mut call = Call::decode(bytes.as_slice()).map_err(|_| malformed())?;
+    let mut call = Call::decode(&bytes[..]).map_err(|_| malformed())?;
     if let Some(drain) = &mut call.drain_agent {
         drain.max_grace_period = grace_period(&bytes).map_err(|()| malformed())?;
     }

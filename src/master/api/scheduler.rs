@@ -6,7 +6,7 @@ use super::refusal;
 use super::stream;
 use crate::master::core::{StreamId, validate};
 use crate::master::driver::Handle;
-use crate::wire::http::media::{Media, request_media, response_media};
+use crate::wire::http::media::response_media;
 use crate::wire::http::{Method, Request, Response, StatusCode};
 
 const STREAM_ID: &str = "mesos-stream-id";
@@ -47,12 +47,7 @@ fn bad(text: impl Into<String>) -> Response {
 }
 
 async fn read(request: &mut Request) -> Result<Call, Response> {
-    let media = request_media(&request.headers)?;
-    let body = request.bytes().await?;
-    let bytes = match media {
-        Media::Protobuf => body.to_vec(),
-        Media::Json => super::parse_json("mesos.v1.scheduler.Call", &body)?,
-    };
+    let bytes = super::call_bytes("mesos.v1.scheduler.Call", request).await?;
     mesos::v1::scheduler_call(&bytes).map_err(|_| bad("Failed to parse body into Call protobuf"))
 }
 

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use bytes::Bytes;
 
 use super::pieces::Pieces;
 use super::tasks::TasksQuery;
@@ -12,6 +13,7 @@ use crate::daemon::api::{Common, Endpoint};
 use crate::master::core::{Command, Refusal};
 use crate::master::driver::{Handle, Overloaded};
 use crate::master::snapshot::Snapshot;
+use crate::wire::http::media::{Media, request_media};
 use crate::wire::http::routes::Routes;
 use crate::wire::http::{Request, Response, Service, StatusCode};
 use crate::wire::libprocess::Message;
@@ -218,10 +220,15 @@ pub(super) fn not_yet(what: &str) -> Response {
     Response::text(StatusCode::NOT_IMPLEMENTED, format!("{what} is not supported yet"))
 }
 
-/// JSON of a v1 call into wire bytes, refused in Mesos' words.
-pub(super) fn parse_json(name: &str, body: &[u8]) -> Result<Vec<u8>, Response> {
+/// The bytes of a v1 call, whatever it was sent as, refused in Mesos' words.
+pub(super) async fn call_bytes(name: &str, request: &mut Request) -> Result<Bytes, Response> {
     use mesos::json::JsonError;
-    mesos::v1::from_json(name, body).map_err(|error| {
+    let media = request_media(&request.headers)?;
+    let body = request.bytes().await?;
+    if media == Media::Protobuf {
+        return Ok(body);
+    }
+    mesos::v1::from_json(name, &body).map(Bytes::from).map_err(|error| {
         let text = match &error {
             JsonError::Syntax { .. } => format!("Failed to parse body into JSON: {error}"),
             JsonError::Convert(_) => {

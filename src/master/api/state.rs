@@ -65,7 +65,7 @@ pub(super) fn recovered_agents(w: &mut Writer, snapshot: &Snapshot, wanted: impl
 }
 
 fn header(w: &mut Writer, snapshot: &Snapshot, version: &VersionInfo) {
-    version_fields(w, version);
+    model::version_fields(w, version);
     let master = &snapshot.master;
     w.key("start_time").double(master.start_time);
     if let Some(time) = master.elected_time {
@@ -97,25 +97,4 @@ fn header(w: &mut Writer, snapshot: &Snapshot, version: &VersionInfo) {
             w.key(name).string(value);
         }
     });
-}
-
-/// `version`, `git_*` and `build_*` in the order of `/state`.
-fn version_fields(w: &mut Writer, version: &VersionInfo) {
-    w.key("version").string(&version.version);
-    for (name, value) in [
-        ("git_sha", &version.git_sha),
-        ("git_branch", &version.git_branch),
-        ("git_tag", &version.git_tag),
-        ("build_date", &version.build_date),
-    ] {
-        if let Some(value) = value {
-            w.key(name).string(value);
-        }
-    }
-    if let Some(time) = version.build_time {
-        w.key("build_time").double(time);
-    }
-    if let Some(user) = &version.build_user {
-        w.key("build_user").string(user);
-    }
 }

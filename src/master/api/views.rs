@@ -65,19 +65,12 @@ pub fn agent(agent: &Agent) -> r::get_agents::Agent {
 #[must_use]
 pub fn framework(framework: &Framework, offers: Vec<mesos::Offer>) -> r::get_frameworks::Framework {
     r::get_frameworks::Framework {
-        framework_info: (*framework.info).clone(),
-        active: framework.active(),
-        connected: framework.connected(),
-        recovered: framework.recovered(),
-        registered_time: time(framework.registered),
-        // compat: Mesos prints the registration time until there is a later one.
-        reregistered_time: time(framework.reregistered.unwrap_or(framework.registered)),
         unregistered_time: framework.unregistered.and_then(time),
         offers,
-        inverse_offers: Vec::new(),
         allocated_resources: shown(&framework.total_used),
         offered_resources: shown(&framework.total_offered),
         offer_constraints: Some(framework.constraints.as_deref().cloned().unwrap_or_default()),
+        ..framework_told(framework)
     }
 }
 
@@ -91,6 +84,7 @@ pub fn framework_told(framework: &Framework) -> r::get_frameworks::Framework {
         connected: framework.connected(),
         recovered: framework.recovered(),
         registered_time: time(framework.registered),
+        // compat: Mesos prints the registration time until there is a later one.
         reregistered_time: time(framework.reregistered.unwrap_or(framework.registered)),
         unregistered_time: time(framework.unregistered.unwrap_or_default()),
         ..r::get_frameworks::Framework::default()

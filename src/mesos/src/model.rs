@@ -22,8 +22,8 @@ use crate::json::Writer;
 use crate::resources::{Item, Quantities, Ranges, Resources, Scalar, Set, Value};
 use crate::{
     Attribute, CommandInfo, ContainerStatus, DomainInfo, ExecutorInfo, Labels, MasterInfo,
-    NetworkInfo, Offer, Resource, SlaveInfo, Task, TaskState, TaskStatus, executor_info,
-    framework_info, master_info, slave_info, value,
+    NetworkInfo, Offer, Resource, SlaveInfo, Task, TaskState, TaskStatus, VersionInfo,
+    executor_info, framework_info, master_info, slave_info, value,
 };
 
 /// Amounts by name, revocable ones under `<name>_revocable`; cpus, gpus, mem and
@@ -161,6 +161,27 @@ pub fn domain(w: &mut Writer, domain: &DomainInfo) {
             });
         }
     });
+}
+
+/// `version`, `git_*` and `build_*` in the order of `/state`.
+pub fn version_fields(w: &mut Writer, version: &VersionInfo) {
+    w.key("version").string(&version.version);
+    for (name, value) in [
+        ("git_sha", &version.git_sha),
+        ("git_branch", &version.git_branch),
+        ("git_tag", &version.git_tag),
+        ("build_date", &version.build_date),
+    ] {
+        if let Some(value) = value {
+            w.key(name).string(value);
+        }
+    }
+    if let Some(time) = version.build_time {
+        w.key("build_time").double(time);
+    }
+    if let Some(user) = &version.build_user {
+        w.key("build_user").string(user);
+    }
 }
 
 /// `{id, pid, port, hostname, domain?}`.

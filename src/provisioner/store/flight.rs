@@ -12,7 +12,6 @@ use tracing::{info, warn};
 
 use super::files::{self, ReferenceRecord};
 use super::{Inner, Lease, Progress, hold};
-use crate::fetch::while_wanted;
 use crate::provisioner::message::{Job, Report, VERSION};
 use crate::provisioner::pull;
 use crate::provisioner::reference::{Digest, Reference};
@@ -52,17 +51,12 @@ pub(super) enum Landing {
 
 /// Waits for the pull that is under way, or for a new one.
 pub(super) fn join(inner: &Arc<Inner>, key: Key) -> watch::Receiver<Landing> {
-    let mut state = inner.lock();
-    if let Some(waiting) = state.flights.get(&key) {
-        return waiting.subscribe();
+    let (landing, begun) = inner.flights.join(&key, Landing::Pulling(Progress::default()));
+    if let Some(waiting) = begun {
+        inner.lock().pulls += 1;
+        tokio::spawn(fly(Working(Arc::clone(inner)), key, waiting));
     }
-    let (sender, receiver) = watch::channel(Landing::Pulling(Progress::default()));
-    let sender = Arc::new(sender);
-    state.flights.insert(key.clone(), Arc::clone(&sender));
-    state.pulls += 1;
-    drop(state);
-    tokio::spawn(fly(Working(Arc::clone(inner)), key, sender));
-    receiver
+    landing
 }
 
 /// Counts as a pull at work; dropped, it does not.
@@ -77,20 +71,11 @@ impl Drop for Working {
 /// Pulls, unless all who wait lose interest.
 async fn fly(working: Working, key: Key, waiting: Arc<watch::Sender<Landing>>) {
     let inner = Arc::clone(&working.0);
-    let leave = || {
-        let mut state = inner.lock();
-        let nobody = waiting.receiver_count() == 0;
-        if nobody {
-            state.flights.remove(&key);
-        }
-        nobody
-    };
-    let landing = while_wanted(pull(&inner, &key, &waiting), &waiting, leave).await;
-    let Some(landing) = landing else {
+    let work = pull(&inner, &key, &waiting);
+    let Some(landing) = inner.flights.while_wanted(&key, &waiting, work).await else {
         info!(image = %key.reference, "gave up a pull that nobody waits for");
         return;
     };
-    inner.lock().flights.remove(&key);
     let ready = match &landing {
         Landing::Ready(lease) => Some(lease.id),
         Landing::Failed(message) => {

@@ -9,7 +9,6 @@ pub(super) mod files;
 mod flight;
 pub mod settings;
 
-use std::collections::HashMap;
 use std::fmt;
 use std::io;
 use std::ops::Deref;
@@ -18,7 +17,6 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
 use thiserror::Error;
-use tokio::sync::watch;
 use tracing::warn;
 
 use self::book::Book;
@@ -27,7 +25,7 @@ use self::flight::{Key, Landing};
 use super::gc;
 use super::image::StoredImage;
 use super::reference::{Digest, Reference};
-use crate::fetch::Program;
+use crate::fetch::{Flights, Program};
 
 pub use self::settings::{Location, Settings, SettingsError, insecure, mirrors};
 
@@ -173,12 +171,12 @@ struct Inner {
     program: Program,
     files: Files,
     state: Mutex<State>,
+    flights: Flights<Key, Landing>,
 }
 
 #[derive(Debug, Default)]
 struct State {
     book: Book,
-    flights: HashMap<Key, Arc<watch::Sender<Landing>>>,
     /// Pulls at work, those included that nobody waits for any more.
     pulls: usize,
 }
@@ -212,7 +210,8 @@ impl Store {
         }
         let program = Program::new(&settings.helper);
         let state = Mutex::new(State { book, ..State::default() });
-        Ok(Store { inner: Arc::new(Inner { settings, program, files, state }) })
+        let flights = Flights::default();
+        Ok(Store { inner: Arc::new(Inner { settings, program, files, state, flights }) })
     }
 
     /// An image, from the store or pulled. All who ask for the same at a time wait for

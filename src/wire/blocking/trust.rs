@@ -29,8 +29,8 @@ pub(super) fn config(
     let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
         .with_safe_default_protocol_versions()
         .map_err(failed)?;
-    let builder = if trust.unchecked {
-        builder.dangerous().with_custom_certificate_verifier(Arc::new(Anybody(provider)))
+    let verifier = if trust.unchecked {
+        Whom { provider, authorities: None, named: Vec::new() }
     } else {
         // A machine without any needs none where the server's are named.
         let mut roots = match system() {
@@ -44,11 +44,13 @@ pub(super) fn config(
             named.extend(found.map_err(|error| unread(path, error))?);
         }
         roots.add_parsable_certificates(named.iter().cloned());
-        let inner = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider)
+        let roots = Arc::new(roots);
+        let inner = WebPkiServerVerifier::builder_with_provider(roots, Arc::clone(&provider))
             .build()
             .map_err(|error| HttpError::Tls(error.to_string()))?;
-        builder.dangerous().with_custom_certificate_verifier(Arc::new(Named { inner, named }))
+        Whom { provider, authorities: Some(inner), named }
     };
+    let builder = builder.dangerous().with_custom_certificate_verifier(Arc::new(verifier));
     let Some((certificate, key)) = &trust.client else {
         return Ok(builder.with_no_client_auth());
     };
@@ -69,14 +71,17 @@ pub(super) fn add(roots: &mut RootCertStore, path: &Path) -> Result<(), pem::Err
 }
 
 /// Believes whom the authorities vouch for, and a server whose very certificate was named
-/// as an authority: people make one that signs itself, and Docker takes it.
+/// as an authority: people make one that signs itself, and Docker takes it. Every server
+/// must have the key to its certificate.
 #[derive(Debug)]
-struct Named {
-    inner: Arc<WebPkiServerVerifier>,
+struct Whom {
+    provider: Arc<CryptoProvider>,
+    /// `None`: every name is believed.
+    authorities: Option<Arc<WebPkiServerVerifier>>,
     named: Vec<CertificateDer<'static>>,
 }
 
-impl ServerCertVerifier for Named {
+impl ServerCertVerifier for Whom {
     fn verify_server_cert(
         &self,
         own: &CertificateDer<'_>,
@@ -85,7 +90,10 @@ impl ServerCertVerifier for Named {
         ocsp: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, rustls::Error> {
-        match self.inner.verify_server_cert(own, others, name, ocsp, now) {
+        let Some(authorities) = &self.authorities else {
+            return Ok(ServerCertVerified::assertion());
+        };
+        match authorities.verify_server_cert(own, others, name, ocsp, now) {
             // That it is an authority's is the last complaint: its time was checked.
             Err(rustls::Error::InvalidCertificate(CertificateError::Other(_)))
                 if self.named.iter().any(|named| named == own) =>
@@ -103,46 +111,7 @@ impl ServerCertVerifier for Named {
         certificate: &CertificateDer<'_>,
         signed: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        self.inner.verify_tls12_signature(message, certificate, signed)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        self.inner.verify_tls13_signature(message, certificate, signed)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.inner.supported_verify_schemes()
-    }
-}
-
-/// Believes every name; only that the server has the key to its certificate is checked.
-#[derive(Debug)]
-struct Anybody(Arc<CryptoProvider>);
-
-impl ServerCertVerifier for Anybody {
-    fn verify_server_cert(
-        &self,
-        _: &CertificateDer<'_>,
-        _: &[CertificateDer<'_>],
-        _: &ServerName<'_>,
-        _: &[u8],
-        _: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        let algorithms = &self.0.signature_verification_algorithms;
+        let algorithms = &self.provider.signature_verification_algorithms;
         verify_tls12_signature(message, certificate, signed, algorithms)
     }
 
@@ -152,11 +121,11 @@ impl ServerCertVerifier for Anybody {
         certificate: &CertificateDer<'_>,
         signed: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        let algorithms = &self.0.signature_verification_algorithms;
+        let algorithms = &self.provider.signature_verification_algorithms;
         verify_tls13_signature(message, certificate, signed, algorithms)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.signature_verification_algorithms.supported_schemes()
+        self.provider.signature_verification_algorithms.supported_schemes()
     }
 }

@@ -104,9 +104,12 @@ impl Ground {
         let config = Config {
             isolation: "filesystem/linux,namespaces/pid,network/cni".into(),
             runtime_dir: memory.0.join("runtime"),
-            cgroups_root: cgroups(name),
+            isolators: isolators::config::Config {
+                cgroups_root: cgroups(name),
+                cni: networks(&dir, memory.0.join("cni")),
+                ..Default::default()
+            },
             statistics_age: Duration::ZERO,
-            cni: networks(&dir, memory.0.join("cni")),
             ..Config::default()
         };
         let native = Native::new(config).expect("a containerizer");

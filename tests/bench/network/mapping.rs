@@ -112,11 +112,11 @@ pub async fn inside() {
     let mut config = Config {
         isolation: "filesystem/linux,network/port_mapping".into(),
         runtime_dir: dir.path().join("runtime"),
-        cgroups_root: root.clone(),
+        isolators: isolators::config::Config { cgroups_root: root.clone(), ..Default::default() },
         ..Config::default()
     };
-    config.port_mapping.ports = Ranges::new([(31_000, 31_999)]);
-    config.port_mapping.ephemeral = Ranges::new([(32_768, 33_791)]);
+    config.isolators.port_mapping.ports = Ranges::new([(31_000, 31_999)]);
+    config.isolators.port_mapping.ephemeral = Ranges::new([(32_768, 33_791)]);
     let native = Native::new(config).expect("a containerizer");
     native.recover(Vec::new()).await.expect("recovery of nothing");
     let mut server = request(&id("server"), dir.path(), &format!("exec iperf3 -s -p {PORT}"));

@@ -74,7 +74,7 @@ pub async fn scan() {
     let config = Config {
         isolation: "filesystem/linux,network/ports".into(),
         runtime_dir: dir.path().join("runtime"),
-        cgroups_root: root.clone(),
+        isolators: isolators::config::Config { cgroups_root: root.clone(), ..Default::default() },
         ..Config::default()
     };
     let native = Native::new(config).expect("a containerizer");

@@ -12,7 +12,7 @@ use async_trait::async_trait;
 use bulkhead::agent::api::metrics::Surroundings;
 use bulkhead::agent::api::streams::Sessions;
 use bulkhead::agent::api::{About, Api, Context};
-use bulkhead::agent::{Config, Handle, PostOutbox};
+use bulkhead::agent::{Config, Handle, Outcome, PostOutbox};
 use bulkhead::containerizer::{Containerizer, native};
 use bulkhead::daemon::api::Common;
 use bulkhead::daemon::files::Files;
@@ -26,7 +26,7 @@ use bulkhead::wire::libprocess::{Message, Post, Upid};
 use mesos::SlaveInfo;
 use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
 /// Long enough for a loaded machine, short enough to notice a hang.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -156,6 +156,8 @@ pub struct Agent {
     runtime: Option<Runtime>,
     _handle: Handle,
     containers: Arc<native::Native>,
+    /// Whether it shut down in good order, once it has ended.
+    ended: watch::Receiver<Option<bool>>,
 }
 
 /// The agent of the recordings, with nothing isolated.
@@ -205,20 +207,30 @@ impl Agent {
             let outbox = Arc::new(PostOutbox::new(post, "slave(1)"));
             let started = bulkhead::agent::start(config.clone(), Arc::clone(&native) as _, outbox);
             let (handle, done) = started;
+            let (end, ended) = watch::channel(None);
             tokio::spawn(async move {
-                if let Ok(Err(error)) = done.await {
+                let done = done.await;
+                end.send_replace(Some(matches!(done, Ok(Ok(Outcome::ShutDown)))));
+                if let Ok(Err(error)) = done {
                     eprintln!("the agent ended: {error}");
                 }
             });
             let door = Arc::new(api(&config, handle.clone(), Arc::clone(&native)));
             tokio::spawn(serve(listener, door, Limits::default(), std::future::pending()));
-            (handle, address, native)
+            (handle, address, native, ended)
         };
         // A thread of its own, since the test runs on a runtime already.
         let handle = runtime.handle().clone();
         let started = std::thread::spawn(move || handle.block_on(start)).join();
-        let (handle, address, containers) = started.expect("the agent starts");
-        Agent { address, runtime: Some(runtime), _handle: handle, containers }
+        let (handle, address, containers, ended) = started.expect("the agent starts");
+        Agent { address, runtime: Some(runtime), _handle: handle, containers, ended }
+    }
+
+    /// Waits for its end; whether it shut down in good order.
+    pub async fn has_shut_down(&mut self) -> bool {
+        let ended = self.ended.wait_for(Option::is_some);
+        let ended = tokio::time::timeout(Duration::from_secs(60), ended).await;
+        ended.expect("an end in time").is_ok_and(|ended| *ended == Some(true))
     }
 
     /// Waits until a container runs.

@@ -3,7 +3,9 @@
 
 use async_trait::async_trait;
 use isolator_plugin::Plugin;
-use isolators::api::{ContainerContext, Isolation, Isolator, IsolatorError, Known, Recovered};
+use isolators::api::{
+    About, ContainerContext, Isolation, Isolator, IsolatorError, Known, Recovered,
+};
 use isolators::hook::{Additions, Hook, HookContext};
 use mesos::bulkhead::plugin::call::hook::Type;
 use serde_json::json;
@@ -37,8 +39,8 @@ impl Isolation for Nobody {}
 
 #[async_trait]
 impl Isolator for Nothing {
-    fn name(&self) -> &'static str {
-        NAME
+    fn about(&self) -> About {
+        About::top_level(NAME)
     }
 
     fn attach(&self, _: &std::sync::Arc<ContainerContext>) -> Box<dyn Isolation> {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bulkhead::containerizer::docker::{Config, Docker};
-use bulkhead::containerizer::{Class, Containerizer, LaunchRequest};
+use bulkhead::containerizer::{Containerizer, LaunchRequest};
 use serde_json::{Value, json};
 
 use super::scene::{cluster, container, docker_task, eventually, file, sandbox};
@@ -281,14 +281,8 @@ async fn a_running_container_is_resized() {
         command: mesos::CommandInfo { value: Some("sleep 1000".into()), ..Default::default() },
         container: Some(info),
         requests: requests(0.5, 64.0),
-        limits: BTreeMap::new(),
         sandbox,
-        user: None,
-        environment: BTreeMap::new(),
-        framework_id: None,
-        executor: None,
-        task: None,
-        class: Class::Default,
+        ..LaunchRequest::default()
     };
     let launched = docker.launch(request).await.expect("it runs");
     assert!(launched.pid.is_some());

@@ -105,9 +105,9 @@ async fn the_rights_of_the_tasks_user_count() {
     require!(root, cgroup);
     let dir = crate::support::TempDir::new("fetch-user");
     std::fs::set_permissions(dir.path(), PermissionsExt::from_mode(0o755)).expect("chmod");
-    for (name, mode) in [("open", 0o644), ("closed", 0o600)] {
+    for (name, mode) in [("open", 0o644), ("closed", 0o600), ("tool", 0o755)] {
         let path = dir.path().join(name);
-        std::fs::write(&path, name).expect("write");
+        std::fs::write(&path, "#!/bin/sh\n").expect("write");
         std::fs::set_permissions(&path, PermissionsExt::from_mode(mode)).expect("chmod");
     }
     let cluster = Cluster::start("fetchuser", Options::default());
@@ -121,9 +121,17 @@ async fn the_rights_of_the_tasks_user_count() {
     let tasks = vec![
         of_nobody("open", "test -O open && test -O stderr", plain(at("open"))),
         of_nobody("cached", "test -O open", cached(at("open"))),
-        task("root", "test -s closed", cached(at("closed"))),
+        task("root", "test -s closed && test $(stat -c %a closed) = 600", cached(at("closed"))),
+        // What may be executed may be from the cache as well.
+        of_nobody("tool", "./tool", plain(at("tool"))),
+        of_nobody("cached-tool", "./tool", cached(at("tool"))),
     ];
     let wrong = unfinished(&cluster, &mut framework, tasks).await;
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    // It may no more: not the copy that is there either.
+    std::fs::set_permissions(at("tool"), PermissionsExt::from_mode(0o644)).expect("chmod");
+    let again = vec![of_nobody("no-tool", "test ! -x tool", cached(at("tool")))];
+    let wrong = unfinished(&cluster, &mut framework, again).await;
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
     // Cached for nobody, but not theirs to change.
     let kept = std::fs::read_dir(cluster.dir.path().join("fetch/nobody")).expect("cached");

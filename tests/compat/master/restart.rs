@@ -9,10 +9,10 @@ use std::time::Duration;
 use mesos::recordio::Decoder;
 use serde_json::Value;
 
-use crate::conversation::{Said, Stage, conversation};
+use crate::conversation::{Exchange, Said, Stage, conversation, exchanges, time_of};
 use crate::raw::{Answer, Stream, exchange};
 use crate::shape::{self, Rules};
-use crate::{require, start, support};
+use crate::{require, start};
 
 const AGENT: &str = "127.0.0.1:5051";
 const MASTER: &str = "127.0.0.1:5050";
@@ -33,13 +33,6 @@ enum Happening {
     Death,
 }
 
-/// `[offset, seconds]`: when the byte at `offset` went over the wire.
-fn at(index: &Value, offset: usize) -> f64 {
-    let index = index.as_array().expect("an index");
-    let seen = index.iter().rfind(|i| i[0].as_u64().is_some_and(|o| o <= offset as u64));
-    seen.and_then(|i| i[1].as_f64()).unwrap_or(0.0)
-}
-
 /// The events of a streamed answer with their times.
 fn events(response: &[u8], index: &Value) -> Vec<(f64, Value)> {
     let head = response.windows(4).position(|w| w == b"\r\n\r\n").expect("a head") + 4;
@@ -48,7 +41,7 @@ fn events(response: &[u8], index: &Value) -> Vec<(f64, Value)> {
         decoder.feed(&chunk);
         while let Some(record) = decoder.next_record().expect("RecordIO") {
             let event = serde_json::from_slice(&record).expect("JSON");
-            found.push((at(index, rest), event));
+            found.push((time_of(index, rest), event));
         }
         rest += used;
     }
@@ -60,27 +53,13 @@ fn pings(said: &Said) -> bool {
 }
 
 fn happenings() -> Vec<Happening> {
-    let dir = support::golden().expect("required").join("libprocess").join(CAPTURE);
-    let read = |name: &str| std::fs::read(dir.join(name)).expect("a recording");
-    let list: Value = serde_json::from_slice(&read("connections.json")).expect("JSON");
     let mut all: Vec<(f64, Happening)> = vec![(DEATH, Happening::Death)];
-    for connection in list.as_array().expect("a list") {
-        // A connection may have been opened and never used.
-        if connection["c2s_bytes"] == 0 {
-            continue;
-        }
-        let name = connection["file"].as_str().expect("a name");
-        let request = read(&format!("{name}.c2s.bin"));
-        if !request.starts_with(b"POST /api/v1/scheduler ") {
-            continue;
-        }
-        let response = read(&format!("{name}.s2c.bin"));
-        let index = &connection["s2c_index"];
+    for Exchange { at, request, response, index } in exchanges(CAPTURE, "/api/v1/scheduler") {
         if !response.windows(16).any(|w| w == b"Content-Length: ") {
-            all.extend(events(&response, index).into_iter().map(|(t, e)| (t, Happening::Event(e))));
+            let events = events(&response, &index).into_iter();
+            all.extend(events.map(|(at, event)| (at, Happening::Event(event))));
         }
-        let begin = at(&connection["c2s_index"], 0);
-        all.push((begin, Happening::Call { request, response }));
+        all.push((at, Happening::Call { request, response }));
     }
     let between = conversation(CAPTURE).into_iter().filter(|s| {
         let ends = [s.from().1, s.to().1];
@@ -107,21 +86,9 @@ fn key(event: &Value) -> (String, String, String) {
 }
 
 impl Framework {
-    /// The recorded request in our names.
-    fn request(stage: &Stage, recorded: &[u8]) -> Vec<u8> {
-        let text = String::from_utf8_lossy(recorded);
-        let (head, body) = text.split_once("\r\n\r\n").expect("a head");
-        let body = stage.names.ours(body);
-        let lines = head.split("\r\n").map(|line| match line.split_once(": ") {
-            Some(("Content-Length", _)) => format!("Content-Length: {}", body.len()),
-            _ => stage.names.ours(line),
-        });
-        format!("{}\r\n\r\n{body}", lines.collect::<Vec<_>>().join("\r\n")).into_bytes()
-    }
-
     fn call(&mut self, stage: &mut Stage, request: &[u8], response: &[u8]) {
         let recorded = Answer::recorded(response);
-        let ours = Self::request(stage, request);
+        let ours = stage.request(request);
         let head = if recorded.header("Mesos-Stream-Id").is_some() {
             let stream = Stream::open(&self.address, &ours);
             let id = recorded.header("Mesos-Stream-Id").expect("just seen");
@@ -204,7 +171,7 @@ async fn the_recorded_death_of_an_agent_plays_against_our_master() {
     };
     for happening in all {
         match happening {
-            Happening::Message(said) => stage.play(&[said]).await,
+            Happening::Message(said) => drop(stage.play(&[said]).await),
             Happening::Death => stage.die(AGENT),
             Happening::Call { request, response } => {
                 tokio::task::block_in_place(|| framework.call(&mut stage, &request, &response));

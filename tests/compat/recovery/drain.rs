@@ -147,13 +147,7 @@ async fn a_drain_goes_on_after_the_agents_death() {
     let options = Options::default().agent(&["--registration_backoff_factor=10ms"]);
     let mut cluster = Cluster::start("drain-death", options);
     let mut framework = Framework::subscribe(&cluster.master, "drain-death").await;
-    let points = [
-        "checkpoint.drain.before",
-        "checkpoint.drain.after",
-        "checkpoint.drained.before",
-        "checkpoint.drained.after",
-    ];
-    for (number, point) in points.into_iter().enumerate() {
+    for (number, point) in kernel::failpoint::of("checkpoint.drain").enumerate() {
         cluster.kill_agent();
         cluster.failpoint = Some(point);
         cluster.start_agent();

@@ -111,7 +111,7 @@ async fn after_a_reboot_a_changed_agent_is_a_new_one() {
     cluster.kill_agent();
     let boot_id = cluster.dir.path().join("agent/meta/boot_id");
     cluster.agent_flags(&["--attributes=rack:other"]);
-    for point in ["checkpoint.forget_agent.before", "checkpoint.forget_agent.after"] {
+    for point in kernel::failpoint::of("checkpoint.forget_agent.") {
         std::fs::write(&boot_id, "another").expect("the boot id");
         cluster.failpoint = Some(point);
         cluster.spawn_agent();

@@ -10,19 +10,13 @@ use crate::framework::Framework;
 use crate::require;
 use crate::volumes::{directory, offer_with, operation, reserved, state, subscribe, volume};
 
-const POINTS: [&str; 12] = [
-    "checkpoint.resources.before",
-    "checkpoint.resources.after",
-    "checkpoint.operation_update.before",
-    "checkpoint.operation_update.after",
-    "checkpoint.operation_ack.before",
-    "checkpoint.operation_ack.after",
-    "checkpoint.forget_operation.before",
-    "checkpoint.forget_operation.after",
-    "resources.target",
-    "resources.volumes",
-    "resources.half",
-    "send.operation.before",
+/// What their names begin with.
+const POINTS: [&str; 5] = [
+    "checkpoint.resources.",
+    "checkpoint.operation_",
+    "checkpoint.forget_operation.",
+    "resources.",
+    "send.operation.",
 ];
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -82,7 +76,7 @@ async fn deaths_while_reservations_and_volumes_change() {
     let mut cluster = Cluster::start("opdeath", Options::default());
     let mut framework = subscribe(&cluster.master, "opdeath").await;
     let (disk, v) = (reserved(), volume("v", "RW"));
-    for (number, point) in POINTS.into_iter().enumerate() {
+    for (number, point) in POINTS.into_iter().flat_map(kernel::failpoint::of).enumerate() {
         cluster.kill_agent();
         start_at(&mut cluster, point);
         let name = |what: &str| format!("{what}-{number}");

@@ -54,7 +54,7 @@ async fn a_sandbox_over_its_quota_ends_the_container() {
     figures(&native, "free", |s| s.disk_used_bytes > Some(8 << 20)).await;
     destroy(&native, "free").await;
 
-    place.config.disk.enforce = true;
+    place.config.isolators.disk.enforce = true;
     let native = place.start();
     native.launch(place.shell("a", 4.0, write)).await.expect("launch");
     let ended = end(&native, "a").await;
@@ -101,7 +101,7 @@ async fn a_thousand_sandboxes_cost_less_than_a_twentieth() {
     }
     let config = isolators::disk::Config {
         watch_interval: Duration::from_millis(1),
-        ..place.config.disk.clone()
+        ..place.config.isolators.disk.clone()
     };
     let before = walking_ticks();
     let isolator = DiskDu::new(config).expect("a thread");

@@ -25,8 +25,8 @@ impl OnDisk {
         let mut place = Place::new(name, "disk/xfs");
         place.work = directory.join("work");
         std::fs::create_dir_all(&place.work).expect("a work directory");
-        place.config.disk.work_dir = place.work.clone();
-        place.config.disk.enforce = true;
+        place.config.isolators.disk.work_dir = place.work.clone();
+        place.config.isolators.disk.enforce = true;
         OnDisk { place, directory }
     }
 
@@ -89,7 +89,7 @@ async fn writes_over_the_quota_fail_on_ext4() {
 async fn containers_over_the_quota_are_ended() {
     require!(root, cgroup, xfs);
     let mut on = OnDisk::new("quotakill", "BULKHEAD_XFS");
-    on.place.config.disk.xfs_kill_containers = true;
+    on.place.config.isolators.disk.xfs_kill_containers = true;
     let native = on.place.start();
     native.launch(on.shell("a", 4.0, WRITE)).await.expect("launch");
     let ended = end(&native, "a").await;
@@ -97,7 +97,7 @@ async fn containers_over_the_quota_are_ended() {
     let message = ended.message.expect("a message");
     assert!(message.ends_with(") exceeds quota (4MB)"), "{message}");
     // Without enforcement the kernel counts and nothing else happens.
-    on.place.config.disk.enforce = false;
+    on.place.config.isolators.disk.enforce = false;
     let native = on.place.start();
     native.launch(on.shell("b", 4.0, WRITE)).await.expect("launch");
     figures(&native, "b", |s| s.disk_used_bytes > Some(10 << 20)).await;
@@ -108,7 +108,7 @@ async fn containers_over_the_quota_are_ended() {
 async fn ids_run_out_and_come_back() {
     require!(root, cgroup, xfs);
     let mut on = OnDisk::new("quotaids", "BULKHEAD_XFS");
-    on.place.config.disk.xfs_project_range = "[81000-81001]".into();
+    on.place.config.isolators.disk.xfs_project_range = "[81000-81001]".into();
     let native = on.place.start();
     for id in ["a", "b"] {
         native.launch(on.shell(id, 4.0, "sleep 1000")).await.expect("launch");
@@ -137,7 +137,7 @@ async fn ids_run_out_and_come_back() {
 async fn a_restart_knows_the_projects() {
     require!(root, cgroup, xfs);
     let mut on = OnDisk::new("quotaagain", "BULKHEAD_XFS");
-    on.place.config.disk.xfs_project_range = "[82000-82001]".into();
+    on.place.config.isolators.disk.xfs_project_range = "[82000-82001]".into();
     let request = on.shell("a", 4.0, "sleep 1000");
     // A sandbox of a container that is forgotten, as gc will find it.
     std::fs::create_dir_all(on.place.sandbox("old")).expect("a sandbox");

@@ -4,7 +4,7 @@
 use bulkhead::launch::{End, LaunchError, Recovered, recover};
 use isolators::plan::LinuxNamespaceType as Kind;
 
-use crate::{Fixture, chain, end_of, namespace, require, until};
+use crate::{Fixture, end_of, namespace, require, until};
 
 const BASE: [Kind; 2] = [Kind::Mount, Kind::Pid];
 
@@ -87,12 +87,12 @@ async fn failures_say_why_and_leave_nothing() {
     };
     for kinds in [&BASE[..], &[Kind::Mount]] {
         let missing = error(fixture.plan(kinds, &["/no/such/program"])).await;
-        let LaunchError::Runtime(text) = &missing else { panic!("{}", chain(&missing)) };
+        let LaunchError::Runtime(text) = &missing else { panic!("{}", kernel::chain(&missing)) };
         assert!(text.contains("no executable file: /no/such/program"), "{text}");
         let mut plan = fixture.plan(kinds, &["true"]);
         plan.spec.process_mut().as_mut().expect("set").set_cwd("/no/such/directory".into());
         let lost = error(plan).await;
-        let LaunchError::Runtime(text) = &lost else { panic!("{}", chain(&lost)) };
+        let LaunchError::Runtime(text) = &lost else { panic!("{}", kernel::chain(&lost)) };
         assert!(text.contains("ENOENT"), "{text}");
         match recover(&fixture.record()).await.expect("a record") {
             Recovered::Failed(LaunchError::Runtime(again)) => assert_eq!(&again, text),

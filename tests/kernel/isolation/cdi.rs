@@ -20,7 +20,7 @@ const ISOLATORS: &str = "cgroups/devices,devices/cdi";
 /// under a name of our own; and with specs that hand it out.
 fn place(name: &str) -> Place {
     let mut place = Place::new(name, &format!("{ALL},{ISOLATORS}"));
-    place.config.cdi.directories = vec![specs(&place)];
+    place.config.isolators.cdi.directories = vec![specs(&place)];
     place
 }
 
@@ -132,7 +132,7 @@ async fn a_device_of_a_spec_comes_with_all_its_edits_and_only_by_name() {
     refused(&native, asking(&["log7"]), "bulkhead.test/log=log7: no such device").await;
     refused(&native, asking(&["hooked"]), "its createContainer hook '/bin/false'").await;
     place.check_clean();
-    place.config.cdi.hooks = Hooks::Ignore;
+    place.config.isolators.cdi.hooks = Hooks::Ignore;
     let native = place.start();
     let request = with(place.shell("four", "echo $LOG"), &["hooked"]);
     assert_eq!(run(&place, &native, request).await.1, "2\n");

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use async_trait::async_trait;
 use isolator_plugin::{Manifest, Plugin, Policy, RemoteIsolator};
 use isolators::api::{
-    ContainerContext, Contribution, Isolation, Isolator, IsolatorError, Known, Recovered,
+    About, ContainerContext, Contribution, Isolation, Isolator, IsolatorError, Known, Recovered,
 };
 use isolators::config::{Config, Launcher};
 use isolators::ids::IdRange;
@@ -39,7 +39,7 @@ impl Ground {
         let (mut root, mut requests, mut info) = (place.path("suite"), Vec::new(), None);
         let base = || vec![scalar("cpus", 0.1), scalar("mem", 32.0), scalar("disk", 64.0)];
         let mut config = Config {
-            cgroups_root: place.config.cgroups_root.clone(),
+            cgroups_root: place.config.isolators.cgroups_root.clone(),
             ..Config::new(Launcher::Linux, Hierarchies::detect().expect("cgroups"))
         };
         match name {
@@ -197,16 +197,8 @@ struct Shared(Arc<dyn Isolator>);
 
 #[async_trait]
 impl Isolator for Shared {
-    fn name(&self) -> &'static str {
-        self.0.name()
-    }
-
-    fn supports_nesting(&self) -> bool {
-        self.0.supports_nesting()
-    }
-
-    fn supports_standalone(&self) -> bool {
-        self.0.supports_standalone()
+    fn about(&self) -> About {
+        self.0.about()
     }
 
     fn attach(&self, context: &Arc<ContainerContext>) -> Box<dyn Isolation> {
@@ -232,12 +224,8 @@ struct PairIsolation {
 
 #[async_trait]
 impl Isolator for Pair {
-    fn name(&self) -> &'static str {
-        self.isolator.name()
-    }
-
-    fn supports_nesting(&self) -> bool {
-        self.isolator.supports_nesting()
+    fn about(&self) -> About {
+        self.isolator.about()
     }
 
     fn attach(&self, context: &Arc<ContainerContext>) -> Box<dyn Isolation> {

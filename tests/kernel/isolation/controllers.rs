@@ -56,7 +56,7 @@ async fn whole_cpus_are_exclusive() {
         return;
     }
     let mut place = Place::new("cpuset", "cgroups/cpuset");
-    place.config.cgroups.cpuset_policy = Policy::Exclusive;
+    place.config.isolators.cgroups.cpuset_policy = Policy::Exclusive;
     let native = place.start();
     let shared = start(&native, sleeper(&place, "shared", 0.5)).await;
     assert_eq!(allowed(shared), all);
@@ -168,7 +168,7 @@ async fn block_weights_are_written_or_refused() {
         return;
     }
     let mut place = Place::new("weight", "cgroups/blkio");
-    place.config.cgroups.blkio_weight = Some(300);
+    place.config.isolators.cgroups.blkio_weight = Some(300);
     let native = place.start();
     let mut request = sleeper(&place, "a", 0.1);
     request.task = labelled("blkio_weight", "200");
@@ -194,7 +194,8 @@ async fn huge_pages_are_limited() {
     let _mounts = MOUNTS.lock().await;
     let mut place = Place::new("hugetlb", "cgroups/hugetlb");
     let _hierarchies = Mounts::of(&mut place);
-    place.config.cgroups.hugetlb_limits = hugetlb::parse_limits("2MB=64MB").expect("limits");
+    place.config.isolators.cgroups.hugetlb_limits =
+        hugetlb::parse_limits("2MB=64MB").expect("limits");
     let native = place.start();
     let mut request = sleeper(&place, "a", 0.1);
     request.task = labelled(hugetlb::LABEL, "2MB=8MB");
@@ -228,8 +229,8 @@ async fn packets_have_class_ids() {
     let _mounts = MOUNTS.lock().await;
     let mut place = Place::new("netcls", "cgroups/net_cls,cgroups/net_prio");
     let _hierarchies = Mounts::of(&mut place);
-    place.config.cgroups.net_cls = Some(Handles { primary: 0x10, first: 2, last: 3 });
-    place.config.cgroups.net_prio = net_prio::parse_map("lo=5").expect("a map");
+    place.config.isolators.cgroups.net_cls = Some(Handles { primary: 0x10, first: 2, last: 3 });
+    place.config.isolators.cgroups.net_prio = net_prio::parse_map("lo=5").expect("a map");
     let native = place.start();
     let (a, b) = (sleeper(&place, "a", 0.1), sleeper(&place, "b", 0.1));
     let pids = (start(&native, a.clone()).await, start(&native, b.clone()).await);
@@ -266,7 +267,7 @@ async fn events_are_counted_where_the_work_is() {
     let mut place = Place::new("perf", "cgroups/perf_event");
     let second = Duration::from_millis(500);
     let plan = perf_event::Plan::new("task-clock,page-faults,context-switches", second, second);
-    place.config.cgroups.perf = Some(plan.expect("a plan"));
+    place.config.isolators.cgroups.perf = Some(plan.expect("a plan"));
     let native = place.start();
     native.launch(place.probe("busy", &["burn"])).await.expect("launch");
     native.launch(sleeper(&place, "idle", 0.1)).await.expect("launch");
@@ -300,7 +301,7 @@ async fn all_controllers_together() {
     let _mounts = MOUNTS.lock().await;
     let mut place = Place::new("all", "cgroups/all");
     let _hierarchies = Mounts::of(&mut place);
-    place.config.cgroups_pids_limit = Some(99);
+    place.config.isolators.cgroups_pids_limit = Some(99);
     let native = place.start();
     start(&native, sleeper(&place, "a", 0.5)).await;
     assert_eq!(place.knob("a", "pids.max").as_deref().map(str::trim), Some("99"));
@@ -347,9 +348,9 @@ async fn the_conformance_suite_passes() {
     let _hierarchies = Mounts::of(&mut place);
     let hierarchies = kernel::cgroup::Hierarchies::detect().expect("the mount table");
     let mut config = Config::new(Launcher::Linux, hierarchies);
-    config.cgroups_root.clone_from(&place.config.cgroups_root);
+    config.cgroups_root.clone_from(&place.config.isolators.cgroups_root);
     config.cgroups_destroy_timeout = Duration::from_secs(20);
-    config.cgroups = place.config.cgroups.clone();
+    config.cgroups = place.config.isolators.cgroups.clone();
     config.cgroups.net_cls = Some(Handles { primary: 1, first: 1, last: 99 });
     config.cgroups_pids_limit = Some(50);
     let second = Duration::from_secs(1);

@@ -32,7 +32,7 @@ async fn a_device_that_is_not_allowed_cannot_be_opened() {
     assert_eq!(output, DEFAULT);
 
     let mut place = Place::new("devallow", "cgroups/devices");
-    place.config.cgroups.allowed_devices = vec![DeviceAccess {
+    place.config.isolators.cgroups.allowed_devices = vec![DeviceAccess {
         device: Device { path: Some("/dev/kmsg".into()), number: None },
         access: device_access::Access { read: Some(true), ..device_access::Access::default() },
     }];

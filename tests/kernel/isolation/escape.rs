@@ -38,8 +38,8 @@ const DOCKER: [&str; 13] = [
 /// attempt must fail with the capabilities alone, too.
 fn prison(name: &str, filter: bool) -> Place {
     let mut place = with(name, "linux/capabilities,linux/nnp,linux/seccomp");
-    place.config.bounding_capabilities = Some(caps(&DOCKER));
-    place.config.seccomp_profile_name = filter.then(|| "default".into());
+    place.config.isolators.bounding_capabilities = Some(caps(&DOCKER));
+    place.config.isolators.seccomp_profile_name = filter.then(|| "default".into());
     place
 }
 

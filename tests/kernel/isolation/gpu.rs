@@ -50,7 +50,7 @@ fn library(dir: &Path, count: u32, init: u32) -> PathBuf {
 
 fn place(name: &str) -> Place {
     let mut place = Place::new(name, &format!("{ALL},cgroups/devices,gpu/nvidia"));
-    place.config.gpu = settings(&place, 3);
+    place.config.isolators.gpu = settings(&place, 3);
     place
 }
 
@@ -170,12 +170,12 @@ fn what_is_missing_of_the_driver_is_said_at_start() {
         Ok(_) => panic!("it must not start"),
         Err(error) => error.to_string(),
     };
-    place.config.gpu.indices = Some(vec![7]);
+    place.config.isolators.gpu.indices = Some(vec![7]);
     assert!(refused(&place).contains("the Nvidia GPU 7"), "{}", refused(&place));
-    place.config.gpu.indices = None;
+    place.config.isolators.gpu.indices = None;
     std::fs::remove_file(place.path("dev/nvidiactl")).expect("remove");
     assert!(refused(&place).contains("nvidiactl"), "{}", refused(&place));
-    place.config.gpu.library = "libbulkhead-none.so.1".into();
+    place.config.isolators.gpu.library = "libbulkhead-none.so.1".into();
     assert!(refused(&place).contains("install the driver"), "{}", refused(&place));
     place.config.isolation = "filesystem/linux,gpu/nvidia".into();
     assert!(refused(&place).contains("'cgroups/devices'"), "{}", refused(&place));

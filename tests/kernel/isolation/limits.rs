@@ -46,7 +46,7 @@ async fn half_a_cpu_is_half_a_cpu() {
 async fn weights_and_quotas_are_mesos_own() {
     require!(root, cgroup);
     let mut place = Place::new("knobs", ALL);
-    place.config.cgroups_enable_cfs = true;
+    place.config.isolators.cgroups_enable_cfs = true;
     let native = place.start();
     let mut request = place.shell("a", "sleep 1000");
     request.requests = resources(0.3, 96.0);
@@ -135,7 +135,7 @@ async fn a_fork_bomb_stops_at_its_limit() {
         return;
     }
     let mut place = Place::new("pids", ALL);
-    place.config.cgroups_pids_limit = Some(64);
+    place.config.isolators.cgroups_pids_limit = Some(64);
     let native = place.start();
     let label = |value: &str| Label { key: "pids_limit".into(), value: Some(value.into()) };
     // The first process counts.
@@ -167,7 +167,7 @@ async fn a_fork_bomb_dies_without_a_pid_namespace() {
         return;
     }
     let mut place = Place::new("bomb", "cgroups/cpu,cgroups/mem,cgroups/pids");
-    place.config.cgroups_pids_limit = Some(200);
+    place.config.isolators.cgroups_pids_limit = Some(200);
     let native = place.start();
     native.launch(place.probe("a", &["forkbomb"])).await.expect("launch");
     place.wait_output("a", "forked 199").await;

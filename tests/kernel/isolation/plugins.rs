@@ -14,7 +14,7 @@ use bulkhead::containerizer::{Containerizer, KnownContainer};
 use isolator_plugin::wire::{Answer, Service, listen};
 use isolator_plugin::{Manifest, Plugin, Policy, RemoteIsolator, Report};
 use isolators::api::{
-    ContainerContext, Contribution, Isolation, Isolator, IsolatorError, Known, Recovered,
+    About, ContainerContext, Contribution, Isolation, Isolator, IsolatorError, Known, Recovered,
 };
 use isolators::hook::{Additions, Hook, HookContext};
 use mesos::bulkhead::plugin::call::hook::Type as HookType;
@@ -72,15 +72,15 @@ struct Kept {
 
 impl Moody {
     fn handle(&self, context: &ContainerContext) -> Kept {
-        let id = context.lineage().join(".");
+        let id = context.id.to_string();
         Kept { name: self.name, file: self.directory.join(&id), id }
     }
 }
 
 #[async_trait]
 impl Isolator for Moody {
-    fn name(&self) -> &'static str {
-        self.name
+    fn about(&self) -> About {
+        About::top_level(self.name)
     }
 
     fn attach(&self, context: &Arc<ContainerContext>) -> Box<dyn Isolation> {

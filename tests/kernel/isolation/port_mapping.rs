@@ -154,7 +154,7 @@ fn here(arguments: &[&str]) -> String {
 
 fn place(name: &str) -> Place {
     let mut place = Place::new(name, ISOLATION);
-    let mapping = &mut place.config.port_mapping;
+    let mapping = &mut place.config.isolators.port_mapping;
     mapping.ports = Ranges::new([(31_000, 31_999)]);
     mapping.ephemeral = Ranges::new([EPHEMERAL]);
     mapping.per_container = 64;
@@ -205,7 +205,7 @@ fn everybody_has_the_hosts_address_and_ports_of_their_own() {
     }
     let outside = Outside::start();
     let mut place = place("mapping");
-    place.config.port_mapping.per_container = 16;
+    place.config.isolators.port_mapping.per_container = 16;
     in_a_life(async {
         let native = place.start();
         native.recover(Vec::new()).await.expect("recovery of nothing");
@@ -338,7 +338,7 @@ fn the_agent_may_die_and_ports_stay_where_they_are() {
     must("ip link add mesos1 type veth peer name mesos2");
     must(&format!(
         "ip link set mesos1 alias 'bulkhead {} stray 32896-32959'",
-        place.config.cgroups_root
+        place.config.isolators.cgroups_root
     ));
     must("ip link add mesos9 type veth peer name other9");
     in_a_life(async {
@@ -512,7 +512,7 @@ fn a_death_at_each_step_leaves_nothing() {
     if let Some(runtime) = std::env::var_os(LIFE) {
         // The life that ends early: it dies where the failpoint is.
         place.config.runtime_dir = runtime.into();
-        place.config.cgroups_root = std::env::var("BULKHEAD_TEST_ROOT").expect("a root");
+        place.config.isolators.cgroups_root = std::env::var("BULKHEAD_TEST_ROOT").expect("a root");
         return in_a_life(async {
             let native = place.start();
             native.recover(Vec::new()).await.expect("recovery of nothing");
@@ -529,7 +529,7 @@ fn a_death_at_each_step_leaves_nothing() {
         let life = Command::new(own)
             .args(["--exact", test, "--nocapture", "--test-threads=1"])
             .env(LIFE, &place.config.runtime_dir)
-            .env("BULKHEAD_TEST_ROOT", &place.config.cgroups_root)
+            .env("BULKHEAD_TEST_ROOT", &place.config.isolators.cgroups_root)
             .env("BULKHEAD_FAILPOINT", point)
             .output()
             .expect("a life");

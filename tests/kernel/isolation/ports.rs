@@ -42,9 +42,9 @@ fn have_v6() -> bool {
 
 fn place(name: &str, enforce: bool, bind: Bind) -> Place {
     let mut place = Place::new(name, ISOLATION);
-    place.config.ports.watch_interval = Duration::from_millis(100);
-    place.config.ports.enforce = enforce;
-    place.config.ports.bind = bind;
+    place.config.isolators.ports.watch_interval = Duration::from_millis(100);
+    place.config.isolators.ports.enforce = enforce;
+    place.config.isolators.ports.bind = bind;
     place
 }
 
@@ -85,7 +85,7 @@ fn is_violation(end: &Termination, container: &str, port: u16) {
 fn unified(place: &Place, id: &str) -> Option<PathBuf> {
     let found = Hierarchies::detect().expect("the mount table");
     let mount = found.unified()?.mount.clone();
-    Some(mount.join(&place.config.cgroups_root).join(id))
+    Some(mount.join(&place.config.isolators.cgroups_root).join(id))
 }
 
 /// Whether ports can be refused here; says so if they cannot.
@@ -245,7 +245,7 @@ async fn only_ports_in_scope_are_judged_and_only_if_enforced() {
     let port = u64::from(inside);
     for enforce in [false, true] {
         let mut place = place("ports-scope", enforce, Bind::Any);
-        place.config.ports.scope = Some(Ranges::new([(port, port)]));
+        place.config.isolators.ports.scope = Some(Ranges::new([(port, port)]));
         let native = place.start();
         native.recover(Vec::new()).await.expect("recovery of nothing");
         let address = format!("127.0.0.1:{outside}");
@@ -401,7 +401,7 @@ fn a_restart_of_the_agent_changes_no_ports() {
     });
     // Another agent refuses nothing; what it finds is judged at once.
     bpf::refuse_ports_as("stranger", &group, &[(1, 1)]).expect("a program");
-    place.config.ports.bind = Bind::Any;
+    place.config.isolators.ports.bind = Bind::Any;
     in_a_life(async {
         let native = again(&place, &outer, pid).await;
         assert_eq!(bpf::bind_names(&group).expect("names"), ["stranger"; 2]);
@@ -462,7 +462,7 @@ fn what_cannot_work_is_said_at_start() {
     assert!(error.contains("network/ports") && error.contains("--launcher=linux"), "{error}");
     if Hierarchies::detect().expect("the mount table").unified().is_none() {
         place.config.launcher = bulkhead::launch::Engine::Linux;
-        place.config.ports.bind = Bind::Allocated;
+        place.config.isolators.ports.bind = Bind::Allocated;
         let error = Native::new(place.config.clone()).err().expect("refused").to_string();
         assert!(error.contains("--container_ports_bind") && error.contains("cgroup2"), "{error}");
     }

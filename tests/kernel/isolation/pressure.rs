@@ -93,9 +93,9 @@ async fn pressure_is_counted() {
 async fn knobs_of_v2_are_set() {
     require!(root, cgroup);
     let mut place = Place::new("memknobs", MEM);
-    place.config.cgroups.mem_high_ratio = Some(0.75);
-    place.config.cgroups.mem_min_ratio = Some(0.5);
-    place.config.cgroups.mem_oom_group = true;
+    place.config.isolators.cgroups.mem_high_ratio = Some(0.75);
+    place.config.isolators.cgroups.mem_min_ratio = Some(0.5);
+    place.config.isolators.cgroups.mem_oom_group = true;
     let native = place.start();
     let mut request = place.shell("a", "sleep 1000");
     request.requests = resources(0.1, 64.0);

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use bulkhead::containerizer::native::Native;
 use bulkhead::containerizer::{Containerizer, LaunchRequest};
-use isolators::linux::capabilities::Set;
+use isolators::capability::Set;
 use mesos::capability_info::Capability;
 use mesos::{CapabilityInfo, LinuxInfo, SeccompInfo};
 
@@ -59,8 +59,8 @@ async fn capabilities_are_what_the_operator_and_the_task_say() {
     require!(root, cgroup);
     let mut place = with("caps", "linux/capabilities");
     let (raw, chown) = (caps(&["NET_RAW"]), caps(&["CHOWN"]));
-    place.config.effective_capabilities = Some(raw);
-    place.config.bounding_capabilities = Some(raw.or(chown));
+    place.config.isolators.effective_capabilities = Some(raw);
+    place.config.isolators.bounding_capabilities = Some(raw.or(chown));
     let native = place.start();
     // A user that is not root keeps what is ambient.
     let status = status_of(&native, as_nobody(place.shell("a", "sleep 1000"))).await;
@@ -145,8 +145,8 @@ async fn a_filter_kills_and_refuses() {
     for more in ["linux/seccomp", "linux/seccomp,linux/nnp"] {
         let mut place = with("seccomp", more);
         profile(&place.path("profiles"), "no-mkdir", NO_MKDIR);
-        place.config.seccomp_config_dir = Some(place.path("profiles"));
-        place.config.seccomp_profile_name = Some("no-mkdir".into());
+        place.config.isolators.seccomp_config_dir = Some(place.path("profiles"));
+        place.config.isolators.seccomp_profile_name = Some("no-mkdir".into());
         let native = place.start();
         let status = status_of(&native, place.shell("a", "sleep 1000")).await;
         assert_eq!((field(&status, "Seccomp"), field(&status, "Seccomp_filters")), ("2", "1"));
@@ -173,10 +173,10 @@ async fn a_filter_kills_and_refuses() {
 async fn the_default_profile_stops_what_escapes_need() {
     require!(root, cgroup);
     let mut place = with("profile", "linux/seccomp,linux/capabilities");
-    place.config.seccomp_profile_name = Some("default".into());
+    place.config.isolators.seccomp_profile_name = Some("default".into());
     let native = place.start();
     // Everything is held by capability here, so only the filter is in the way.
-    place.config.bounding_capabilities = Some(caps(&["CHOWN", "SETUID", "SETGID"]));
+    place.config.isolators.bounding_capabilities = Some(caps(&["CHOWN", "SETUID", "SETGID"]));
     let bounded = place.start();
     let script =
         "unshare -m true && echo unshared; unshare -U true && echo user; ls / | sort | head -1";
@@ -194,7 +194,7 @@ async fn bad_profiles_are_refused_and_leave_nothing() {
     require!(root, cgroup);
     let mut place = with("badprofile", "linux/seccomp");
     profile(&place.path("profiles"), "broken", "{\"defaultAction\": \"SCMP_ACT_FLY\"}");
-    place.config.seccomp_config_dir = Some(place.path("profiles"));
+    place.config.isolators.seccomp_config_dir = Some(place.path("profiles"));
     let native = place.start();
     for (name, wanted) in [
         ("broken", "unknown variant `SCMP_ACT_FLY`"),
@@ -209,13 +209,13 @@ async fn bad_profiles_are_refused_and_leave_nothing() {
         place.check_clean();
     }
     // The operator's own is refused at start.
-    place.config.seccomp_profile_name = Some("broken".into());
+    place.config.isolators.seccomp_profile_name = Some("broken".into());
     let error = Native::new(place.config.clone()).err().expect("must be refused").to_string();
     assert!(error.contains("SCMP_ACT_FLY"), "{error}");
     let (raw, chown) = (caps(&["NET_RAW"]), caps(&["CHOWN"]));
     let mut contradiction = with("badcaps", "linux/capabilities");
-    contradiction.config.effective_capabilities = Some(raw);
-    contradiction.config.bounding_capabilities = Some(chown);
+    contradiction.config.isolators.effective_capabilities = Some(raw);
+    contradiction.config.isolators.bounding_capabilities = Some(chown);
     let error = Native::new(contradiction.config.clone()).err().expect("refused").to_string();
     assert!(error.contains("not a subset"), "{error}");
 }

@@ -24,8 +24,8 @@ const BASES: [u32; 2] = [400_000, 465_536];
 /// Room for two containers at a time.
 fn remapped(name: &str, isolation: &str) -> Place {
     let mut place = Place::new(name, isolation);
-    place.config.userns_remap = Some(IdRange::parse("[400000-531071]").expect("a range"));
-    place.config.disk.work_dir = place.path("");
+    place.config.isolators.userns_remap = Some(IdRange::parse("[400000-531071]").expect("a range"));
+    place.config.isolators.disk.work_dir = place.path("");
     std::fs::set_permissions(place.path(""), PermissionsExt::from_mode(0o755)).expect("chmod");
     place
 }
@@ -347,7 +347,7 @@ fn refused(change: impl FnOnce(&mut Place)) -> String {
 #[test]
 fn what_cannot_be_remapped_is_said_at_start() {
     require!(root, cgroup);
-    let error = refused(|place| place.config.disk.work_dir = "/proc/sys".into());
+    let error = refused(|place| place.config.isolators.disk.work_dir = "/proc/sys".into());
     let wanted = "the file system of the work dir '/proc/sys' cannot map ids (Linux 5.12";
     assert!(error.contains(wanted), "{error}");
     let error = refused(|place| place.config.isolation = "cgroups/cpu".into());
@@ -355,7 +355,7 @@ fn what_cannot_be_remapped_is_said_at_start() {
     let error = refused(|place| place.config.launcher = Engine::Posix);
     assert!(error.contains("--userns_remap needs --launcher=linux, not posix"), "{error}");
     let error = refused(|place| {
-        place.config.userns_remap = None;
+        place.config.isolators.userns_remap = None;
         place.config.isolation.push_str(",namespaces/user");
     });
     assert!(error.contains("without --userns_remap"), "{error}");

@@ -90,7 +90,7 @@ async fn secrets_are_files_that_only_their_container_sees() {
     let mut place = place("secret");
     std::fs::create_dir(place.path("vault")).expect("mkdir");
     std::fs::write(place.path("vault/db"), "password\n").expect("write");
-    place.config.secrets = Secrets::with(Arc::new(Directory::new(place.path("vault"))));
+    place.config.isolators.secrets = Secrets::with(Arc::new(Directory::new(place.path("vault"))));
     let native = place.start();
     let script = "cat token; echo; stat -f -c %T token; stat -c '%U %a' token sub/rw; cat sub/db; \
                   echo more >> sub/rw && cat sub/rw; echo no 2>/dev/null > token || echo refused; \

@@ -52,7 +52,8 @@ async fn settings_are_the_containers_own_or_refused_by_name() {
     require!(root, cgroup);
     let mut place = Place::new("sysctl", &format!("{ALL},linux/sysctl"));
     let flag = "kernel.msgmax=11111;kernel.msgmnb=22222;net.core.somaxconn=33";
-    place.config.container_sysctls = isolators::linux::sysctl::parse(flag).expect("settings");
+    place.config.isolators.container_sysctls =
+        isolators::linux::sysctl::parse(flag).expect("settings");
     let native = place.start();
     let look = "cat /proc/sys/kernel/msgmax /proc/sys/kernel/msgmnb";
     let host = Command::new("sh").args(["-c", look]).output().expect("sh").stdout;

@@ -74,7 +74,7 @@ async fn cgroup_root_and_host_name_are_its_own() {
     let lines: Vec<&str> = output.lines().collect();
     assert_eq!(lines[..2], ["box", "inside"]);
     assert_ne!(lines[2], own_namespace("cgroup"));
-    assert!(!output.contains(&place.config.cgroups_root), "the path is hidden: {output}");
+    assert!(!output.contains(&place.config.isolators.cgroups_root), "the path is hidden: {output}");
     let host = std::fs::read_to_string("/proc/sys/kernel/hostname").expect("a name");
     assert!(host.trim() != "box" && host.trim() != "inside");
 }
@@ -193,7 +193,7 @@ async fn a_nested_container_shares_what_it_should() {
         };
         assert_eq!(output.contains(&of_parent("pid")), same_pids, "{output}");
         assert!(output.contains(&of_parent("ipc")), "{output}");
-        assert!(output.contains(&format!("{}/p", place.config.cgroups_root)), "{output}");
+        assert!(output.contains(&format!("{}/p", place.config.isolators.cgroups_root)), "{output}");
         let shared = place.path("sandbox-p").join("shared/file");
         assert_eq!(std::fs::read_to_string(&shared).expect("shared"), "hi\n");
         assert!(native.wait(&child).await.is_some(), "kept until it is forgotten");

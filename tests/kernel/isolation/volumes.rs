@@ -28,8 +28,8 @@ fn place(name: &str) -> Place {
         std::fs::create_dir_all(&dir).expect("a directory");
         std::fs::write(dir.join("f"), id).expect("a file");
     }
-    place.config.disk.work_dir = place.path("volumes");
-    place.config.disk.volume = |work_dir: &Path, resource: &Resource| {
+    place.config.isolators.disk.work_dir = place.path("volumes");
+    place.config.isolators.disk.volume = |work_dir: &Path, resource: &Resource| {
         Some(work_dir.join(&resource.disk.as_ref()?.persistence.as_ref()?.id))
     };
     place

@@ -73,6 +73,14 @@ pub enum CallError {
 }
 
 impl CallError {
+    /// With its cause in one line, for people.
+    #[must_use]
+    pub fn chain(&self) -> String {
+        chain(self)
+    }
+}
+
+impl CallError {
     /// Whether the plugin has not said what it thinks.
     #[must_use]
     pub fn is_silence(&self) -> bool {
@@ -207,8 +215,8 @@ async fn collect(call: &'static str, body: Incoming) -> Result<Bytes, CallError>
         .map_err(|e| CallError::Broken { call, message: e.to_string() })
 }
 
-fn chain(error: &hyper::Error) -> String {
-    match std::error::Error::source(error) {
+fn chain(error: &dyn std::error::Error) -> String {
+    match error.source() {
         Some(source) => format!("{error}: {source}"),
         None => error.to_string(),
     }

@@ -16,8 +16,9 @@ use std::time::SystemTime;
 
 use self::profile::{Host, Profile};
 use self::table::Architecture;
-use super::capabilities::{self, Set};
+use super::capabilities;
 use crate::api::{ContainerContext, Contribution, Isolator, IsolatorError};
+use crate::capability::Set;
 use crate::config::Config;
 use crate::plan::SystemCallFilter;
 use crate::simple::Preparing;
@@ -54,7 +55,7 @@ pub fn isolator(
     config: Arc<Config>,
     enabled: &BTreeSet<&'static str>,
 ) -> Result<Arc<dyn Isolator>, IsolatorError> {
-    super::check(NAME, &config)?;
+    config.require_linux(NAME)?;
     let refuse = |object: &str| Err(IsolatorError::plain(NAME, "start", object));
     if !Path::new("/proc/sys/kernel/seccomp/actions_avail").exists() {
         return refuse("on this kernel: it has no seccomp filters");
@@ -189,11 +190,9 @@ fn stamp(path: &Path) -> Result<Stamp, IsolatorError> {
 
 #[cfg(test)]
 mod tests {
-    use kernel::cgroup::Hierarchies;
     use mesos::{ContainerInfo, LinuxInfo, SeccompInfo};
 
     use super::*;
-    use crate::config::Launcher;
     use crate::suite::context;
 
     struct Fixture {
@@ -208,7 +207,7 @@ mod tests {
             let config = Config {
                 seccomp_config_dir: Some(dir.clone()),
                 seccomp_profile_name: default.map(str::to_owned),
-                ..Config::new(Launcher::Linux, Hierarchies::default())
+                ..Config::default()
             };
             let host = Host { arch: Architecture::X86_64, kernel: (6, 1) };
             let (config, ready) = (Arc::new(config), Mutex::default());

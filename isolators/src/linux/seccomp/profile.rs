@@ -9,7 +9,7 @@ use serde::Deserialize;
 
 use super::assemble::{Action, Arch, Code, Compare, Condition, LONGEST, Rule, assemble};
 use super::table::Architecture;
-use crate::linux::capabilities::Set;
+use crate::capability::Set;
 
 /// From here on numbers belong to the x32 ABI.
 const X32: u32 = 0x4000_0000;

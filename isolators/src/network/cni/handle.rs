@@ -118,7 +118,7 @@ impl Member {
 
     /// The nearest container above that has networks of its own.
     fn owner(&self) -> Option<String> {
-        let lineage = self.context.lineage();
+        let lineage = self.context.id.lineage();
         let above = (1..lineage.len()).rev().map(|depth| lineage[..depth].join("."));
         above.into_iter().find(|key| self.shared.store.knows(key))
     }

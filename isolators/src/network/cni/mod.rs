@@ -47,8 +47,8 @@ use self::plugins::Plugins;
 pub use self::plugins::{IN_HELPER, LOOPBACK};
 pub use self::settings::Settings;
 use self::store::Store;
-use crate::api::{ContainerContext, Isolation, Isolator, IsolatorError, Known, Recovered};
-use crate::config::{Config, Launcher};
+use crate::api::{About, ContainerContext, Isolation, Isolator, IsolatorError, Known, Recovered};
+use crate::config::Config;
 
 /// Name as in `--isolation`.
 pub const NAME: &str = "network/cni";
@@ -137,13 +137,7 @@ struct Cni(Arc<Shared>, Manners);
 /// # Errors
 /// The combination of flags cannot work.
 pub fn cni(config: &Config, own_names: bool) -> Result<Arc<dyn Isolator>, IsolatorError> {
-    let refuse = |object: &str| Err(IsolatorError::plain(NAME, "start", object));
-    if !config.root {
-        return refuse("without root: it needs root permissions");
-    }
-    if config.launcher != Launcher::Linux {
-        return refuse("with --launcher=posix: the 'linux' launcher must be used");
-    }
+    config.require_linux(NAME)?;
     let networks = config.networks.clone().unwrap_or_else(|| Networks::new(&config.cni));
     networks.check()?;
     // A namespace is the agent's, and root of a remapped container is nobody in it.
@@ -157,17 +151,13 @@ pub fn cni(config: &Config, own_names: bool) -> Result<Arc<dyn Isolator>, Isolat
 
 /// What a container is called here, and for plugins.
 fn key(context: &ContainerContext) -> String {
-    context.lineage().join(".")
+    context.id.to_string()
 }
 
 #[async_trait]
 impl Isolator for Cni {
-    fn name(&self) -> &'static str {
-        NAME
-    }
-
-    fn supports_nesting(&self) -> bool {
-        true
+    fn about(&self) -> About {
+        About { name: NAME, nesting: true, standalone: false }
     }
 
     fn attach(&self, context: &Arc<ContainerContext>) -> Box<dyn Isolation> {

@@ -43,8 +43,8 @@ use self::settings::{Blocks, Settings};
 use self::shaping::Limits;
 use super::ports::core::ports;
 use crate::api::{
-    ContainerContext, Contribution, Isolation, Isolator, IsolatorError, Known, Probe, Recovered,
-    Sysctl,
+    About, ContainerContext, Contribution, Isolation, Isolator, IsolatorError, Known, Probe,
+    Recovered, Sysctl,
 };
 use crate::config::{Config, Launcher};
 use crate::mounts::{namespace_of, new_namespace};
@@ -226,12 +226,8 @@ impl PortMapping {
 
 #[async_trait]
 impl Isolator for PortMapping {
-    fn name(&self) -> &'static str {
-        NAME
-    }
-
-    fn supports_nesting(&self) -> bool {
-        true
+    fn about(&self) -> About {
+        About { name: NAME, nesting: true, standalone: false }
     }
 
     fn metrics(&self) -> Vec<(String, f64)> {

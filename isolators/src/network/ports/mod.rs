@@ -37,7 +37,7 @@ use self::listening::OpenPorts;
 use self::scan::{Found, Scanner, Target};
 use self::settings::{Bind, Settings};
 use crate::api::{
-    ContainerContext, Contribution, Isolation, Isolator, IsolatorError, Known, Limitation,
+    About, ContainerContext, Contribution, Isolation, Isolator, IsolatorError, Known, Limitation,
     Recovered, Watch,
 };
 use crate::cgroups::Layout;
@@ -288,8 +288,8 @@ async fn watch_for_ever(shared: Weak<Shared>) {
 
 #[async_trait]
 impl Isolator for Ports {
-    fn name(&self) -> &'static str {
-        NAME
+    fn about(&self) -> About {
+        About::top_level(NAME)
     }
 
     fn attach(&self, context: &Arc<ContainerContext>) -> Box<dyn Isolation> {
@@ -332,12 +332,12 @@ impl Handle {
 
     /// Its directory in the v2 hierarchy, if it has one.
     fn unified(&self) -> Option<PathBuf> {
-        let group = self.shared.layout.unified(&self.context.lineage())?;
+        let group = self.shared.layout.unified(&self.context.id.lineage())?;
         group.exists().then(|| group.path().to_path_buf())
     }
 
     fn add(&self, pid: Option<u32>) {
-        let tracker = self.shared.layout.tracker(&self.context.lineage());
+        let tracker = self.shared.layout.tracker(&self.context.id.lineage());
         // By id only if all its sockets have one.
         let unified = tracker.version() == Version::V2 || self.unified().is_some();
         let target = Target { id: self.id.clone(), pid, tracker, unified };

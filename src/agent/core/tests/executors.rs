@@ -11,8 +11,9 @@ use mesos::{
 use proptest::prelude::*;
 use prost::Message;
 
+use super::walk::{Step, step, walks};
 use super::world::{AGENT_ID, World, executor_task};
-use crate::agent::core::event::{CallId, Command, Event, Timer};
+use crate::agent::core::event::{CallId, Command, Event};
 use crate::agent::core::state::{StreamId, is_terminal};
 
 /// What the agent tells an executor, in both languages.
@@ -245,101 +246,59 @@ fn update(id: &str, status: &TaskStatus) -> m::StatusUpdate {
 }
 
 #[derive(Debug, Clone)]
-enum Step {
+enum Own {
     Run(bool),
     Act(u8),
-    Inbox,
-    Storage,
-    Flush,
-    Pending(u8),
-    Timer(u8),
-    Fuse(u8),
-    Crash,
 }
 
-fn step() -> impl Strategy<Value = Step> {
+fn own() -> impl Strategy<Value = Own> {
     prop_oneof![
-        2 => any::<bool>().prop_map(Step::Run),
-        8 => any::<u8>().prop_map(Step::Act),
-        8 => Just(Step::Inbox),
-        8 => Just(Step::Storage),
-        8 => Just(Step::Flush),
-        6 => any::<u8>().prop_map(Step::Pending),
-        1 => any::<u8>().prop_map(Step::Timer),
-        1 => (0u8..12).prop_map(Step::Fuse),
-        1 => Just(Step::Crash),
+        2 => any::<bool>().prop_map(Own::Run),
+        8 => any::<u8>().prop_map(Own::Act),
     ]
 }
 
-fn play(world: &mut World, stage: &mut Stage, step: &Step) {
-    match step {
-        Step::Run(http) if stage.players.len() < 12 => {
+fn play(world: &mut World, stage: &mut Stage, step: &Step<Own>) {
+    match world.take(step) {
+        Some(Own::Run(http)) if stage.players.len() < 12 => {
             let number = stage.players.len();
             let id = format!("E{number}");
             world.run_task(executor_task(&format!("t{number}"), &id), true);
             stage.players.insert(id, Player { http: *http, ..Player::default() });
         }
-        Step::Run(_) => {}
-        Step::Act(at) => drop(stage.act(world, usize::from(*at))),
-        Step::Inbox => drop(world.step_inbox()),
-        Step::Storage => drop(world.step_storage()),
-        Step::Flush => drop(world.step_flush()),
-        Step::Pending(at) => drop(world.step_pending(usize::from(*at))),
-        Step::Timer(at) => drop(world.fire(usize::from(*at))),
-        Step::Fuse(effects) => world.fuse = Some(usize::from(*effects)),
-        Step::Crash => world.crash(),
+        Some(Own::Act(at)) => drop(stage.act(world, usize::from(*at))),
+        Some(Own::Run(_)) | None => {}
     }
     stage.sync(world);
 }
 
-fn finish(world: &mut World, stage: &mut Stage) {
-    world.fuse = None;
-    for _ in 0..40 {
-        world.settle();
-        stage.sync(world);
-        for _ in 0..1000 {
-            if !stage.act(world, 0) {
-                break;
-            }
-            stage.sync(world);
-            world.settle();
-            stage.sync(world);
-        }
-        world.fire_if(|t| {
-            matches!(
-                t,
-                Timer::UpdateRetry { .. }
-                    | Timer::PingTimeout { .. }
-                    | Timer::ExecutorReregistration
-                    | Timer::ExecutorShutdown { .. }
-            )
-        });
-        world.settle();
-        stage.sync(world);
-        let open = |task: &String| !world.states_of(task).last().is_some_and(|s| is_terminal(*s));
-        if !world.tasks.keys().any(open) {
+/// Everybody does all that there is to do.
+fn end(world: &mut World, stage: &mut Stage) {
+    stage.sync(world);
+    for _ in 0..1000 {
+        if !stage.act(world, 0) {
             return;
         }
-        // What the agent never heard of is told at the next registration.
-        world.crash();
+        stage.sync(world);
+        world.settle();
         stage.sync(world);
     }
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig {
-        cases: if cfg!(debug_assertions) { 120 } else { 600 },
-        ..ProptestConfig::default()
-    })]
+    #![proptest_config(walks(120))]
 
     #[test]
-    fn executors_and_their_tasks_survive_the_agent(steps in prop::collection::vec(step(), 1..150)) {
+    fn executors_and_their_tasks_survive_the_agent(
+        steps in prop::collection::vec(step(10, own()), 1..150)
+    ) {
         let mut world = World::registered();
         let mut stage = Stage::default();
         for step in &steps {
             play(&mut world, &mut stage, step);
         }
-        finish(&mut world, &mut stage);
+        world.finish(|world| end(world, &mut stage));
+        stage.sync(&mut world);
         for (id, player) in &stage.players {
             let task = format!("t{}", &id[1..]);
             let states = world.states_of(&task);

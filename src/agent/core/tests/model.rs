@@ -6,37 +6,22 @@ use std::collections::BTreeMap;
 use mesos::TaskState as S;
 use proptest::prelude::*;
 
-use super::world::{Container, World, command_task};
-use crate::agent::core::event::Timer;
+use super::walk::{Step, step, walks};
+use super::world::{Container, World, command_task, fetching_task};
 use crate::agent::core::state::is_terminal;
 
 #[derive(Debug, Clone)]
-enum Step {
+enum Own {
     Run,
     Kill(u8),
     Exit(u8, bool),
-    Inbox,
-    Storage,
-    Flush,
-    Pending(u8),
-    Timer(u8),
-    /// The agent dies after this many more effects.
-    Fuse(u8),
-    Crash,
 }
 
-fn step() -> impl Strategy<Value = Step> {
+fn own() -> impl Strategy<Value = Own> {
     prop_oneof![
-        2 => Just(Step::Run),
-        1 => any::<u8>().prop_map(Step::Kill),
-        2 => (any::<u8>(), any::<bool>()).prop_map(|(c, ok)| Step::Exit(c, ok)),
-        8 => Just(Step::Inbox),
-        8 => Just(Step::Storage),
-        8 => Just(Step::Flush),
-        6 => any::<u8>().prop_map(Step::Pending),
-        2 => any::<u8>().prop_map(Step::Timer),
-        1 => (0u8..12).prop_map(Step::Fuse),
-        1 => Just(Step::Crash),
+        2 => Just(Own::Run),
+        1 => any::<u8>().prop_map(Own::Kill),
+        2 => (any::<u8>(), any::<bool>()).prop_map(|(c, ok)| Own::Exit(c, ok)),
     ]
 }
 
@@ -49,14 +34,18 @@ struct Fate {
     killed: bool,
 }
 
-fn take(world: &mut World, fates: &mut BTreeMap<String, Fate>, step: &Step) {
-    match step {
-        Step::Run => {
+fn take(world: &mut World, fates: &mut BTreeMap<String, Fate>, step: &Step<Own>) {
+    match world.take(step) {
+        None => {}
+        Some(Own::Run) => {
             let id = format!("t{}", fates.len());
-            world.run_task(command_task(&id), true);
+            let fetches = fates.len() % 2 == 1;
+            let task = if fetches { fetching_task(&id) } else { command_task(&id) };
+            world.run_task(task, true);
             fates.insert(id, Fate::default());
         }
-        Step::Kill(which) if !fates.is_empty() => {
+        Some(Own::Kill(_)) if fates.is_empty() => {}
+        Some(Own::Kill(which)) => {
             let at = usize::from(*which) % fates.len();
             let (id, fate) = fates.iter_mut().nth(at).unwrap();
             // A master does not ask for the end of what it knows has ended.
@@ -65,27 +54,14 @@ fn take(world: &mut World, fates: &mut BTreeMap<String, Fate>, step: &Step) {
                 world.kill_task(id);
             }
         }
-        Step::Exit(which, ok) => {
+        Some(Own::Exit(which, ok)) => {
             let running = world.running();
             if running.is_empty() {
                 return;
             }
             let container = &running[usize::from(*which) % running.len()];
-            let status = if *ok { 0 } else { 3 << 8 };
-            if let Some(fate) = fates.values_mut().find(|f| f.container.as_ref() == Some(container))
-            {
-                fate.exit = Some(status);
-            }
-            world.exit_container(container, status);
+            exit(world, fates, container, if *ok { 0 } else { 3 << 8 });
         }
-        Step::Inbox => drop(world.step_inbox()),
-        Step::Storage => drop(world.step_storage()),
-        Step::Flush => drop(world.step_flush()),
-        Step::Pending(at) => drop(world.step_pending(usize::from(*at))),
-        Step::Timer(at) => drop(world.fire(usize::from(*at))),
-        Step::Fuse(effects) => world.fuse = Some(usize::from(*effects)),
-        Step::Crash => world.crash(),
-        Step::Kill(_) => {}
     }
     learn(world, fates);
 }
@@ -100,50 +76,44 @@ fn learn(world: &mut World, fates: &mut BTreeMap<String, Fate>) {
     }
 }
 
-/// Lets everything end.
-fn finish(world: &mut World, fates: &mut BTreeMap<String, Fate>) {
-    world.fuse = None;
-    for _ in 0..50 {
-        world.settle();
-        learn(world, fates);
-        for container in world.running() {
-            if let Some(fate) =
-                fates.values_mut().find(|f| f.container.as_ref() == Some(&container))
-            {
-                fate.exit = Some(0);
-            }
-            world.exit_container(&container, 0);
-        }
-        world.fire_if(|t| {
-            matches!(
-                t,
-                Timer::UpdateRetry { .. } | Timer::KillGrace { .. } | Timer::PingTimeout { .. }
-            )
-        });
-        world.settle();
-        let open = |id: &String| !world.states_of(id).last().is_some_and(|s| is_terminal(*s));
-        if !fates.keys().any(open) {
-            return;
-        }
-        // What the agent never heard of is told at the next registration.
-        world.crash();
+/// Whatever runs exits.
+fn end(world: &mut World, fates: &mut BTreeMap<String, Fate>) {
+    learn(world, fates);
+    for container in world.running() {
+        exit(world, fates, &container, 0);
+    }
+}
+
+/// A container ends by itself.
+fn exit(world: &mut World, fates: &mut BTreeMap<String, Fate>, container: &str, status: i32) {
+    let of = |fate: &&mut Fate| fate.container.as_deref() == Some(container);
+    if let Some(fate) = fates.values_mut().find(of) {
+        fate.exit = Some(status);
+    }
+    world.exit_container(container, status);
+}
+
+/// No task goes back.
+fn stage(state: S) -> u8 {
+    match state {
+        S::TaskStarting => 0,
+        S::TaskRunning => 1,
+        S::TaskKilling => 2,
+        _ => 3,
     }
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig {
-        cases: if cfg!(debug_assertions) { 120 } else { 600 },
-        ..ProptestConfig::default()
-    })]
+    #![proptest_config(walks(120))]
 
     #[test]
-    fn each_task_ends_once_and_rightly(steps in prop::collection::vec(step(), 1..120)) {
+    fn each_task_ends_once_and_rightly(steps in prop::collection::vec(step(5, own()), 1..120)) {
         let mut world = World::registered();
         let mut fates = BTreeMap::new();
         for step in &steps {
             take(&mut world, &mut fates, step);
         }
-        finish(&mut world, &mut fates);
+        world.finish(|world| end(world, &mut fates));
         for (task, fate) in &fates {
             let states = world.states_of(task);
             let ends: Vec<_> = states.iter().filter(|s| is_terminal(**s)).collect();
@@ -155,6 +125,7 @@ proptest! {
                 .collect();
             prop_assert_eq!(ends.len(), 1, "{}: {:?} {:?}", task, told, fate);
             prop_assert!(is_terminal(*states.last().unwrap()), "{}: {:?}", task, states);
+            prop_assert!(states.is_sorted_by_key(|state| stage(*state)), "{}: {:?}", task, told);
             let ran = states.contains(&S::TaskRunning);
             match (ends[0], fate.exit) {
                 (S::TaskFinished, Some(0)) | (S::TaskFailed, Some(768)) => {}

@@ -6,6 +6,7 @@ use mesos::resources::Resources;
 use mesos::{FrameworkId, OperationState as O, Resource, TaskState as S, Uuid};
 use proptest::prelude::*;
 
+use super::walk::{step, walks};
 use super::world::{MASTER, World, command_task};
 use crate::agent::AgentState;
 use crate::agent::core::event::{Inbound, Timer};
@@ -240,32 +241,7 @@ fn an_agent_is_drained_once_its_operations_are_told() {
     assert!(world.core.snapshot().drain.is_none());
 }
 
-#[derive(Debug, Clone)]
-enum Step {
-    Operation(u8),
-    Inbox,
-    Storage,
-    Flush,
-    Pending(u8),
-    Timer(u8),
-    /// The agent dies after this many more effects.
-    Fuse(u8),
-    Crash,
-}
-
-fn step() -> impl Strategy<Value = Step> {
-    prop_oneof![
-        5 => any::<u8>().prop_map(Step::Operation),
-        6 => Just(Step::Inbox),
-        6 => Just(Step::Storage),
-        6 => Just(Step::Flush),
-        3 => any::<u8>().prop_map(Step::Pending),
-        2 => any::<u8>().prop_map(Step::Timer),
-        1 => (0u8..12).prop_map(Step::Fuse),
-        1 => Just(Step::Crash),
-    ]
-}
-
+/// One of those that there are.
 fn pick(which: u8) -> Operation {
     let id = if which & 4 == 0 { "a" } else { "b" };
     match which % 4 {
@@ -277,39 +253,24 @@ fn pick(which: u8) -> Operation {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig {
-        cases: if cfg!(debug_assertions) { 80 } else { 400 },
-        ..ProptestConfig::default()
-    })]
+    #![proptest_config(walks(80))]
 
     /// Whatever was told as done is done, nothing else is, and each operation ends
     /// once.
     #[test]
-    fn what_is_told_is_what_is_there(steps in prop::collection::vec(step(), 1..100)) {
+    fn what_is_told_is_what_is_there(
+        steps in prop::collection::vec(step(7, any::<u8>().prop_map(pick)), 1..100)
+    ) {
         let mut world = World::registered();
         let start = world.core.operations.total.clone();
         let mut asked: Vec<(Vec<u8>, Operation)> = Vec::new();
         for step in &steps {
-            match step {
-                Step::Operation(which) if asked.len() < 250 => {
-                    let operation = pick(*which);
-                    let uuid = world.operate(asked.len() as u8, operation.clone());
-                    asked.push((uuid, operation));
-                }
-                Step::Operation(_) => {}
-                Step::Inbox => drop(world.step_inbox()),
-                Step::Storage => drop(world.step_storage()),
-                Step::Flush => drop(world.step_flush()),
-                Step::Pending(at) => drop(world.step_pending(usize::from(*at))),
-                Step::Timer(at) => drop(world.fire(usize::from(*at))),
-                Step::Fuse(effects) => world.fuse = Some(usize::from(*effects)),
-                Step::Crash => world.crash(),
+            if let Some(operation) = world.take(step) {
+                let uuid = world.operate(asked.len() as u8, operation.clone());
+                asked.push((uuid, operation.clone()));
             }
         }
-        world.fuse = None;
-        world.settle();
-        world.fire_if(|t| matches!(t, Timer::OperationRetry { .. } | Timer::PingTimeout { .. }));
-        world.settle();
+        world.finish(|_| ());
         prop_assert!(world.core.operations.known.is_empty());
         let mut total = (*start).clone();
         for (uuid, operation) in &asked {

@@ -23,7 +23,8 @@ use crate::agent::core::state::{StreamId, is_terminal};
 use crate::agent::inbox;
 use crate::checkpoint::{Garbage, Mode, Record, Store, WorkDir, recover};
 use crate::checks;
-use crate::containerizer::Termination;
+use crate::containerizer::{Progress, Termination};
+use crate::fetch;
 
 pub const MASTER: &str = "master@127.0.0.1:5050";
 pub const AGENT_ID: &str = "M-S0";
@@ -74,6 +75,10 @@ pub struct World {
     pub answers: bool,
     /// What probes find, one after the other; then they are not answered.
     pub answers_to_checks: VecDeque<checks::Outcome>,
+    /// Launches do not come to their end.
+    pub slow: bool,
+    /// Bytes that every launch has fetched, if one is asked.
+    pub fetched: u64,
     /// The agent dies after this many more effects.
     pub fuse: Option<usize>,
     pub forgotten: Vec<String>,
@@ -123,6 +128,14 @@ pub fn command_task(id: &str) -> TaskInfo {
     }
 }
 
+/// A command task that fetches something first.
+pub fn fetching_task(id: &str) -> TaskInfo {
+    let mut task = command_task(id);
+    let uri = mesos::command_info::Uri { value: "http://x/data".into(), ..Default::default() };
+    task.command.get_or_insert_default().uris = vec![uri];
+    task
+}
+
 pub fn executor_task(id: &str, executor: &str) -> TaskInfo {
     TaskInfo {
         command: None,
@@ -165,6 +178,8 @@ impl World {
             started: BTreeSet::new(),
             exit: None,
             answers: true,
+            slow: false,
+            fetched: 0,
             fuse: None,
             forgotten: Vec::new(),
             collected: Vec::new(),
@@ -248,6 +263,12 @@ impl World {
             Effect::Persist { seq, record } => self.storage.push_back((seq, record)),
             Effect::Launch(spec) => self.pending.push(Pending::Launch(spec.container.value)),
             Effect::Watch { container } => self.pending.push(Pending::Watch(container.value)),
+            Effect::AskProgress { container } => {
+                let (name, bytes_done) = ("data".into(), self.fetched);
+                let far = fetch::Progress { uris: 1, name, bytes_done, ..Default::default() };
+                let (container, progress) = (container.value, Some(Progress::Fetching(far)));
+                self.pending.push(Pending::Event(Event::Progress { container, progress }));
+            }
             Effect::Destroy { container, .. } => {
                 self.pending.push(Pending::Destroy(container.value));
             }
@@ -461,6 +482,7 @@ impl World {
             let at = (at + turn) % self.pending.len();
             let event = match &self.pending[at] {
                 Pending::Event(_) => None,
+                Pending::Launch(_) if self.slow => continue,
                 Pending::Launch(id) => {
                     let pid = 100 + self.containers.len() as u32;
                     self.containers.insert(id.clone(), Container::Running(pid));

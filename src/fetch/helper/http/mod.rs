@@ -17,7 +17,7 @@ const PAUSE: Duration = Duration::from_millis(500);
 /// What the content of an answer is known by.
 fn validators(head: &Head) -> Validators {
     let owned = |name| head.header(name).map(str::to_owned);
-    Validators { etag: owned("etag"), modified: owned("last-modified") }
+    Validators { etag: owned("etag"), modified: owned("last-modified"), mode: None }
 }
 
 /// What came of a download.

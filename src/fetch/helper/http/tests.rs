@@ -161,7 +161,8 @@ fn silence_is_not_waited_for() {
 
 #[test]
 fn what_is_known_is_asked_about() {
-    let known = Validators { etag: Some("\"v1\"".into()), modified: Some("yesterday".into()) };
+    let (etag, modified) = (Some("\"v1\"".into()), Some("yesterday".into()));
+    let known = Validators { etag, modified, mode: None };
     let (port, server) = serve(vec![answer("304 Not Modified\r\nETag: \"v1\"", "")]);
     let url = format!("http://127.0.0.1:{port}/");
     let (_, outcome) = fetch(&job(&url, &[]), Some(&known)).expect("fetched");

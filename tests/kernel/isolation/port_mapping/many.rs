@@ -147,7 +147,7 @@ fn hundreds_share_the_address_and_reach_and_are_reached_on_their_own_ports() {
     let outside = Outside::start();
     let answers = Answers::start(&outside);
     let mut place = Place::new("mapping-many", "filesystem/linux,network/port_mapping");
-    let mapping = &mut place.config.port_mapping;
+    let mapping = &mut place.config.isolators.port_mapping;
     mapping.ports = Ranges::new([(FIRST as u64, (FIRST + count) as u64)]);
     mapping.ephemeral = Ranges::new([(32_768, 49_151)]);
     mapping.per_container = 16;

@@ -49,7 +49,7 @@ fn rates_hold_both_ways() {
     let (rate, bytes) = (MB, 2 * MB);
     for (way, egress, ingress) in [("out", rate, 0), ("in", 0, rate)] {
         let mut place = place(&format!("mapping-rate-{way}"));
-        let mapping = &mut place.config.port_mapping;
+        let mapping = &mut place.config.isolators.port_mapping;
         (mapping.egress, mapping.ingress) = (fixed(egress), fixed(ingress));
         (mapping.summary, mapping.details, mapping.snmp) = (true, true, true);
         in_a_life(async {
@@ -96,7 +96,7 @@ fn what_is_saved_up_leaves_faster_and_rates_are_measured() {
     }
     let outside = Outside::start();
     let mut place = place("mapping-burst");
-    let mapping = &mut place.config.port_mapping;
+    let mapping = &mut place.config.isolators.port_mapping;
     let (rate, ceiling, burst) = (256 * KB, 8 * MB, 2 * MB);
     let shape = Shape { ceiling: Some(ceiling), burst: Some(burst), ..fixed(rate) };
     (mapping.egress, mapping.ingress) = (shape, Shape { fixed: Some(ceiling), ..shape });
@@ -158,7 +158,7 @@ fn rates_follow_cpus_and_outlive_the_agent() {
     }
     let _outside = Outside::start();
     let mut place = place("mapping-cpus");
-    let mapping = &mut place.config.port_mapping;
+    let mapping = &mut place.config.isolators.port_mapping;
     let per_cpu = |rate| Shape {
         per_cpu: Some(PerCpu::Bytes(rate)),
         minimum: Some(300 * KB),
@@ -192,7 +192,7 @@ fn rates_follow_cpus_and_outlive_the_agent() {
         pid
     });
     // An agent without limits takes none away until it knows better.
-    let mapping = &mut place.config.port_mapping;
+    let mapping = &mut place.config.isolators.port_mapping;
     (mapping.egress, mapping.ingress) = (Shape::default(), Shape::default());
     let mut executors = known(&request, pid);
     executors.request.task = None;
@@ -205,7 +205,7 @@ fn rates_follow_cpus_and_outlive_the_agent() {
         assert_eq!(kernels_limit(), None);
     });
     // Who was not limited is not, if the flag says so; a task's rates are known at once.
-    let mapping = &mut place.config.port_mapping;
+    let mapping = &mut place.config.isolators.port_mapping;
     (mapping.egress, mapping.ingress) = (per_cpu(MB), per_cpu(MB));
     mapping.ingress_existing = false;
     in_a_life(async {
@@ -214,7 +214,7 @@ fn rates_follow_cpus_and_outlive_the_agent() {
         native.update(&top("c"), with(1.0), Default::default()).await.expect("update");
         assert_eq!(rates(&figures_of(&native, "c").await), (Some(MB), None));
     });
-    place.config.port_mapping.ingress_existing = true;
+    place.config.isolators.port_mapping.ingress_existing = true;
     in_a_life(async {
         let native = place.start();
         native.recover(vec![known(&request, pid)]).await.expect("recover");
@@ -242,10 +242,10 @@ fn what_containers_send_has_flows_of_its_own() {
     let parent = 0x1_0001;
     traffic::set_limit(&mut socket, public.index, slow).expect("a queue");
     let mut place = place("mapping-flows");
-    place.config.port_mapping.flows = Some(traffic::ROOT);
+    place.config.isolators.port_mapping.flows = Some(traffic::ROOT);
     let error = Native::new(place.config.clone()).err().map(|e| chain(&e)).expect("refused");
     assert!(error.contains("there is a queue of kind htb"), "{error}");
-    place.config.port_mapping.flows = Some(parent);
+    place.config.isolators.port_mapping.flows = Some(parent);
     let _answering = outside.answers("tcp", "10.77.0.1:7000");
     let flow = |figures: &ResourceStatistics| {
         let block = figures.net_ephemeral_ports.as_ref().expect("a block");
