@@ -38,8 +38,10 @@ pub struct Runtime {
     pub working_directory: Option<PathBuf>,
     /// As whom: `user`, `user:group`, by name or number; names are the image's.
     pub user: Option<String>,
-    /// Directories whose content is not the image's.
+    /// Directories whose content is not the image's; absolute.
     pub volumes: Vec<PathBuf>,
+    /// The signal that asks its first process to end; `None`: `SIGTERM`.
+    pub stop_signal: Option<i32>,
 }
 
 /// Makes root file systems of images.

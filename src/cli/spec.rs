@@ -100,9 +100,6 @@ impl TaskArgs {
         if self.tty {
             let container =
                 members.entry("container").or_insert_with(|| json!({ "type": "MESOS" }));
-            if container["type"] == "DOCKER" {
-                return Err(argument("--tty", "needs --containerizer=mesos"));
-            }
             container["tty_info"] = json!({});
         }
         let mut limits = Map::new();
@@ -305,6 +302,8 @@ mod tests {
         let task = args(&["--tty", "--image=a", "--", "sh"]).build("id").unwrap();
         assert_eq!(task["container"]["tty_info"], json!({}));
         assert!(task["container"]["mesos"]["image"].is_object());
+        let docker = args(&["--tty", "--image=a", "--containerizer=docker", "--", "sh"]);
+        assert_eq!(docker.build("id").unwrap()["container"]["tty_info"], json!({}));
     }
 
     #[test]
@@ -320,7 +319,6 @@ mod tests {
     fn mistakes_name_their_argument() {
         let rows: &[(&[&str], &str)] = &[
             (&[], "nothing to run"),
-            (&["--tty", "--image=a", "--containerizer=docker"], "needs --containerizer=mesos"),
             (&["--command=a", "--resources=cpus:x"], "--resources"),
             (&["--command=a", "--env=A"], "--env"),
             (&["--task={\"name\":1"], "--task"),

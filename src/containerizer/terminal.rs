@@ -91,6 +91,17 @@ pub struct Terminal {
     listeners: Mutex<Option<Vec<mpsc::Sender<Bytes>>>>,
 }
 
+/// Where a terminal leads that another engine has.
+#[derive(Debug)]
+pub(super) struct FarEnd {
+    /// What is typed.
+    pub(super) typed: Receiver,
+    /// Takes what it shows.
+    pub(super) shown: OwnedFd,
+    /// Its sizes, the first one included.
+    pub(super) sizes: watch::Receiver<Window>,
+}
+
 /// Who changes the size.
 #[derive(Debug)]
 enum Size {
@@ -101,14 +112,21 @@ enum Size {
 }
 
 impl Terminal {
-    /// One that another engine has: its output, its input, and who hears of its sizes.
-    pub(super) fn elsewhere(
-        reader: Receiver,
-        writer: Sender,
-        sizes: watch::Sender<Window>,
-    ) -> Terminal {
-        let listeners = Mutex::new(Some(Vec::new()));
-        Terminal { reader, writer, size: Size::Told(sizes), listeners }
+    /// One that another engine has, which is to be connected to the far end.
+    ///
+    /// # Errors
+    /// The system's.
+    pub(super) fn elsewhere(window: Window) -> io::Result<(Terminal, FarEnd)> {
+        let ((typed, to_type), (to_show, shown)) = (io::pipe()?, io::pipe()?);
+        let (told, sizes) = watch::channel(window);
+        let terminal = Terminal {
+            reader: Receiver::from_owned_fd(to_show.into())?,
+            writer: Sender::from_owned_fd(to_type.into())?,
+            size: Size::Told(told),
+            listeners: Mutex::new(Some(Vec::new())),
+        };
+        let typed = Receiver::from_owned_fd(typed.into())?;
+        Ok((terminal, FarEnd { typed, shown: shown.into(), sizes }))
     }
 
     /// Takes the master end over, which must not block. Must be called on a tokio

@@ -510,7 +510,8 @@ fn runtime(config: &ImageConfig) -> Runtime {
         cmd: config.cmd.clone(),
         working_directory: given(&config.working_dir).map(|dir| Path::new("/").join(dir)),
         user: given(&config.user),
-        volumes: config.volumes.iter().map(PathBuf::from).collect(),
+        volumes: config.volumes.iter().map(|path| Path::new("/").join(path)).collect(),
+        stop_signal: kernel::signals::number(&config.stop_signal),
     }
 }
 
@@ -523,6 +524,8 @@ mod tests {
         let config = ImageConfig {
             env: vec!["A=b=c".into(), "EMPTY=".into(), "odd".into()],
             working_dir: "srv".into(),
+            volumes: vec!["data".into()],
+            stop_signal: "SIGQUIT".into(),
             ..ImageConfig::default()
         };
         let runtime = runtime(&config);
@@ -530,5 +533,7 @@ mod tests {
         assert_eq!(runtime.environment.len(), 2);
         assert_eq!(runtime.working_directory.as_deref(), Some(Path::new("/srv")));
         assert_eq!(runtime.user, None);
+        assert_eq!(runtime.volumes, [Path::new("/data")]);
+        assert_eq!(runtime.stop_signal, Some(libc::SIGQUIT));
     }
 }

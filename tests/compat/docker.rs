@@ -6,6 +6,8 @@ mod cluster;
 mod dockerd;
 #[path = "../support/framework.rs"]
 mod framework;
+#[path = "../support/nginx.rs"]
+mod nginx;
 #[path = "../support/mod.rs"]
 mod support;
 #[path = "recovery/v0.rs"]
@@ -32,4 +34,5 @@ mod docker {
     pub mod scene;
     pub mod tasks;
     pub mod volumes;
+    pub mod walkthrough;
 }

@@ -24,6 +24,7 @@ for purpose in "$@"; do
       need crun crun
       PATH=$PATH:/usr/sbin:/sbin need dockerd docker.io
       need docker-registry docker-registry
+      PATH=$PATH:/usr/sbin:/sbin need debootstrap debootstrap
       need podman podman
       need nsenter util-linux
       PATH=$PATH:/usr/sbin:/sbin need fsfreeze util-linux

@@ -25,6 +25,8 @@ pub enum Network {
     Host,
     /// A namespace of its own, where it has a bridge.
     Own,
+    /// That of the test's thread, which has left the machine's: it has a bridge there.
+    Here,
 }
 
 /// A running engine.
@@ -34,9 +36,13 @@ pub struct Dockerd {
     cgroup: String,
     network: Network,
     driver: &'static str,
+    /// `daemon.json`
+    settings: &'static str,
     child: Option<Child>,
 }
 
+/// How long the engine may take for an answer; some come after a whole image.
+const ANSWER: Duration = Duration::from_secs(180);
 /// How long the engine may take to be ready.
 const READY: Duration = Duration::from_secs(60);
 
@@ -56,12 +62,44 @@ impl Dockerd {
     /// When it does not start; the message carries its log.
     #[must_use]
     pub fn start_with(name: &str, network: Network, driver: &'static str) -> Dockerd {
+        Dockerd::new(name, network, driver).ready()
+    }
+
+    /// Starts it on a disk of its own that has so many megabytes.
+    ///
+    /// # Panics
+    /// When it does not start; the message carries its log.
+    #[must_use]
+    pub fn start_small(name: &str, megabytes: usize) -> Dockerd {
+        let engine = Dockerd::new(name, Network::Host, "vfs");
+        std::fs::create_dir(engine.data()).expect("make its directory");
+        let mut mount = Command::new("mount");
+        mount.args(["-t", "tmpfs", "-o", &format!("size={megabytes}m"), "tmpfs"]);
+        assert!(mount.arg(engine.data()).status().expect("run mount").success());
+        engine.ready()
+    }
+
+    /// Starts it so that its containers live on when it ends, and the next one finds them.
+    ///
+    /// # Panics
+    /// When it does not start; the message carries its log.
+    #[must_use]
+    pub fn start_restoring(name: &str) -> Dockerd {
+        let mut engine = Dockerd::new(name, Network::Host, "vfs");
+        engine.settings = r#"{"live-restore": true}"#;
+        engine.ready()
+    }
+
+    fn new(name: &str, network: Network, driver: &'static str) -> Dockerd {
         let dir = TempDir::new(&format!("dockerd-{name}"));
         let cgroup = format!("bulkhead-dockerd-{name}-{}", std::process::id());
-        let mut engine = Dockerd { dir, cgroup, network, driver, child: None };
-        engine.run();
-        engine.import(IMAGE, "latest", "LABEL bulkhead=test");
-        engine
+        Dockerd { dir, cgroup, network, driver, settings: "{}", child: None }
+    }
+
+    fn ready(mut self) -> Dockerd {
+        self.run();
+        self.import(IMAGE, "latest", "LABEL bulkhead=test");
+        self
     }
 
     /// Starts it (again).
@@ -80,9 +118,9 @@ impl Dockerd {
         for stale in ["pid", "exec/containerd/containerd.pid"] {
             let _ = std::fs::remove_file(dir.join(stale));
         }
-        std::fs::write(dir.join("daemon.json"), "{}").expect("write its configuration");
+        std::fs::write(dir.join("daemon.json"), self.settings).expect("write its configuration");
         let mut command = match self.network {
-            Network::Host => Command::new("dockerd"),
+            Network::Host | Network::Here => Command::new("dockerd"),
             Network::Own => {
                 let mut command = Command::new("unshare");
                 let line = "ip link set lo up && exec dockerd \"$@\"";
@@ -121,10 +159,18 @@ impl Dockerd {
     /// # Panics
     /// When the engine does not take it.
     pub fn import(&self, name: &str, tag: &str, line: &str) {
-        let line = line.replace(' ', "%20").replace('=', "%3D");
-        let path = format!("/images/create?fromSrc=-&repo={name}&tag={tag}&changes={line}");
-        let body = archive(self.dir.path());
-        let (status, answer) = ask(&self.socket(), "POST", &path, "application/x-tar", body);
+        self.import_files(name, tag, archive(self.dir.path()), &[line]);
+    }
+
+    /// Makes an image of an archive of files, with lines of a Dockerfile.
+    ///
+    /// # Panics
+    /// When the engine does not take it.
+    pub fn import_files(&self, name: &str, tag: &str, files: Vec<u8>, lines: &[&str]) {
+        let lines = lines.iter().map(|line| format!("&changes={}", escaped(line)));
+        let lines: String = lines.collect();
+        let path = format!("/images/create?fromSrc=-&repo={name}&tag={tag}{lines}");
+        let (status, answer) = ask(&self.socket(), "POST", &path, "application/x-tar", files);
         assert_eq!(status, 200, "{answer}");
     }
 
@@ -284,6 +330,16 @@ pub fn archive(dir: &Path) -> Vec<u8> {
     std::fs::read(&path).expect("read the archive")
 }
 
+/// For a query.
+fn escaped(text: &str) -> String {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte);
+    let escape = |byte: u8| match plain(byte) {
+        true => char::from(byte).to_string(),
+        false => format!("%{byte:02X}"),
+    };
+    text.bytes().map(escape).collect()
+}
+
 /// One call of an engine's API: status (0 without an answer) and answer.
 #[must_use]
 pub fn ask(socket: &Path, method: &str, path: &str, kind: &str, body: Vec<u8>) -> (u16, Value) {
@@ -301,7 +357,7 @@ fn reply(socket: &Path, call: Call<'_>) -> Option<Reply> {
         let asked = scope.spawn(|| {
             let runtime =
                 tokio::runtime::Builder::new_current_thread().enable_all().build().ok()?;
-            let client = Client::unix(socket).timeout(Duration::from_secs(60));
+            let client = Client::unix(socket).timeout(ANSWER);
             runtime.block_on(client.call(call)).ok()
         });
         asked.join().ok().flatten()

@@ -10,9 +10,9 @@
 //! | no | no | no | error | `Cmd` | `Entrypoint` | `Entrypoint Cmd` |
 //! | no | no | yes | error | `Cmd[0] argv` | `Entrypoint argv` | `Entrypoint argv` |
 //!
-//! Where there is a value, `argv` has the program's own name first. The image's user is
-//! for the containerizer to respect: no isolator sets users. Volumes of the image are
-//! where its writable layer is.
+//! Where there is a value, `argv` has the program's own name first. The image's user and
+//! its stop signal are for the containerizer to respect: no isolator sets users. Volumes of
+//! the image are in its writable layer (docs/decisions/0059).
 
 use std::sync::Arc;
 
@@ -46,8 +46,11 @@ fn prepare(ignored: &bool, context: &ContainerContext) -> Result<Contribution, I
     };
     let command = merge(&context.command, image)
         .map_err(|text| IsolatorError::plain(NAME, "find out", format!("the command: {text}")))?;
-    // As docker does: an image may name one that it has not.
-    let made = image.working_directory.iter().map(|path| FileOperation::Mkdir {
+    // As docker does: an image may name what it has not. A root that nobody writes to has
+    // no writable volumes either.
+    let writable = !context.ephemeral_volumes.is_empty();
+    let volumes = image.volumes.iter().filter(|_| writable);
+    let made = volumes.chain(&image.working_directory).map(|path| FileOperation::Mkdir {
         path: path.clone(),
         mode: 0o755,
         recursive: true,
@@ -146,6 +149,7 @@ mod tests {
             environment: [("A".to_owned(), "image".to_owned())].into(),
             cmd: words("/c"),
             working_directory: Some("/srv".into()),
+            volumes: vec!["/data".into()],
             ..Runtime::default()
         };
         let mut asked = context("a");
@@ -155,8 +159,17 @@ mod tests {
         let part = prepare(&false, &asked).unwrap();
         assert_eq!(part.environment["A"], "image");
         assert_eq!(part.working_directory.as_deref(), Some("/srv".as_ref()));
-        assert_eq!(part.command.map(|c| c.arguments), Some(words("/c")));
-        assert_eq!(part.file_operations.len(), 1);
+        assert_eq!(part.command.as_ref().map(|c| &c.arguments), Some(&words("/c")));
+        let made = |part: &Contribution| -> Vec<String> {
+            let path = |operation: &FileOperation| match operation {
+                FileOperation::Mkdir { path, .. } => path.display().to_string(),
+                other => panic!("{other:?}"),
+            };
+            part.file_operations.iter().map(path).collect()
+        };
+        assert_eq!(made(&part), ["/srv"]);
+        asked.ephemeral_volumes = vec!["/upper".into()];
+        assert_eq!(made(&prepare(&false, &asked).unwrap()), ["/data", "/srv"]);
         assert_eq!(prepare(&true, &asked).unwrap(), Contribution::default());
         asked.image = Some(Arc::new(Runtime::default()));
         let error = prepare(&false, &asked).unwrap_err().to_string();

@@ -6,6 +6,7 @@ use mesos::{ContainerStatus, NetworkInfo, network_info};
 use tokio::sync::{mpsc, watch};
 
 use super::mapping::docker_info;
+use crate::containerizer::terminal::Terminal;
 use crate::containerizer::{LaunchRequest, Progress, Termination};
 
 /// Mesos' states of a Docker container.
@@ -46,6 +47,8 @@ pub(super) struct View {
     pub(super) networks: Vec<NetworkInfo>,
     /// How far what it is launched with is.
     pub(super) progress: Option<Progress>,
+    /// Its terminal, while it runs.
+    pub(super) terminal: Option<Arc<Terminal>>,
     /// Set once, last.
     pub(super) end: Option<Termination>,
 }
@@ -53,7 +56,8 @@ pub(super) struct View {
 impl View {
     pub(super) fn new(phase: Phase, pid: Option<u32>) -> View {
         let (addresses, networks) = (Vec::new(), Vec::new());
-        View { phase, pid, stop_signal: None, addresses, networks, progress: None, end: None }
+        let (stop_signal, progress, terminal) = (None, None, None);
+        View { phase, pid, stop_signal, addresses, networks, progress, terminal, end: None }
     }
 
     /// The first of its addresses.

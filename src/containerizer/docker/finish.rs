@@ -38,6 +38,7 @@ impl Container {
         };
         let _ = self.ended.send(true);
         self.last_words().await;
+        self.view.send_modify(|view| view.terminal = None);
         if let Some(Exit::Known(inspected)) = &exit {
             if inspected.status == "created" {
                 self.discard().await;

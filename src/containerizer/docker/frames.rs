@@ -1,8 +1,10 @@
 //! What the engine's streams are made of: frames of two outputs, and the time at
 //! the beginning of each line of a log. Pure.
 
-/// Longest frame that is believed: a line's pieces are 16 KB.
+/// Longest frame that is believed.
 const LONGEST: usize = 1 << 20;
+/// A longer line is several pieces of this size, each with its time.
+const PIECE: usize = 16 << 10;
 const HEAD: usize = 8;
 
 /// Which output a frame belongs to.
@@ -23,13 +25,20 @@ impl Stream {
 }
 
 /// Cuts a body into frames: a head of eight bytes with kind and length, then the
-/// bytes.
+/// bytes. The log of a terminal has no heads: there a frame is a line, or a piece of one,
+/// behind its time.
 #[derive(Debug, Default)]
 pub(super) struct Decoder {
     buffer: Vec<u8>,
+    bare: bool,
 }
 
 impl Decoder {
+    /// Of the log of a terminal, if it is one.
+    pub(super) fn of_log(terminal: bool) -> Decoder {
+        Decoder { buffer: Vec::new(), bare: terminal }
+    }
+
     pub(super) fn feed(&mut self, bytes: &[u8]) {
         self.buffer.extend_from_slice(bytes);
     }
@@ -39,6 +48,9 @@ impl Decoder {
     /// # Errors
     /// The bytes are no frames, for example because the container has a terminal.
     pub(super) fn next(&mut self) -> Result<Option<(Stream, Vec<u8>)>, String> {
+        if self.bare {
+            return Ok(self.line().map(|line| (Stream::Out, line)));
+        }
         let Some(head) = self.buffer.first_chunk::<HEAD>() else { return Ok(None) };
         let stream = match head[0] {
             0 | 1 => Stream::Out,
@@ -56,6 +68,19 @@ impl Decoder {
         let payload = self.buffer[HEAD..HEAD + length].to_vec();
         self.buffer.drain(..HEAD + length);
         Ok(Some((stream, payload)))
+    }
+
+    fn line(&mut self) -> Option<Vec<u8>> {
+        let begin = self.buffer.iter().position(|byte| *byte == b' ')? + 1;
+        let text = &self.buffer[begin..];
+        let end = text.iter().take(PIECE).position(|byte| *byte == b'\n').map(|at| at + 1);
+        let end = end.or((text.len() >= PIECE).then_some(PIECE))?;
+        Some(self.buffer.drain(..begin + end).collect())
+    }
+
+    /// What is left when there is no more: of a terminal, a last line without an end.
+    pub(super) fn rest(&mut self) -> Option<Vec<u8>> {
+        (self.bare && !self.buffer.is_empty()).then(|| std::mem::take(&mut self.buffer))
     }
 }
 
@@ -130,6 +155,31 @@ mod tests {
         let mut decoder = Decoder::default();
         decoder.feed(b"hello world");
         assert!(decoder.next().unwrap_err().contains("unknown kind 104"));
+    }
+
+    #[test]
+    fn the_log_of_a_terminal_is_cut_into_lines_and_their_pieces() {
+        const TIME: &str = "1970-01-01T00:00:01.000000000Z";
+        let long = "x".repeat(PIECE);
+        let lines = ["$ echo hi there\r\n", "\r\n", &long, "y\r\n", &long, "\n", "$ exi"];
+        let bytes: String = lines.iter().map(|line| format!("{TIME} {line}")).collect();
+        for size in [1, 7, 30, 31, 32, 1000, PIECE, bytes.len()] {
+            let mut decoder = Decoder::of_log(true);
+            let mut seen = Vec::new();
+            for chunk in bytes.as_bytes().chunks(size) {
+                decoder.feed(chunk);
+                while let Some((Stream::Out, line)) = decoder.next().unwrap() {
+                    seen.push(line);
+                }
+            }
+            seen.extend(decoder.rest());
+            let seen: Vec<&[u8]> = seen.iter().map(|line| stamped(line).unwrap().1).collect();
+            assert!(seen == lines.map(str::as_bytes), "chunks of {size}");
+            assert_eq!(decoder.rest(), None);
+        }
+        let mut decoder = Decoder::of_log(false);
+        decoder.feed(&[1, 0]);
+        assert_eq!(decoder.rest(), None);
     }
 
     #[test]

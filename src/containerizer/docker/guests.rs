@@ -20,12 +20,12 @@ use kernel::terminal::Window;
 use mesos::{CommandInfo, ContainerId};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, ReadHalf, WriteHalf};
-use tokio::net::unix::pipe::{Receiver, Sender};
+use tokio::net::unix::pipe::Receiver;
 use tokio::sync::watch;
 use tracing::debug;
 
 use super::door::{Door, Phase};
-use super::engine::{Engine, EngineError};
+use super::engine::{Engine, EngineError, Screen};
 use super::frames::Decoder;
 use super::mapping::name_of;
 use crate::containerizer::request::{command_environment, key};
@@ -169,9 +169,10 @@ impl Guests {
             None => (Source::Answer(self.engine.exec_start(&command).await?), None),
         };
         let executed = self.engine.exec_inspect(&command).await?;
-        if let Some(Screen { lent, terminal, sizes }) = screen {
+        if let Some(Lending { lent, terminal, sizes }) = screen {
             lent.put(terminal);
-            tokio::spawn(resize(Arc::clone(&self.engine), command.clone(), sizes));
+            let of = Screen::Command(command.clone());
+            tokio::spawn(resize(Arc::clone(&self.engine), of, sizes));
         }
         let (over, end) = watch::channel(None);
         let guest = Guest { id: id.clone(), pid: executed.pid, end };
@@ -224,11 +225,11 @@ fn body(command: &CommandInfo, session: bool, secrets: &Secrets) -> Result<Value
 struct Streams {
     input: Option<Receiver>,
     sinks: [Arc<File>; 2],
-    screen: Option<Screen>,
+    screen: Option<Lending>,
 }
 
 /// A terminal that the engine has, for who starts the session.
-struct Screen {
+struct Lending {
     lent: Lent,
     terminal: Terminal,
     sizes: watch::Receiver<Window>,
@@ -248,16 +249,13 @@ impl Streams {
                 Ok(Streams { input, sinks: [sink(1)?, sink(2)?], screen: None })
             }
             Output::Terminal(lent) => {
-                let ((input, typed), (shown, sink)) = (std::io::pipe()?, std::io::pipe()?);
-                let sink = Arc::new(File::from(OwnedFd::from(sink)));
-                let (told, sizes) = watch::channel(lent.window);
-                let reader = Receiver::from_owned_fd(shown.into())?;
-                let writer = Sender::from_owned_fd(typed.into())?;
-                let terminal = Terminal::elsewhere(reader, writer, told);
+                let (terminal, far) = Terminal::elsewhere(lent.window)?;
+                let sink = Arc::new(File::from(far.shown));
+                let lent = lent.clone();
                 Ok(Streams {
-                    input: Some(Receiver::from_owned_fd(input.into())?),
+                    input: Some(far.typed),
                     sinks: [Arc::clone(&sink), sink],
-                    screen: Some(Screen { lent: lent.clone(), terminal, sizes }),
+                    screen: Some(Lending { lent, terminal, sizes: far.sizes }),
                 })
             }
         }
@@ -316,9 +314,10 @@ async fn pump(mut source: Source, sinks: [Arc<File>; 2], tty: bool) {
     }
 }
 
-/// Passes the output of a container itself on until there is no more.
-pub(super) async fn copy(source: Streaming, sinks: [OwnedFd; 2]) {
-    pump(Source::Answer(source), sinks.map(|fd| Arc::new(File::from(fd))), false).await;
+/// Passes the output of a container itself, `tty`: of its terminal, on until there is no
+/// more.
+pub(super) async fn copy(source: Streaming, sinks: [OwnedFd; 2], tty: bool) {
+    pump(Source::Answer(source), sinks.map(|fd| Arc::new(File::from(fd))), tty).await;
 }
 
 /// False if nobody reads it any more.
@@ -335,14 +334,14 @@ async fn write(sink: &Arc<File>, bytes: impl AsRef<[u8]> + Send + 'static) -> bo
 
 /// Tells the engine of the terminal's sizes, the first one included, as long as there
 /// is somebody who says them.
-async fn resize(engine: Arc<Engine>, command: String, mut sizes: watch::Receiver<Window>) {
+pub(super) async fn resize(engine: Arc<Engine>, of: Screen, mut sizes: watch::Receiver<Window>) {
     sizes.mark_changed();
     while sizes.changed().await.is_ok() {
         let window = *sizes.borrow_and_update();
         if window != Window::default()
-            && let Err(error) = engine.exec_resize(&command, window).await
+            && let Err(error) = engine.resize(&of, window).await
         {
-            debug!(%error, "a command's terminal keeps its size");
+            debug!(%error, "a terminal keeps its size");
         }
     }
 }

@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use kernel::terminal::Window;
 use mesos::container_info::docker_info::Network;
 use mesos::container_info::{DockerInfo, Type};
 use mesos::{ContainerInfo, Resource};
@@ -14,7 +15,7 @@ use serde_json::{Value, json};
 use super::config::Config;
 use super::parameters::{apply, at_path, bind_port, cdi, insert, push};
 use super::{labels, limits, volumes};
-use crate::containerizer::{ContainerizerError, LaunchRequest, request};
+use crate::containerizer::{ContainerizerError, LaunchRequest, request, terminal};
 
 /// Before the container's id in the engine's names, as Mesos has it.
 pub(super) const PREFIX: &str = "mesos-";
@@ -85,9 +86,6 @@ pub(super) fn wanted(
     if docker.image.is_empty() {
         return Err("'docker.image' is empty".into());
     }
-    if info.tty_info.is_some() {
-        return Err("'tty_info': docker containers cannot have a terminal".into());
-    }
     let host = limits::at_creation(&request.requests, &request.limits, config.enable_cfs, machine);
     let mut body = json!({
         "Image": docker.image,
@@ -96,6 +94,16 @@ pub(super) fn wanted(
         "AttachStdout": false, "AttachStderr": false,
     });
     command(&mut body, request)?;
+    let window = terminal::wanted(request).map_err(|text| format!("'tty_info': {text}"))?;
+    if let Some(window) = window {
+        // Input stays open when a client that typed goes.
+        (body["Tty"], body["OpenStdin"]) = (true.into(), true.into());
+        if window != Window::default() {
+            // From Docker 23 on; before it the size comes a moment after the start.
+            let size = json!([window.rows, window.columns]);
+            insert(&mut body, "HostConfig", "ConsoleSize", size);
+        }
+    }
     let mut environment = environment(request, config, beside)?;
     if docker.privileged() {
         insert(&mut body, "HostConfig", "Privileged", true.into());

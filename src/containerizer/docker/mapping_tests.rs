@@ -2,6 +2,7 @@
 
 use isolators::quantity::scalar;
 use mesos::container_info::docker_info::PortMapping;
+use mesos::tty_info::WindowSize;
 use mesos::volume::{Mode, Source, source};
 use mesos::{CommandInfo, ContainerId, NetworkInfo, Parameter, TtyInfo, Volume, value};
 
@@ -295,8 +296,19 @@ fn what_is_for_others_and_what_for_nobody() {
     assert!(matches!(check(&mesos), Err(ContainerizerError::NotSupported(_))));
     let bare = request(DockerInfo::default(), |r| info(r).docker = None);
     assert!(check(&bare).is_ok() && body(&bare).is_err());
-    let terminal = request(DockerInfo::default(), |r| info(r).tty_info = Some(TtyInfo::default()));
-    assert!(body(&terminal).expect_err("refused").contains("'tty_info'"));
+}
+
+#[test]
+fn who_asks_for_a_terminal_has_input_too() {
+    let sized = |rows| TtyInfo { window_size: Some(WindowSize { rows, columns: 80 }) };
+    let asked = |tty: TtyInfo| request(DockerInfo::default(), |r| info(r).tty_info = Some(tty));
+    let made = body(&asked(sized(24))).expect("it is fine");
+    assert_eq!((&made["Tty"], &made["OpenStdin"]), (&json!(true), &json!(true)));
+    assert_eq!(made["HostConfig"]["ConsoleSize"], json!([24, 80]));
+    let plain = body(&request(DockerInfo::default(), |_| {})).expect("it is fine");
+    assert_eq!((&plain["Tty"], &plain["OpenStdin"]), (&Value::Null, &Value::Null));
+    let error = body(&asked(sized(70_000))).expect_err("refused");
+    assert_eq!(error, "'tty_info': rows must be at most 65535, not 70000");
 }
 
 #[test]

@@ -12,10 +12,12 @@
 //! * `container`, `start`, `exit`, `finish`: a container's life. `output`: its logs.
 //! * `network`, `holder` (pure): containers on networks of `network/cni`.
 //! * `door`: what others see of a container. `shared`: what all of them have.
+//! * `console`: terminals of containers.
 //! * `guests`: commands in a container. `gc` (pure), `sweep`: what is removed when.
 //! * `images`: the engine's images; `records`, `prune` (pure): which are ours to remove.
 
 mod config;
+mod console;
 mod container;
 mod door;
 mod engine;
@@ -63,6 +65,7 @@ use super::images::NamedStore;
 use super::request::{self, key};
 use super::runtime::RuntimeDir;
 use super::table::{ended, launched};
+use super::terminal::Terminal;
 use super::{
     Containerizer, ContainerizerError, KnownContainer, LaunchRequest, Launched, Listening,
     Progress, Sample, Termination,
@@ -256,7 +259,8 @@ impl Containerizer for Docker {
             |error: EngineError| ContainerizerError::Listen { id: key(id), message: chain(&error) };
         let name = mapping::name_of(&id.value);
         let source = self.shared.engine.news(&name).await.map_err(failed)?;
-        Ok(Listening(tokio::spawn(guests::copy(source, to)).abort_handle()))
+        let tty = self.door(id).is_some_and(|door| console::is_wanted(&door.request));
+        Ok(Listening(tokio::spawn(guests::copy(source, to, tty)).abort_handle()))
     }
 
     async fn destroy(
@@ -272,6 +276,12 @@ impl Containerizer for Docker {
         // Refused only by a container that is already over.
         let _ = door.destroy.send(termination).await;
         ended(door.view, |view| view.end.as_ref()).await
+    }
+
+    fn terminal(&self, id: &ContainerId) -> Option<Arc<Terminal>> {
+        let door = self.door(id).filter(|_| id.parent.is_none())?;
+        let terminal = door.view.borrow().terminal.clone();
+        terminal
     }
 
     fn images(&self) -> Vec<NamedStore> {

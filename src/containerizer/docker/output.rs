@@ -173,6 +173,8 @@ pub(super) struct Output {
     name: String,
     tracks: [Track; 2],
     marks: PathBuf,
+    /// It comes from a terminal.
+    terminal: bool,
 }
 
 impl Output {
@@ -189,7 +191,7 @@ impl Output {
         let of = |index: usize| known.map(|known| known[index]);
         let tracks = [Track::open(out, of(0)), Track::open(err, of(1))];
         let name = name.to_owned();
-        let output = Output { engine, name, tracks, marks };
+        let output = Output { engine, name, tracks, marks, terminal: false };
         if known.is_none() {
             output.write_marks()?;
         }
@@ -200,6 +202,11 @@ impl Output {
     pub(super) fn limited(mut self) -> Output {
         self.tracks.iter_mut().for_each(|track| track.place.limited = true);
         self
+    }
+
+    /// There is one stream, of a terminal.
+    pub(super) fn of_terminal(self) -> Output {
+        Output { terminal: true, ..self }
     }
 
     /// Follows the container to its end and what it said before it. `ended` turns
@@ -241,7 +248,7 @@ impl Output {
         self.tracks.iter_mut().for_each(|track| track.place.rewind());
         let since = self.tracks[0].place.start.min(self.tracks[1].place.start);
         let mut stream = self.engine.logs(&self.name, since, !over).await?;
-        let mut decoder = Decoder::default();
+        let mut decoder = Decoder::of_log(self.terminal);
         let mut deadline = None;
         loop {
             let lingering = async {
@@ -260,7 +267,12 @@ impl Output {
             };
             let bytes = match next {
                 Ok(Some(bytes)) => bytes,
-                Ok(None) => return Ok(()),
+                Ok(None) => {
+                    if let Some(rest) = decoder.rest() {
+                        self.write(Stream::Out, &rest).await;
+                    }
+                    return Ok(());
+                }
                 Err(source) => {
                     let object = self.name.clone();
                     let operation = "read the output of container";

@@ -131,7 +131,7 @@ const OPTIONS: &[(&str, Kind)] = &[
     ("storage-opt", Pair("HostConfig.StorageOpt")),
     ("sysctl", Pair("HostConfig.Sysctls")),
     ("tmpfs", Special(tmpfs)),
-    ("tty", Refused("output of a terminal cannot be told apart into stdout and stderr")),
+    ("tty", Refused("a terminal is asked for by the container's 'tty_info'")),
     ("ulimit", Special(ulimit)),
     ("user", Text("User")),
     ("userns", Text("HostConfig.UsernsMode")),

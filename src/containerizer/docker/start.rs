@@ -9,6 +9,7 @@ use kernel::cgroup::Hierarchies;
 use kernel::failpoint;
 use tracing::{info, warn};
 
+use super::console::is_wanted;
 use super::container::{Container, marks, networks_of};
 use super::door::Phase;
 use super::engine::{EngineError, Inspected, image_name};
@@ -77,7 +78,7 @@ impl Container {
         failpoint!("docker.started");
         let inspected = shared.engine.inspect(&self.name).await.map_err(refused("inspect"))?;
         self.read(output);
-        self.observe(&inspected);
+        self.observe(&inspected, true);
         self.use_image(&inspected);
         let address = self.view.borrow().address();
         Ok(Launched { pid: inspected.pid, details: Some(details(&inspected, address)) })
@@ -149,7 +150,7 @@ impl Container {
         };
         let Some(inspected) = found else { return Some(Cause::Exited(Exit::Gone)) };
         if inspected.runs() {
-            self.observe(&inspected);
+            self.observe(&inspected, false);
             return None;
         }
         Some(Cause::Exited(Exit::Known(Box::new(inspected))))
@@ -172,6 +173,7 @@ impl Container {
         let marks = marks(&self.dir);
         let output = Output::open(Arc::clone(&shared.engine), &self.name, files, marks.clone())
             .map_err(|e| format!("failed to use '{}': {e}", marks.display()))?;
+        let output = if is_wanted(&self.request) { output.of_terminal() } else { output };
         Ok(if shared.config.engine_log.is_some() { output.limited() } else { output })
     }
 
@@ -181,7 +183,8 @@ impl Container {
     }
 
     /// It runs, or has just ended: watch the process, take statistics, show it.
-    fn observe(&mut self, inspected: &Inspected) {
+    /// `first`: it was started just now.
+    fn observe(&mut self, inspected: &Inspected, first: bool) {
         if let Some(pid) = inspected.pid {
             self.process = Process::open(pid, &self.name).ok();
             match probes(pid, &self.shared.config) {
@@ -194,8 +197,10 @@ impl Container {
             }
         }
         let networks = networks_of(self.lodger.as_ref());
+        let terminal = self.console(first);
         self.view.send_modify(|view| {
             view.networks = networks;
+            view.terminal = terminal;
             view.phase = Phase::Running;
             view.pid = inspected.pid;
             view.stop_signal.clone_from(&inspected.stop_signal);

@@ -307,6 +307,11 @@ impl Container {
     /// signal would report that as an exit status of its own.
     fn signal_all(&self, signal: i32) -> bool {
         let Some(running) = &self.running else { return false };
+        let home = self.home.as_ref().filter(|_| signal == libc::SIGTERM);
+        if let Some(own) = home.and_then(Home::stop_signal) {
+            // As docker has it, nobody else knows what that signal means here.
+            return self.signal(own);
+        }
         let mut others = match self.tracker() {
             Some(tracker) => tracker.all_processes(),
             None => kernel::proctree::tree(running.pid()).iter().map(|p| p.pid).collect(),

@@ -31,6 +31,15 @@ pub(super) struct Home {
     pub(super) identity: Option<Identity>,
     /// Home directory by the image's words.
     pub(super) directory: Option<String>,
+    /// Whether what the image says of its processes counts.
+    pub(super) heeded: bool,
+}
+
+impl Home {
+    /// The image's own signal to ask for the end.
+    pub(super) fn stop_signal(&self) -> Option<i32> {
+        self.root.runtime.stop_signal.filter(|_| self.heeded)
+    }
 }
 
 /// The image that a container asks for as its root.
@@ -69,18 +78,18 @@ impl Shared {
         root: Root,
     ) -> Result<Home, String> {
         if !self.heeds_images() {
-            return Ok(Home { root, identity: None, directory: None });
+            return Ok(Home { root, identity: None, directory: None, heeded: false });
         }
         let user = root.runtime.user.clone().filter(|_| decides(request, ids));
         if let Some(user) = user {
             let identity = root.identity(&user)?;
             let directory = Some(identity.home.clone());
-            return Ok(Home { root, identity: Some(identity), directory });
+            return Ok(Home { root, identity: Some(identity), directory, heeded: true });
         }
         let uid = ids.map_or(0, |(uid, _)| uid);
         // Nothing depends on it.
         let directory = root.identity(&uid.to_string()).ok().map(|known| known.home);
-        Ok(Home { root, identity: None, directory })
+        Ok(Home { root, identity: None, directory, heeded: true })
     }
 }
 

@@ -37,6 +37,7 @@ pub mod quota;
 pub mod ramdisk;
 pub mod remove;
 pub mod sched;
+pub mod signals;
 pub mod spawn;
 pub mod terminal;
 mod tree;

@@ -1,17 +1,107 @@
-//! Listening to what a docker task says.
+//! Listening to what a docker task says, and typing at its terminal.
 
 use std::time::Duration;
 
 use base64::Engine as _;
-use bulkhead::wire::client::{Call, Client};
+use base64::engine::general_purpose::STANDARD as BASE64;
+use bulkhead::wire::client::{Call, Client, Events, Reply};
 use serde_json::{Value, json};
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, timeout, timeout_at};
 
-use super::scene::{cluster, container, docker_task};
+use super::scene::{cluster, container, docker_task, eventually, file};
+use crate::cluster::Cluster;
 use crate::dockerd::{Dockerd, Network};
 use crate::framework::Framework;
 use crate::require;
 
 const PATIENCE: Duration = Duration::from_secs(60);
+const RECORDIO: &str = "application/recordio";
+const JSON: &str = "application/json";
+
+/// A task's container, for the API.
+fn id(cluster: &Cluster, task: &str) -> Value {
+    let name = container(cluster, task);
+    json!({ "value": name.strip_prefix("mesos-").expect("a prefix") })
+}
+
+/// What a task says from now on.
+async fn listen(cluster: &Cluster, task: &str) -> Events {
+    let call = json!({ "type": "ATTACH_CONTAINER_OUTPUT",
+        "attach_container_output": { "container_id": id(cluster, task) } });
+    let call = call.to_string();
+    let call =
+        Call::post("/api/v1", JSON, call).header("accept", RECORDIO).header("message-accept", JSON);
+    let stream = Client::new(&cluster.agent).timeout(PATIENCE).stream(call).await;
+    let stream = stream.expect("an answer");
+    assert_eq!(stream.status.as_u16(), 200);
+    stream.events(1 << 20)
+}
+
+/// Who looks at a task's terminal, and types.
+struct Screen {
+    output: Events,
+    seen: String,
+    pieces: mpsc::Sender<bytes::Bytes>,
+    answer: JoinHandle<Reply>,
+}
+
+impl Screen {
+    async fn of(cluster: &Cluster, task: &str) -> Screen {
+        let output = listen(cluster, task).await;
+        let (pieces, input) = mpsc::channel(16);
+        let client = Client::new(&cluster.agent);
+        let answer = tokio::spawn(async move {
+            let call = Call::post("/api/v1", RECORDIO, "")
+                .header("message-content-type", JSON)
+                .header("accept", JSON);
+            client.upload(call, input).await.expect("an answer")
+        });
+        let screen = Screen { output, seen: String::new(), pieces, answer };
+        let container = id(cluster, task);
+        screen.send(json!({ "type": "CONTAINER_ID", "container_id": container })).await;
+        screen
+    }
+
+    async fn send(&self, attach: Value) {
+        let call = json!({ "type": "ATTACH_CONTAINER_INPUT", "attach_container_input": attach });
+        let call = call.to_string();
+        let record = format!("{}\n{call}", call.len());
+        self.pieces.send(record.into()).await.expect("the agent reads");
+    }
+
+    async fn type_in(&self, text: &str) {
+        let data = json!({ "type": "STDIN", "data": BASE64.encode(text) });
+        let io = json!({ "type": "DATA", "data": data });
+        self.send(json!({ "type": "PROCESS_IO", "process_io": io })).await;
+    }
+
+    async fn resize(&self, rows: u32, columns: u32) {
+        let size = json!({ "window_size": { "rows": rows, "columns": columns } });
+        let control = json!({ "type": "TTY_INFO", "tty_info": size });
+        let io = json!({ "type": "CONTROL", "control": control });
+        self.send(json!({ "type": "PROCESS_IO", "process_io": io })).await;
+    }
+
+    /// Reads until `text` is there or time is up.
+    async fn shows(&mut self, text: &str, by: Instant) -> bool {
+        while !self.seen.contains(text) {
+            let Ok(record) = timeout_at(by, self.output.next()).await else { return false };
+            let record = record.expect("it goes on").expect("it goes on");
+            let record: Value = serde_json::from_slice(&record).expect("JSON");
+            let data = record["data"]["data"].as_str().unwrap_or_default();
+            let data = BASE64.decode(data).expect("base64");
+            self.seen.push_str(&String::from_utf8_lossy(&data));
+        }
+        true
+    }
+
+    async fn expect(&mut self, text: &str) {
+        let shown = self.shows(text, Instant::now() + PATIENCE).await;
+        assert!(shown, "no {text:?} in {:?}", self.seen);
+    }
+}
 
 #[tokio::test]
 async fn what_a_docker_task_says_can_be_listened_to() {
@@ -21,25 +111,14 @@ async fn what_a_docker_task_says_can_be_listened_to() {
     let mut framework = Framework::subscribe(&cluster.master, "docker-attach").await;
     let talk = "while :; do echo out; echo err >&2; sleep 0.2; done";
     framework.start(docker_task("talks", talk)).await;
-    let name = container(&cluster, "talks");
-    let id = name.strip_prefix("mesos-").expect("a prefix");
-    let call = json!({ "type": "ATTACH_CONTAINER_OUTPUT",
-        "attach_container_output": { "container_id": { "value": id } } });
-    let call = call.to_string();
-    let call = Call::post("/api/v1", "application/json", call)
-        .header("accept", "application/recordio")
-        .header("message-accept", "application/json");
-    let stream = Client::new(&cluster.agent).timeout(PATIENCE).stream(call).await;
-    let stream = stream.expect("an answer");
-    assert_eq!(stream.status.as_u16(), 200);
-    let mut records = stream.events(1 << 20);
+    let mut records = listen(&cluster, "talks").await;
     let (mut out, mut err) = (false, false);
     while !(out && err) {
         let record = tokio::time::timeout(PATIENCE, records.next()).await.expect("in time");
         let record = record.expect("it goes on").expect("it goes on");
         let record: Value = serde_json::from_slice(&record).expect("JSON");
         let text = record["data"]["data"].as_str().unwrap_or_default();
-        let text = base64::engine::general_purpose::STANDARD.decode(text).expect("base64");
+        let text = BASE64.decode(text).expect("base64");
         match record["data"]["type"].as_str() {
             Some("STDOUT") => out |= text.starts_with(b"out\n"),
             Some("STDERR") => err |= text.starts_with(b"err\n"),
@@ -51,4 +130,54 @@ async fn what_a_docker_task_says_can_be_listened_to() {
     let ended = async { while let Ok(Some(_)) = records.next().await {} };
     tokio::time::timeout(PATIENCE, ended).await.expect("the stream ends");
     framework.until("the kill", 60, |f| f.end("talks").is_some()).await;
+}
+
+#[tokio::test]
+async fn a_docker_task_has_a_terminal() {
+    require!(root, cgroup, busybox, docker);
+    let engine = Dockerd::start("terminal", Network::Host);
+    let mut cluster = cluster("docker-terminal", &engine, &[]);
+    let mut framework = Framework::subscribe(&cluster.master, "docker-terminal").await;
+    let line = "busybox tty; until [ \"$(busybox stty size 2>&1)\" = '31 101' ]; do sleep 0.1; done; \
+                echo ready; while read line; do echo \"<$line> $(busybox stty size)\" >&2; \
+                [ \"$line\" = quit ] && exit 5; done";
+    let mut shell = docker_task("shell", line);
+    shell["container"]["tty_info"] = json!({ "window_size": { "rows": 31, "columns": 101 } });
+    framework.start(shell).await;
+    eventually("it to be ready", || file(&cluster, "shell", "stdout").contains("ready")).await;
+    assert_eq!(file(&cluster, "shell", "stdout"), "/dev/pts/0\r\nready\r\n");
+
+    let mut screen = Screen::of(&cluster, "shell").await;
+    screen.type_in("hello\n").await;
+    screen.expect("hello\r\n<hello> 31 101\r\n").await;
+    screen.resize(44, 55).await;
+    // It is told to the engine apart from what is typed.
+    let by = Instant::now() + PATIENCE;
+    let soon = || Instant::now() + Duration::from_millis(500);
+    screen.type_in("again\n").await;
+    while !screen.shows("<again> 44 55\r\n", soon()).await {
+        assert!(Instant::now() < by, "{:?}", screen.seen);
+        screen.type_in("again\n").await;
+    }
+
+    // The next agent reaches it too, and nothing of its output is lost or repeated.
+    screen.answer.abort();
+    cluster.kill_agent();
+    cluster.start_agent();
+    let mut screen = Screen::of(&cluster, "shell").await;
+    screen.type_in("still\n").await;
+    screen.expect("<still> 44 55\r\n").await;
+    screen.type_in("quit\n").await;
+    framework.until("the end", 60, |f| f.end("shell").is_some()).await;
+    let end = framework.end("shell").expect("it ended");
+    assert_eq!(end["message"], "Command exited with status 5", "{end}");
+    let answer = timeout(PATIENCE, screen.answer).await.expect("in time").expect("no panic");
+    assert_eq!(answer.status.as_u16(), 200, "{}", answer.text());
+    let said = file(&cluster, "shell", "stdout");
+    let count = |text: &str| said.matches(text).count();
+    for text in ["ready\r\n", "<hello> 31 101\r\n", "<still> 44 55\r\n"] {
+        assert_eq!(count(text), 1, "{text:?} in {said:?}");
+    }
+    assert!(said.ends_with("quit\r\n<quit> 44 55\r\n"), "{said:?}");
+    assert_eq!(file(&cluster, "shell", "stderr"), "");
 }

@@ -14,7 +14,7 @@ use crate::framework::Framework;
 use crate::require;
 
 /// A docker task on networks, which serves a page.
-fn page(name: &str, networks: &[&str]) -> Value {
+pub(super) fn page(name: &str, networks: &[&str]) -> Value {
     let line = "busybox mkdir -p /www && echo page > /www/index.html && cat /etc/hosts \
                 /etc/resolv.conf && echo up && exec httpd -f -p 80 -h /www";
     let mut task = docker_task(name, line);
@@ -25,7 +25,7 @@ fn page(name: &str, networks: &[&str]) -> Value {
 }
 
 /// The page, as the host gets it.
-fn read(address: &str) -> String {
+pub(super) fn read(address: &str) -> String {
     let url = match address.contains(':') && !address.contains('.') {
         true => format!("http://[{address}]/"),
         false => format!("http://{address}/"),

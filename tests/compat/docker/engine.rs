@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use super::scene::{cluster, docker_task, eventually, file};
+use super::scene::{cluster, container, docker_task, eventually, file};
 use crate::cluster::{Cluster, Options, get};
 use crate::dockerd::{Dockerd, Network};
 use crate::framework::{Framework, command};
@@ -75,4 +75,41 @@ async fn without_an_engine_native_tasks_run_and_docker_tasks_say_why() {
     assert_eq!(end["reason"], "REASON_CONTAINER_LAUNCH_FAILED");
     let message = end["message"].as_str().unwrap_or_default();
     assert!(message.contains("failed to connect to /nonexistent/docker.sock"), "{message}");
+}
+
+/// As when the engine is upgraded: nobody is told, and its output goes on.
+#[tokio::test]
+async fn an_engine_that_lets_containers_live_is_replaced_under_them() {
+    require!(root, cgroup, busybox, docker);
+    let mut engine = Dockerd::start_restoring("restoring");
+    let cluster = cluster("docker-restoring", &engine, &[]);
+    let mut framework = Framework::subscribe(&cluster.master, "docker-restoring").await;
+    let line = "i=0; while [ ! -e /mnt/mesos/sandbox/go ]; do i=$((i+1)); echo $i; sleep 0.05; \
+                done; echo last; exit 4";
+    framework.start(docker_task("stays", line)).await;
+    let before = framework.statuses["stays"].len();
+    let lines = || file(&cluster, "stays", "stdout").lines().count();
+    for _ in 0..2 {
+        let seen = lines();
+        eventually("output", || lines() > seen + 10).await;
+        engine.kill();
+        engine.run();
+    }
+    let seen = lines();
+    eventually("output", || lines() > seen + 10).await;
+    assert_eq!(framework.statuses["stays"].len(), before, "{:?}", framework.statuses["stays"]);
+    let go = format!("{}/go", super::scene::sandbox(&cluster, "stays"));
+    std::fs::write(go, "").expect("let it end");
+    framework.until("the end", 90, |f| f.end("stays").is_some()).await;
+    let end = framework.end("stays").expect("it ended");
+    assert_eq!(end["message"], "Command exited with status 4", "{end}");
+    // Exactly what the engine has of it, which may have died with a line in its hands.
+    let path = format!("/containers/{}/json", container(&cluster, "stays"));
+    let (_, inspected) = engine.api("GET", &path, None);
+    let log = std::fs::read_to_string(inspected["LogPath"].as_str().expect("a path"));
+    let entry = |line: &str| -> Value { serde_json::from_str(line).expect("JSON") };
+    let logged = log.expect("the engine's log").lines().map(entry).collect::<Vec<_>>();
+    let logged: String = logged.iter().filter_map(|entry| entry["log"].as_str()).collect();
+    assert_eq!(file(&cluster, "stays", "stdout"), logged);
+    assert!(logged.ends_with("\nlast\n"), "{logged}");
 }

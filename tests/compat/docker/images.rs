@@ -18,14 +18,14 @@ use crate::support::TempDir;
 const HASH: &str = "$2b$04$zY3TFSnhZ/bGk7EPxlM5/.jN01EF4Ze6kGfi5gJdNkrSeTrwoZceS";
 
 /// A registry on loopback, which engines take without TLS.
-struct Registry {
-    host: String,
+pub struct Registry {
+    pub host: String,
     child: Child,
     _dir: TempDir,
 }
 
 impl Registry {
-    fn start(auth: bool) -> Registry {
+    pub fn start(auth: bool) -> Registry {
         let dir = TempDir::new("docker-registry");
         let host = format!("127.0.0.1:{}", free_port());
         let mut config = format!(

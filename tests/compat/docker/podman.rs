@@ -5,7 +5,9 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use super::scene::{docker_task, file};
+use super::cni::{page, read};
+use super::host::{Host, addresses, bridge, output};
+use super::scene::{docker_task, eventually, file};
 use crate::cluster::{Cluster, Options, binary, get};
 use crate::dockerd::{archive, ask};
 use crate::framework::Framework;
@@ -123,8 +125,48 @@ async fn podman_runs_tasks_too() {
     framework.call("KILL", json!({ "task_id": { "value": "stays" } })).await;
     framework.until("the kill", 60, |f| f.end("stays").is_some()).await;
     assert_eq!(framework.state("stays"), Some("TASK_KILLED"), "{:?}", framework.end("stays"));
-    super::scene::eventually("the ended ones to go", || {
+    eventually("the ended ones to go", || {
         podman.api("GET", "/containers/json?all=1").1.as_array().is_some_and(Vec::is_empty)
     })
     .await;
+}
+
+/// The holder of a network is a container of Podman's too.
+#[tokio::test]
+async fn podman_tasks_are_on_cni_networks_too() {
+    require!(root, cgroup, busybox, program_podman, cni_plugins);
+    let host = Host::new("podman-cni");
+    let podman = Podman::start();
+    host.configure("one.conf", &bridge(&host, "one", 3));
+    let socket = format!("--docker_socket={}", podman.socket().display());
+    let flags = ["--containerizers=mesos,docker", &socket, "--docker_keep_exited=0"];
+    let mut cluster = Cluster::start("podman-cni", host.options(&flags));
+    let mut framework = Framework::subscribe(&cluster.master, "podman-cni").await;
+    let mut web = page("web", &["one"]);
+    web["container"]["docker"]["image"] = IMAGE.into();
+    web["container"]["hostname"] = "webserver".into();
+    framework.start(web).await;
+    let told = addresses(&framework, "web");
+    assert_eq!(
+        told.iter().map(Vec::len).collect::<Vec<_>>(),
+        [2],
+        "{:?}",
+        framework.statuses["web"]
+    );
+    let said = output(&cluster, "web", "up\n");
+    assert!(said.contains(&format!("{} webserver\n", told[0][0])), "{said}");
+    for address in &told[0] {
+        eventually("the page", || read(address) == "page\n").await;
+    }
+    cluster.kill_agent();
+    cluster.start_agent();
+    assert_eq!(read(&told[0][0]), "page\n", "under the next agent");
+    framework.call("KILL", json!({ "task_id": { "value": "web" } })).await;
+    framework.until("the kill", 60, |f| f.end("web").is_some()).await;
+    assert_eq!(framework.state("web"), Some("TASK_KILLED"), "{:?}", framework.end("web"));
+    eventually("both containers to go", || {
+        podman.api("GET", "/containers/json?all=1").1.as_array().is_some_and(Vec::is_empty)
+    })
+    .await;
+    host.wait_clean(&cluster, &mut framework).await;
 }

@@ -172,11 +172,51 @@ async fn a_crash_loop_leaves_the_last_few_and_others_are_left_alone() {
 async fn what_ended_goes_after_its_time() {
     require!(root, cgroup, busybox, docker);
     let engine = Dockerd::start("delay", Network::Host);
+    engine.import("with-volume", "latest", "VOLUME /data");
     let cluster = cluster("docker-delay", &engine, &["--docker_remove_delay=1secs"]);
     let mut framework = Framework::subscribe(&cluster.master, "docker-delay").await;
     let end = framework.run(docker_task("short", "exit 1"), 60).await;
     assert_eq!(end["state"], "TASK_FAILED");
     let end = framework.run(docker_task("next", "exit 0"), 60).await;
     assert_eq!(end["state"], "TASK_FINISHED");
-    eventually("both to be removed", || engine.containers().is_empty()).await;
+    let mut writes = docker_task("writes", "echo x >/data/x; exit 1");
+    writes["container"]["docker"]["image"] = "with-volume".into();
+    let end = framework.run(writes, 60).await;
+    assert_eq!(end["state"], "TASK_FAILED");
+    eventually("all to be removed", || engine.containers().is_empty()).await;
+    let (_, left) = engine.api("GET", "/volumes", None);
+    assert!(left["Volumes"].as_array().is_none_or(Vec::is_empty), "{left}");
+}
+
+/// On a full disk those that finished go at once; those that failed stay for whoever
+/// looks for the fault.
+#[tokio::test]
+async fn a_full_disk_of_the_engine_takes_what_finished_first() {
+    require!(root, cgroup, busybox, docker);
+    let engine = Dockerd::start_small("pressure", 256);
+    let cluster = cluster("docker-pressure", &engine, &[]);
+    let mut framework = Framework::subscribe(&cluster.master, "docker-pressure").await;
+    let wait = "while [ ! -e /mnt/mesos/sandbox/go ]; do sleep 0.1; done; exit 2";
+    framework.start(docker_task("waits", wait)).await;
+    for (task, line, state) in
+        [("fine", "exit 0", "TASK_FINISHED"), ("failed", "exit 1", "TASK_FAILED")]
+    {
+        let end = framework.run(docker_task(task, line), 60).await;
+        assert_eq!(end["state"], state, "{end}");
+    }
+    let names = ["waits", "fine", "failed"].map(|task| container(&cluster, task));
+    let there = |engine: &Dockerd| -> Vec<bool> {
+        let all: Vec<String> = engine.containers().into_iter().map(|(name, _)| name).collect();
+        names.iter().map(|name| all.contains(name)).collect()
+    };
+    assert_eq!(there(&engine), [true; 3]);
+    // All but a twentieth, by somebody else.
+    let space = kernel::machine::space(&engine.data()).expect("its disk");
+    let size = space.available - space.total / 20;
+    let zeros = vec![0; usize::try_from(size).expect("it fits")];
+    std::fs::write(engine.data().join("others"), zeros).expect("fill the disk");
+    let go = format!("{}/go", super::scene::sandbox(&cluster, "waits"));
+    std::fs::write(go, "").expect("let it end");
+    framework.until("the end", 60, |f| f.end("waits").is_some()).await;
+    eventually("the finished one to go", || there(&engine) == [true, false, true]).await;
 }

@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use super::{Engine, EngineError, QUICK, SLOW, escaped, read, refused, silent};
 use crate::containerizer::docker::frames;
-use crate::wire::client::{Call, Client, Streaming};
+use crate::wire::client::{Call, Client, Duplex, Streaming};
 
 /// Somebody else's removal of a container is waited for so often, and so long each time.
 const TRIES: u32 = 50;
@@ -229,6 +229,16 @@ impl Engine {
         let success = body.status.is_success();
         let rest = body.rest().await.map_err(|e| silent("wait for container", name, e))?;
         if success { Ok(()) } else { Err(refused("wait for container", name, status, &rest)) }
+    }
+
+    /// What its terminal shows from now on, and a way in.
+    pub(in crate::containerizer::docker) async fn attach(
+        &self,
+        name: &str,
+    ) -> Result<Duplex, EngineError> {
+        let path = format!("/containers/{name}/attach?stream=1&stdin=1&stdout=1&stderr=1");
+        let call = Call::post(&path, "application/json", "");
+        self.both_ways("attach to container", name, call).await
     }
 
     /// Output from now on, in frames.

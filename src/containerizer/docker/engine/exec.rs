@@ -3,8 +3,8 @@
 use kernel::terminal::Window;
 use serde_json::Value;
 
-use super::{Engine, EngineError, QUICK, read, refused, silent, unreadable};
-use crate::wire::client::{Call, Client, Duplex, Streaming};
+use super::{Engine, EngineError, QUICK, read, unreadable};
+use crate::wire::client::{Call, Duplex, Streaming};
 
 /// A process in a running container.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -12,6 +12,15 @@ pub(in crate::containerizer::docker) struct Executed {
     pub(in crate::containerizer::docker) running: bool,
     pub(in crate::containerizer::docker) exit_code: i32,
     pub(in crate::containerizer::docker) pid: Option<u32>,
+}
+
+/// Who has a terminal.
+#[derive(Debug, Clone)]
+pub(in crate::containerizer::docker) enum Screen {
+    /// A command, by its id.
+    Command(String),
+    /// A container, by its name.
+    Container(String),
 }
 
 impl Engine {
@@ -48,27 +57,24 @@ impl Engine {
         id: &str,
         tty: bool,
     ) -> Result<Duplex, EngineError> {
-        const OPERATION: &str = "start command";
         let path = format!("/exec/{id}/start");
         let body = format!(r#"{{"Detach":false,"Tty":{tty}}}"#);
-        let call = Call::post(&path, "application/json", body);
-        let asked = self.ask(OPERATION, id);
-        let upgraded = Client::unix(&self.socket).timeout(QUICK).upgrade(call).await;
-        drop(asked);
-        self.heard(upgraded.as_ref().err());
-        let upgraded = upgraded.map_err(|source| silent(OPERATION, id, source))?;
-        upgraded.map_err(|reply| refused(OPERATION, id, reply.status.as_u16(), &reply.body))
+        self.both_ways("start command", id, Call::post(&path, "application/json", body)).await
     }
 
-    /// Changes the size of its terminal.
-    pub(in crate::containerizer::docker) async fn exec_resize(
+    /// Changes the size of a terminal.
+    pub(in crate::containerizer::docker) async fn resize(
         &self,
-        id: &str,
+        of: &Screen,
         window: Window,
     ) -> Result<(), EngineError> {
-        let path = format!("/exec/{id}/resize?h={}&w={}", window.rows, window.columns);
+        let (kind, name) = match of {
+            Screen::Command(id) => ("exec", id),
+            Screen::Container(name) => ("containers", name),
+        };
+        let path = format!("/{kind}/{name}/resize?h={}&w={}", window.rows, window.columns);
         let call = Call::post(&path, "application/json", "");
-        self.call("resize the terminal of command", id, QUICK, call).await.map(drop)
+        self.call("resize the terminal of", name, QUICK, call).await.map(drop)
     }
 
     pub(in crate::containerizer::docker) async fn exec_inspect(

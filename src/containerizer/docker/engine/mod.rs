@@ -21,8 +21,9 @@ use thiserror::Error;
 use tracing::{info, warn};
 
 pub(super) use self::containers::{Inspected, Listed};
+pub(super) use self::exec::Screen;
 pub(super) use self::images::{Image, image_name};
-use crate::wire::client::{Call, Client, ClientError, Reply, Streaming};
+use crate::wire::client::{Call, Client, ClientError, Duplex, Reply, Streaming};
 
 /// How long the engine may take for an answer it should know.
 const QUICK: Duration = Duration::from_secs(15);
@@ -195,6 +196,21 @@ impl Engine {
         let body = tokio::time::timeout(QUICK, streaming.rest()).await;
         let body = body.ok().and_then(Result::ok).unwrap_or_default();
         Err(refused(operation, object, status, &body))
+    }
+
+    /// One question whose answer is a connection that goes both ways.
+    async fn both_ways(
+        &self,
+        operation: &'static str,
+        object: &str,
+        call: Call<'_>,
+    ) -> Result<Duplex, EngineError> {
+        let asked = self.ask(operation, object);
+        let upgraded = Client::unix(&self.socket).timeout(QUICK).upgrade(call).await;
+        drop(asked);
+        self.heard(upgraded.as_ref().err());
+        let upgraded = upgraded.map_err(|source| silent(operation, object, source))?;
+        upgraded.map_err(|reply| refused(operation, object, reply.status.as_u16(), &reply.body))
     }
 
     async fn json(
