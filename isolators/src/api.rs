@@ -130,6 +130,8 @@ pub struct Sysctl {
     pub value: String,
     /// Left out where the container shares the namespace; else that is an error.
     pub optional: bool,
+    /// Gives way to another isolator that sets it; else two are an error.
+    pub yields: bool,
 }
 
 /// Which ids inside a user namespace are which outside. All bind mounts of the

@@ -249,6 +249,8 @@ pub struct Isolators {
     pub ledger: Arc<Ledger>,
     /// How busy the GPUs are, with `gpu/nvidia`.
     pub gpus: Option<gpu::Figures>,
+    /// What listens in containers, with `network/ports`.
+    pub listeners: Option<network::ports::Listeners>,
 }
 
 impl std::fmt::Debug for Isolators {
@@ -281,19 +283,18 @@ pub fn create_with(
     let linux_fs = enabled.contains("filesystem/linux");
     let binds = linux_fs && config.launcher == Launcher::Linux;
     let named = |c: &Controller| enabled.contains(c.name());
-    let (config, controllers) = match enabled.contains("cgroups/all") {
+    let (mut config, controllers) = match enabled.contains("cgroups/all") {
         true => Cgroups::available(&config),
         false => (config, Controller::ALL.into_iter().filter(named).collect()),
     };
 
     let mut all: Vec<Arc<dyn Isolator>> = Vec::new();
-    let mut config = config;
     // Sockets know the v2 cgroup that they were made in, also beside v1.
     if !enabled.contains("network/ports") {
         Arc::make_mut(&mut config).ports.unified = false;
     }
     let mut cgroups = Some(Cgroups::new(Arc::clone(&config), controllers));
-    let (mut layout, mut grants, mut gpus) = (None, None, None);
+    let (mut layout, mut grants, mut gpus, mut listeners) = (None, None, None, None);
     let book = volume::persistent::Book::default();
     for (name, _) in TABLE {
         // All cgroups/* are one isolator; with the linux launcher it always is.
@@ -341,7 +342,10 @@ pub fn create_with(
             "network/cni" => network::cni::cni(&config, enabled.contains("namespaces/uts")),
             "network/port_mapping" => network::port_mapping::port_mapping(&config),
             "network/ports" => {
-                network::ports::ports(&config, layout.clone(), enabled.contains("network/cni"))
+                let named = enabled.contains("network/cni");
+                let made = network::ports::ports(&config, layout.clone(), named);
+                listeners = made.as_ref().ok().map(|made| made.listeners());
+                made.map(|made| made as _)
             }
             // The cgroups are made above; the rest `parse` has refused.
             _ => continue,
@@ -355,7 +359,7 @@ pub fn create_with(
     for name in &isolation.names {
         all.extend(plugins.iter().find(|plugin| plugin.name() == *name).cloned());
     }
-    Ok(Isolators { all, layout, isolation, ledger, gpus })
+    Ok(Isolators { all, layout, isolation, ledger, gpus, listeners })
 }
 
 #[cfg(test)]

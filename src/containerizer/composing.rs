@@ -11,6 +11,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use isolators::gpu::Figure as Gpu;
+use isolators::network::ports::listening::OpenPorts;
 use isolators::traced::Calls;
 use mesos::container_info::Type;
 use mesos::{ContainerId, ContainerStatus, Resource};
@@ -182,6 +183,10 @@ impl Containerizer for Composing {
 
     fn gpus(&self) -> Vec<Gpu> {
         self.all.iter().flat_map(|(_, containerizer)| containerizer.gpus()).collect()
+    }
+
+    fn listening(&self) -> Vec<(String, OpenPorts)> {
+        self.all.iter().flat_map(|(_, containerizer)| containerizer.listening()).collect()
     }
 
     fn images(&self) -> Vec<NamedStore> {

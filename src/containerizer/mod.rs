@@ -33,6 +33,7 @@ use std::time::SystemTime;
 
 use async_trait::async_trait;
 use isolators::gpu::Figure as Gpu;
+use isolators::network::ports::listening::OpenPorts;
 use isolators::traced::Calls;
 use kernel::hung::Hung;
 use mesos::{
@@ -318,6 +319,11 @@ pub trait Containerizer: Send + Sync {
 
     /// The GPUs that are handed out; asks the driver and may block.
     fn gpus(&self) -> Vec<Gpu> {
+        Vec::new()
+    }
+
+    /// What listens in top-level containers, those that were looked at for that.
+    fn listening(&self) -> Vec<(String, OpenPorts)> {
         Vec::new()
     }
 

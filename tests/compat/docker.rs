@@ -18,6 +18,8 @@ mod docker {
     //! One file per theme.
     pub mod attach;
     pub mod cni;
+    #[path = "../network/dying.rs"]
+    pub mod dying;
     pub mod engine;
     pub mod executors;
     pub mod hooks;

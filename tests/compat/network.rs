@@ -12,6 +12,7 @@ mod support;
 mod network {
     //! One file per theme.
     pub mod deaths;
+    pub mod dying;
     pub mod examples;
     pub mod faults;
     pub mod groups;
@@ -20,4 +21,5 @@ mod network {
     pub mod kinds;
     pub mod plugins;
     pub mod ports;
+    pub mod versions;
 }

@@ -216,7 +216,7 @@ fn sysctls(all: &BTreeMap<String, String>) -> Result<BTreeMap<String, Sysctl>, C
     let setting = |(name, value): (&String, &String)| {
         let dotted = isolators::linux::sysctl::dotted(name);
         let dotted = dotted.ok_or_else(|| bad("sysctls", format!("'{name}' is no setting")))?;
-        Ok((dotted, Sysctl { value: value.clone(), optional: false }))
+        Ok((dotted, Sysctl { value: value.clone(), optional: false, yields: false }))
     };
     all.iter().map(setting).collect()
 }

@@ -122,7 +122,9 @@ fn prepare(
     let asked = context.labels.get(LABEL).map(|text| parse(text)).transpose();
     let asked = asked
         .map_err(|text| IsolatorError::plain(NAME, "read", format!("label '{LABEL}': {text}")))?;
-    let of = |optional| move |(name, value): (String, String)| (name, Sysctl { value, optional });
+    let of = |optional| {
+        move |(name, value): (String, String)| (name, Sysctl { value, optional, yields: false })
+    };
     // The flag is for those who have the namespace; who asks must have it.
     let mut sysctls: BTreeMap<_, _> =
         config.container_sysctls.clone().into_iter().map(of(true)).collect();
@@ -174,9 +176,12 @@ mod tests {
         let mut context = context("a");
         context.labels.insert(LABEL.into(), "kernel.msgmax=3".into());
         let part = prepare(&config, &context).unwrap();
-        let of = |name: &str| part.sysctls[name].clone();
-        assert_eq!(of("kernel.msgmax"), Sysctl { value: "3".into(), optional: false });
-        assert_eq!(of("kernel.msgmnb"), Sysctl { value: "2".into(), optional: true });
+        let of = |name: &str| {
+            let Sysctl { value, optional, yields } = part.sysctls[name].clone();
+            (value, optional, yields)
+        };
+        assert_eq!(of("kernel.msgmax"), ("3".into(), false, false));
+        assert_eq!(of("kernel.msgmnb"), ("2".into(), true, false));
         context.labels.insert(LABEL.into(), "vm.swappiness=1".into());
         let error = prepare(&config, &context).unwrap_err().to_string();
         assert!(error.contains("label 'sysctls': kernel setting 'vm.swappiness'"), "{error}");

@@ -65,15 +65,16 @@ fn add_sysctl(
     name: String,
     value: Sysctl,
 ) -> Result<(), MergeError> {
-    match all.iter().find(|(_, known, _)| *known == name) {
+    match all.iter_mut().find(|(_, known, _)| *known == name) {
+        Some(_) if value.yields => {}
+        Some(weak) if weak.2.yields => *weak = (isolator, name, value),
         Some((first, ..)) => {
-            Err(MergeError::Conflict { field: "kernel settings", first, second: isolator })
+            let field = "kernel settings";
+            return Err(MergeError::Conflict { field, first, second: isolator });
         }
-        None => {
-            all.push((isolator, name, value));
-            Ok(())
-        }
+        None => all.push((isolator, name, value)),
     }
+    Ok(())
 }
 
 /// The settings of namespaces that are made for the container.
@@ -82,7 +83,7 @@ fn own_sysctls(
     namespaces: &[LinuxNamespace],
 ) -> Result<HashMap<String, String>, MergeError> {
     let mut out = HashMap::new();
-    for (isolator, name, Sysctl { value, optional }) in all {
+    for (isolator, name, Sysctl { value, optional, .. }) in all {
         let refuse = |why| MergeError::Sysctl { isolator, name: name.clone(), why };
         let kind = sysctl::kind(&name).map_err(refuse)?;
         // One that is kept by a file was made for it; below /proc it is another's.
@@ -145,7 +146,7 @@ mod tests {
     #[test]
     fn sysctls_need_a_namespace_of_the_containers_own() {
         let with = |name: &str, optional, namespaces: Vec<LinuxNamespace>| {
-            let value = Sysctl { value: "1".into(), optional };
+            let value = Sysctl { value: "1".into(), optional, yields: false };
             let sysctls = [(name.to_owned(), value)].into();
             let part = Contribution { namespaces, sysctls, ..Contribution::default() };
             merge(Base::default(), vec![("x", part)])
@@ -169,12 +170,36 @@ mod tests {
         let other = vec![joined(LinuxNamespaceType::Network, "/proc/1/ns/net")];
         assert!(with("net.core.somaxconn", false, other).is_err());
         assert!(with("kernel.panic", true, own()).unwrap_err().contains("is the host's"));
-        let value = || Sysctl { value: "1".into(), optional: true };
+        let value = || Sysctl { value: "1".into(), optional: true, yields: false };
         let twice = || Contribution {
             sysctls: [("kernel.msgmax".to_owned(), value())].into(),
             ..Contribution::default()
         };
         assert!(merge(Base::default(), vec![("a", twice()), ("b", twice())]).is_err());
+    }
+
+    #[test]
+    fn what_yields_is_there_where_nobody_else_sets_it() {
+        let part = |value: &str, yields| {
+            let value = Sysctl { value: value.into(), optional: false, yields };
+            Contribution {
+                namespaces: vec![new_namespace(LinuxNamespaceType::Network)],
+                sysctls: [("net.core.somaxconn".to_owned(), value)].into(),
+                ..Contribution::default()
+            }
+        };
+        let merged = |parts| {
+            let merged = merge(Base::default(), parts).expect("no conflict");
+            merged.spec.linux().as_ref().unwrap().sysctl().clone().unwrap()
+        };
+        let (weak, strong) = (|| part("weak", true), || part("strong", false));
+        for (parts, wanted) in [
+            (vec![("a", weak())], "weak"),
+            (vec![("a", weak()), ("b", strong())], "strong"),
+            (vec![("a", strong()), ("b", weak())], "strong"),
+        ] {
+            assert_eq!(merged(parts)["net.core.somaxconn"], wanted);
+        }
     }
 
     #[test]

@@ -7,6 +7,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use isolators::network::ports::listening::OpenPorts;
 use mesos::agent::response::{GetContainers, get_containers};
 use mesos::json::Writer;
 use mesos::{ContainerId, ContainerStatus, ResourceStatistics};
@@ -115,13 +116,49 @@ async fn status(containerizer: &dyn Containerizer, id: &ContainerId) -> Containe
         .unwrap_or_else(|| ContainerStatus { container_id: Some(id.clone()), ..Default::default() })
 }
 
-/// Containers that do something that may take long.
+/// What is told of containers besides Mesos' messages.
 #[derive(Debug, Default)]
-pub struct Busy {
+pub struct Beside {
     /// They are being destroyed, and something is in the way.
     pub troubles: Vec<(ContainerId, Arc<Trouble>)>,
     /// They are being launched, and that takes its time.
     pub progress: Vec<(ContainerId, Progress)>,
+    /// What listens in them: top-level ones by id.
+    pub listening: HashMap<String, OpenPorts>,
+}
+
+impl Beside {
+    /// As it is now.
+    #[must_use]
+    pub fn of(containerizer: &dyn Containerizer) -> Beside {
+        Beside {
+            troubles: containerizer.troubles(),
+            progress: containerizer.progress(),
+            listening: containerizer.listening().into_iter().collect(),
+        }
+    }
+}
+
+/// The figures of a container under `statistics`: Mesos' own, and among them what listens
+/// in it, if that is known. `GET_CONTAINERS` has Mesos' only: its clients may be strict.
+fn figures(w: &mut Writer, sample: &ResourceStatistics, listening: Option<&OpenPorts>) {
+    const OWN: &str = "net_listening_ports";
+    let w = w.key("statistics");
+    let Some(listening) = listening else { return w.sorted_message(sample) };
+    let mut told = Writer::new();
+    told.object(|w| {
+        for (name, ports) in listening.iter() {
+            w.key(name).array(|w| {
+                for (begin, end) in ports.iter() {
+                    w.object(|w| {
+                        w.key("begin").uint(begin);
+                        w.key("end").uint(end);
+                    });
+                }
+            });
+        }
+    });
+    w.sorted_message_with(sample, OWN, &told.into_bytes());
 }
 
 /// The body of `/containers`: every object with its members sorted.
@@ -129,7 +166,7 @@ pub struct Busy {
 pub fn render(
     containers: &[get_containers::Container],
     snapshot: &Snapshot,
-    busy: &Busy,
+    beside: &Beside,
 ) -> Vec<u8> {
     let executors: HashMap<&str, &Executor> =
         alive(snapshot).map(|e| (e.container_id.value.as_str(), e)).collect();
@@ -139,18 +176,18 @@ pub fn render(
             w.object(|w| {
                 w.key("container_id").string(&c.container_id.value);
                 let own = |id: &ContainerId| id.value == c.container_id.value;
-                if let Some((_, trouble)) = busy.troubles.iter().find(|(id, _)| own(id)) {
+                if let Some((_, trouble)) = beside.troubles.iter().find(|(id, _)| own(id)) {
                     w.key("destroying").raw(trouble.to_json().to_string().as_bytes());
                 }
                 if let Some(executor) = executors.get(c.container_id.value.as_str()) {
                     executor_members(w, executor);
                 }
-                if let Some((_, progress)) = busy.progress.iter().find(|(id, _)| own(id)) {
+                if let Some((_, progress)) = beside.progress.iter().find(|(id, _)| own(id)) {
                     let (name, value) = progress.to_json();
                     w.key(name).raw(value.to_string().as_bytes());
                 }
                 if let Some(statistics) = &c.resource_statistics {
-                    w.key("statistics").sorted_message(statistics);
+                    figures(w, statistics, beside.listening.get(&c.container_id.value));
                 }
                 if let Some(status) = &c.container_status {
                     w.key("status").sorted_message(status);
@@ -172,13 +209,14 @@ fn executor_members(w: &mut Writer, executor: &Executor) {
 pub async fn statistics(snapshot: &Snapshot, containerizer: &dyn Containerizer) -> Vec<u8> {
     let sample = containerizer.statistics().await;
     let samples = by_id(&sample);
+    let listening: HashMap<String, OpenPorts> = containerizer.listening().into_iter().collect();
     let mut w = Writer::new();
     w.array(|w| {
         for executor in alive(snapshot) {
             let Some(&sample) = samples.get(&executor.container_id.to_string()) else { continue };
             w.object(|w| {
                 executor_members(w, executor);
-                w.key("statistics").sorted_message(sample);
+                figures(w, sample, listening.get(&executor.container_id.value));
             });
         }
     });
@@ -189,4 +227,47 @@ pub async fn statistics(snapshot: &Snapshot, containerizer: &dyn Containerizer) 
 #[must_use]
 pub fn response(containers: Vec<get_containers::Container>) -> Option<GetContainers> {
     (!containers.is_empty()).then_some(GetContainers { containers })
+}
+
+#[cfg(test)]
+mod tests {
+    use kernel::netlink::diag::{Listener, Protocol};
+
+    use super::*;
+
+    #[test]
+    fn ports_are_told_among_mesos_figures() {
+        let sample = ResourceStatistics {
+            timestamp: 1.0,
+            net_rx_bytes: Some(7),
+            net_ephemeral_ports: Some(mesos::value::Range { begin: 1, end: 2 }),
+            ..Default::default()
+        };
+        let said = |listening: Option<&OpenPorts>| {
+            let mut w = Writer::new();
+            w.object(|w| figures(w, &sample, listening));
+            String::from_utf8(w.into_bytes()).expect("text")
+        };
+        let mesos = |own: &str| {
+            format!(
+                "{{\"statistics\":{{\"net_ephemeral_ports\":{{\"begin\":1,\"end\":2}},{own}\
+                 \"net_rx_bytes\":7,\"timestamp\":1.0}}}}"
+            )
+        };
+        assert_eq!(said(None), mesos(""), "nobody has looked");
+        let nothing = OpenPorts::default();
+        assert_eq!(said(Some(&nothing)), mesos("\"net_listening_ports\":{},"));
+        let socket = |address: &str, port| Listener {
+            protocol: Protocol::Tcp,
+            address: address.parse().expect("an address"),
+            port,
+            inode: 0,
+            cookie: 0,
+            cgroup: None,
+        };
+        let some = OpenPorts::of(&[socket("::", 90), socket("0.0.0.0", 80), socket("::", 91)]);
+        let wanted = "\"net_listening_ports\":{\"tcp\":[{\"begin\":80,\"end\":80}],\
+                      \"tcp6\":[{\"begin\":90,\"end\":91}]},";
+        assert_eq!(said(Some(&some)), mesos(wanted));
+    }
 }

@@ -11,7 +11,11 @@ pub const WORDS: &[Words] = &[
         "`?container_id=VALUE`, `?framework_id=VALUE` or `?framework_id=VALUE&executor_id=VALUE` \
          choose.",
     ),
-    own("monitor/statistics", "Shows what each executor's container uses.", ""),
+    own(
+        "monitor/statistics",
+        "Shows what each executor's container uses.",
+        "With `network/ports` also where it listens, as of the last look: `net_listening_ports`.",
+    ),
     own("containerizer/debug", "Shows calls to isolator plugins that are under way.", ""),
     own(
         "gc",

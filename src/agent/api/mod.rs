@@ -33,7 +33,7 @@ use async_trait::async_trait;
 use mesos::slave_info::capability;
 
 use self::attachments::Attachments;
-use self::containers::{Busy, Selection};
+use self::containers::{Beside, Selection};
 use super::handle::Handle;
 use super::snapshot::{AgentState, Snapshot};
 use crate::checkpoint::WorkDir;
@@ -213,9 +213,8 @@ impl Api {
             );
         }
         let found = containers::collect(snapshot, &*self.context.containerizer, &selection).await;
-        let containerizer = &self.context.containerizer;
-        let busy = Busy { troubles: containerizer.troubles(), progress: containerizer.progress() };
-        Response::json(containers::render(&found, snapshot, &busy))
+        let beside = Beside::of(&*self.context.containerizer);
+        Response::json(containers::render(&found, snapshot, &beside))
     }
 }
 

@@ -280,8 +280,7 @@ impl Containerizer for Docker {
 
     fn terminal(&self, id: &ContainerId) -> Option<Arc<Terminal>> {
         let door = self.door(id).filter(|_| id.parent.is_none())?;
-        let terminal = door.view.borrow().terminal.clone();
-        terminal
+        door.view.borrow().terminal.clone()
     }
 
     fn images(&self) -> Vec<NamedStore> {

@@ -31,6 +31,8 @@ use std::sync::{Arc, MutexGuard};
 
 use async_trait::async_trait;
 use isolators::api::{ContainerContext, Isolator, Parent};
+use isolators::network::ports::Listeners;
+use isolators::network::ports::listening::OpenPorts;
 use isolators::registry::Isolators;
 use isolators::runtime::users::Identity;
 use isolators::traced::Calls;
@@ -461,6 +463,11 @@ impl Containerizer for Native {
 
     fn gpus(&self) -> Vec<isolators::gpu::Figure> {
         self.shared.isolators.gpus.as_ref().map(|gpus| gpus.read()).unwrap_or_default()
+    }
+
+    fn listening(&self) -> Vec<(String, OpenPorts)> {
+        let listeners = self.shared.isolators.listeners.as_ref();
+        listeners.map(Listeners::read).unwrap_or_default()
     }
 
     fn isolator_calls(&self) -> BTreeMap<(&'static str, &'static str), Calls> {

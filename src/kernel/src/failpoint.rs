@@ -17,6 +17,9 @@ use std::time::Duration;
 /// Names the point that is armed.
 pub const VARIABLE: &str = "BULKHEAD_FAILPOINT";
 
+/// The first point that a task passes when it ends.
+const END: &str = "destroy.begin";
+
 /// Every point, in the order in which a task passes them.
 pub const ALL: &[&str] = &[
     // A record before and after it is written (src/checkpoint/store.rs).
@@ -108,8 +111,6 @@ pub const ALL: &[&str] = &[
     "docker.held",
     "docker.created",
     "docker.started",
-    "docker.departs",
-    "docker.departed",
     "launch.prepared",
     "launch.fetched",
     "launch.record",
@@ -125,7 +126,7 @@ pub const ALL: &[&str] = &[
     // A root for the next container of an image (src/provisioner/ahead.rs).
     "provision.ahead",
     // The end of a container (src/containerizer/native/finish.rs).
-    "destroy.begin",
+    END,
     "destroy.limited",
     "destroy.killed",
     "destroy.cleaned_one",
@@ -135,6 +136,8 @@ pub const ALL: &[&str] = &[
     "cni.let_go",
     "cni.removed",
     "cni.forgotten",
+    "docker.departs",
+    "docker.departed",
     "cgroups.removed_one",
     "provision.unmounted",
     "provision.moved",
@@ -154,6 +157,14 @@ pub const ALL: &[&str] = &[
     "recover.done",
     "recover.resumed",
 ];
+
+/// Whether a task passes `point` when it ends, or later, and not when it begins. `NAME@3`
+/// is a passage of `NAME`.
+#[must_use]
+pub fn is_of_the_end(point: &str) -> bool {
+    let name = point.split('@').next().unwrap_or(point);
+    ALL.iter().skip_while(|known| **known != END).any(|known| *known == name)
+}
 
 /// What is armed in this process.
 #[derive(Debug)]
@@ -227,5 +238,7 @@ mod tests {
         let armed = parse("launch.pid@3").unwrap();
         assert_eq!((armed.name.as_str(), armed.passages), ("launch.pid", 3));
         assert!(parse("launch.pid@x").is_none());
+        assert!(is_of_the_end("destroy.begin") && is_of_the_end("cni.let_go@2"));
+        assert!(!is_of_the_end("cni.entered@2") && !is_of_the_end("launch.pid"));
     }
 }

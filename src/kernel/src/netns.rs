@@ -177,6 +177,18 @@ pub fn inside<T: Send>(
     })
 }
 
+/// Does `work` in a new network namespace, which ends with it.
+///
+/// # Errors
+/// If the kernel refuses.
+pub fn anew<T: Send>(work: impl FnOnce() -> Result<T, Error> + Send) -> Result<T, Error> {
+    apart(|| {
+        unshare(CloneFlags::CLONE_NEWNET)
+            .map_err(|e| Error::new("make", "a network namespace", e.into()))?;
+        work()
+    })
+}
+
 /// Does `work` on a thread of its own.
 fn apart<T: Send>(work: impl FnOnce() -> Result<T, Error> + Send) -> Result<T, Error> {
     std::thread::scope(|scope| {
@@ -292,5 +304,7 @@ mod tests {
         release(&handle).expect("twice");
         assert!(!handle.exists());
         assert!(inside(&handle, || Ok(())).is_err());
+        let new = anew(|| Ok(fs::read_to_string("/proc/thread-self/net/dev").expect("readable")));
+        assert!(!new.expect("a new one").contains("eth"));
     }
 }

@@ -314,7 +314,7 @@ fn containers_show_the_recorded_members_in_order() {
     let body = containers::render(
         &listed.expect("containers").containers,
         &snapshot,
-        &containers::Busy::default(),
+        &containers::Beside::default(),
     );
     let ours: Value = serde_json::from_slice(&body).expect("JSON");
     let theirs = json("http/agent/containers.busy.json");

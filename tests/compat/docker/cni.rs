@@ -5,6 +5,7 @@ use std::process::Command;
 
 use serde_json::{Value, json};
 
+use super::dying::dies_at;
 use super::host::{Host, addresses, bridge, ip, output, statistics, task};
 use super::scene::{container, docker_task, eventually};
 use crate::cluster::{Cluster, Options};
@@ -201,40 +202,21 @@ async fn an_agent_that_dies_on_the_way_leaves_no_network_behind() {
     let of_docker = kernel::failpoint::ALL.iter().filter(|point| point.starts_with("docker."));
     let points = of_docker.chain(&["cni.namespace", "cni.added_one"]);
     for (index, point) in points.enumerate() {
-        cluster.kill_agent();
-        cluster.failpoint = Some(point);
-        cluster.start_agent();
         let name = format!("t{index}");
-        framework.launch(vec![page(&name, &["one", "two"])]).await;
-        let kill = json!({ "task_id": { "value": name } });
-        let leaves = ["docker.departs", "docker.departed"].contains(point);
-        if leaves {
-            framework.until("it runs", 60, |f| f.state(&name) == Some("TASK_RUNNING")).await;
-            framework.call("KILL", kill.clone()).await;
-        }
-        framework.until(point, 60, |_| cluster.agent_ended().is_some()).await;
-        cluster.kill_agent();
-        cluster.failpoint = None;
-        cluster.start_agent();
-        if !leaves {
-            // Launched again, found running, or failed before it ran.
-            framework
-                .until("it runs", 60, |f| {
-                    f.state(&name) == Some("TASK_RUNNING") || f.end(&name).is_some()
-                })
-                .await;
-            if framework.end(&name).is_none() {
-                let told = addresses(&framework, &name);
-                assert_eq!(told.len(), 2, "{point}: {told:?}");
-                eventually("the page", || read(&told[1][0]) == "page\n").await;
-                assert_eq!(host.leases("one").len(), 2, "{point}");
-            } else {
+        let task = page(&name, &["one", "two"]);
+        dies_at(point, task, (&mut cluster, &mut framework), async |framework| {
+            if framework.end(&name).is_some() {
                 // Made, and maybe started: nobody may start it twice.
                 assert_eq!(*point, "docker.created", "{:?}", framework.statuses[&name]);
+                return;
             }
-            framework.call("KILL", kill).await;
-        }
-        framework.until("the end", 60, |f| f.end(&name).is_some()).await;
+            // Launched again, or found running.
+            let told = addresses(framework, &name);
+            assert_eq!(told.len(), 2, "{point}: {told:?}");
+            eventually("the page", || read(&told[1][0]) == "page\n").await;
+            assert_eq!(host.leases("one").len(), 2, "{point}");
+        })
+        .await;
         eventually("the holders to go", || holders(&engine).is_empty()).await;
         host.wait_clean(&cluster, &mut framework).await;
     }

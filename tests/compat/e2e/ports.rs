@@ -2,11 +2,13 @@
 //! Mesos' reason, or are refused by the kernel.
 
 use std::net::TcpListener;
+use std::time::{Duration, Instant};
 
+use bulkhead::wire::client::{Call, Client};
 use kernel::cgroup::Hierarchies;
 use serde_json::{Value, json};
 
-use crate::cluster::{Cluster, Options, binary};
+use crate::cluster::{Cluster, Options, binary, get};
 use crate::framework::{Framework, command};
 use crate::{require, support};
 
@@ -112,5 +114,45 @@ async fn foreign_ports_are_refused_and_the_task_hears_of_it() {
         let end = framework.run(task, 60).await;
         assert_eq!(end["state"], "TASK_FINISHED", "{end}");
     }
+    framework.call("TEARDOWN", Value::Null).await;
+}
+
+#[tokio::test]
+async fn statistics_tell_where_tasks_listen() {
+    require!(root, cgroup);
+    if !have_probe("statistics_tell_where_tasks_listen") {
+        return;
+    }
+    let options = Options::default().agent(&[ISOLATION, "--container_ports_watch_interval=200ms"]);
+    let cluster = Cluster::start("ports-told", options);
+    let mut framework = Framework::subscribe(&cluster.master, "ports").await;
+    let [tcp, udp] = free_ports();
+    framework.start(listener("tcp", "tcp", tcp, tcp)).await;
+    framework.start(listener("udp", "udp", udp, udp)).await;
+    let wanted = |name: &str, port: u16| json!({ name: [{ "begin": port, "end": port }] });
+    let told = |path: &str, task: &str| {
+        let all: Value = serde_json::from_str(&get(&cluster.agent, path).expect(path)).expect(path);
+        let entry = all.as_array().into_iter().flatten().find(|e| e["executor_id"] == task);
+        entry.map(|entry| entry["statistics"]["net_listening_ports"].clone()).unwrap_or_default()
+    };
+    for path in ["/monitor/statistics", "/containers"] {
+        for (task, port) in [("tcp", tcp), ("udp", udp)] {
+            let by = Instant::now() + Duration::from_secs(60);
+            while told(path, task) != wanted(task, port) {
+                assert!(Instant::now() < by, "{path}, {task}: {}", told(path, task));
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        }
+    }
+    // What has a schema is Mesos' own.
+    let list = json!({ "type": "GET_CONTAINERS", "get_containers": {} }).to_string();
+    let call = Call::post("/api/v1", "application/json", list);
+    let client = Client::new(cluster.agent.clone());
+    let call = call.header("accept", "application/json");
+    let answer = client.call(call).await.expect("an answer").text();
+    assert!(
+        answer.contains("resource_statistics") && !answer.contains("net_listening_ports"),
+        "{answer}"
+    );
     framework.call("TEARDOWN", Value::Null).await;
 }

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
+use super::dying::dies_at;
 use super::host::{Host, addresses, bridge, ip, links, run, sh, task, text};
 use crate::cluster::binary;
 use crate::require;
@@ -79,19 +80,6 @@ const FURTHER: [&str; 5] = [
     "cni.plugin_deleted@4",
 ];
 
-/// Whether a container passes there when it leaves.
-fn leaves(point: &str) -> bool {
-    const LEAVING: [&str; 6] = [
-        "cni.bridge_removed",
-        "cni.plugin_deleted",
-        "cni.deleted_one",
-        "cni.let_go",
-        "cni.removed",
-        "cni.forgotten",
-    ];
-    LEAVING.iter().any(|name| point.split('@').next() == Some(name))
-}
-
 #[tokio::test]
 async fn at_every_step() {
     require!(root, cgroup, cni_plugins, nft, program_iptables);
@@ -116,35 +104,16 @@ async fn at_every_step() {
     let before = everything();
     let points = kernel::failpoint::ALL.iter().filter(|point| point.starts_with("cni."));
     for (index, point) in points.chain(&FURTHER).enumerate() {
-        cluster.kill_agent();
-        cluster.failpoint = Some(point);
-        cluster.start_agent();
         let name = format!("t{index}");
-        framework.launch(vec![member(&name)]).await;
-        let kill = json!({ "task_id": { "value": name } });
-        if leaves(point) {
-            framework.until("it runs", 60, |f| f.state(&name) == Some("TASK_RUNNING")).await;
-            framework.call("KILL", kill.clone()).await;
-        }
-        framework.until(point, 60, |_| cluster.agent_ended().is_some()).await;
-        cluster.kill_agent();
-        cluster.failpoint = None;
-        cluster.start_agent();
-        if !leaves(point) {
+        dies_at(point, member(&name), (&mut cluster, &mut framework), async |framework| {
             // Launched again, or found running.
-            framework
-                .until("it runs", 60, |f| {
-                    f.state(&name) == Some("TASK_RUNNING") || f.end(&name).is_some()
-                })
-                .await;
             assert!(framework.end(&name).is_none(), "{point}: {:?}", framework.statuses[&name]);
-            assert_eq!(addresses(&framework, &name).len(), 2, "{point}");
+            assert_eq!(addresses(framework, &name).len(), 2, "{point}");
             assert_eq!(host.leases("one").len(), 2, "{point}");
             let ports = run("nft list table inet bulkhead_ports");
             assert_eq!(ports.matches("tcp . 8080").count(), 2, "{point}: {ports}");
-            framework.call("KILL", kill).await;
-        }
-        framework.until("the end", 60, |f| f.end(&name).is_some()).await;
+        })
+        .await;
         host.wait_clean(&cluster, &mut framework).await;
         unchanged(&before, point);
     }
@@ -273,5 +242,45 @@ async fn while_a_plugin_works_and_while_containers_run() {
     framework.call("KILL", json!({ "task_id": { "value": "a" } })).await;
     framework.until("the end", 60, |f| f.end("a").is_some()).await;
     assert_eq!(told, [["10.0.0.9"]]);
+    host.wait_clean(&cluster, &mut framework).await;
+}
+
+#[tokio::test]
+async fn a_reboot_gives_addresses_back_that_are_kept_in_the_work_directory() {
+    require!(root, cgroup);
+    let host = Host::new("net-boot");
+    let mut conf = bridge(&host, "web", 6);
+    conf["type"] = "bulkhead-bridge".into();
+    host.configure("web.conf", &conf);
+    let persist = ["--network_cni_root_dir_persist"];
+    let (mut cluster, mut framework) = host.cluster("net-boot", &persist).await;
+    framework.start(task("before", "sleep 1000", &["web"])).await;
+    let work = cluster.dir.path().join("agent");
+    let kept = || {
+        let entries = std::fs::read_dir(work.join("isolators/network/cni"));
+        entries.into_iter().flatten().count()
+    };
+    assert_eq!((kept(), host.leases("web").len()), (1, 2));
+    assert!(!cluster.dir.path().join("run/isolators/network/cni").exists());
+    cluster.kill_agent();
+    // What a reboot leaves: no process, no cgroup, no mount, no runtime directory.
+    for group in cluster.cgroups() {
+        let limit = Duration::from_secs(60);
+        group.kill(limit).and_then(|()| group.remove(limit)).expect("end the containers");
+    }
+    let mounts = kernel::mounts::table().expect("the mount table");
+    for mount in kernel::mounts::below(&mounts, cluster.dir.path()) {
+        kernel::mounts::detach(&mount.target).expect("unmounted");
+    }
+    let runtime = cluster.dir.path().join("run");
+    std::fs::remove_dir_all(runtime).expect("remove the runtime directory");
+    std::fs::write(work.join("meta/boot_id"), "another").expect("write");
+    assert_eq!((kept(), host.leases("web").len()), (1, 2));
+    cluster.start_agent();
+    framework.until("the end of the task", 60, |f| f.end("before").is_some()).await;
+    host.wait_clean(&cluster, &mut framework).await;
+    assert_eq!(kept(), 0);
+    let end = framework.run(task("after", "ip -o address show eth0", &["web"]), 60).await;
+    assert_eq!(end["state"], "TASK_FINISHED", "{end}");
     host.wait_clean(&cluster, &mut framework).await;
 }

@@ -18,7 +18,7 @@ use mesos::resources::Ranges;
 use mesos::{Resource, value};
 
 use crate::recovery::{in_a_life, known};
-use crate::{PATIENCE, Place, have_probe, require, resources, top};
+use crate::{PATIENCE, Place, have_probe, labelled, require, resources, top};
 
 const ISOLATION: &str = "cgroups/mem,filesystem/linux,network/port_mapping";
 const INSIDE: &str = "BULKHEAD_TEST_NETWORK";
@@ -371,6 +371,131 @@ fn the_agent_may_die_and_ports_stay_where_they_are() {
         }
     });
     assert_eq!(interfaces().len(), 1, "only the stranger's");
+}
+
+#[test]
+fn containers_have_kernel_settings_as_the_host_is_tuned() {
+    require!(root, cgroup);
+    let test = "port_mapping::containers_have_kernel_settings_as_the_host_is_tuned";
+    if !in_a_network(test) {
+        return;
+    }
+    let _outside = Outside::start();
+    let set = |name: &str, value: &str| {
+        let path = format!("/proc/sys/net/{name}");
+        std::fs::write(&path, value).unwrap_or_else(|error| panic!("{path}: {error}"));
+    };
+    set("core/somaxconn", "777");
+    set("ipv4/tcp_ecn", "1");
+    set("ipv4/tcp_keepalive_time", "77");
+    let mut place = place("mapping-tuned");
+    place.config.isolation = format!("{ISOLATION},linux/sysctl");
+    in_a_life(async {
+        let native = place.start();
+        native.recover(Vec::new()).await.expect("recovery of nothing");
+        let line = "cd /proc/sys/net; cat core/somaxconn ipv4/tcp_ecn ipv4/tcp_keepalive_time; \
+                    echo done; exec sleep 1000";
+        for (id, label, wanted) in [
+            ("tuned", None, "777\n1\n77\ndone\n"),
+            // Who asks for another has it.
+            ("own", Some("net.core.somaxconn=99"), "99\n1\n77\ndone\n"),
+        ] {
+            let mut request = place.shell(id, line);
+            request.requests = container(&place, id, &[], &["ids"]).requests;
+            if let Some(text) = label {
+                request.task = labelled("sysctls", text);
+            }
+            native.launch(request).await.expect("launch");
+            place.wait_output(id, "done").await;
+            assert_eq!(place.output(id), wanted, "{id}");
+            native.destroy(&top(id), None).await.expect("destroyed");
+        }
+    });
+}
+
+#[test]
+fn containers_of_an_agent_without_the_isolator_stay_on_the_hosts_network() {
+    require!(root, cgroup);
+    let test =
+        "port_mapping::containers_of_an_agent_without_the_isolator_stay_on_the_hosts_network";
+    if !have_probe(test) || !in_a_network(test) {
+        return;
+    }
+    let outside = Outside::start();
+    let mut place = place("mapping-old");
+    place.config.isolation = "cgroups/mem,filesystem/linux".into();
+    let old = container(&place, "old", &[31_000], &["echo", "tcp", "0.0.0.0:31000"]);
+    let pid = in_a_life(async {
+        let native = place.start();
+        native.recover(Vec::new()).await.expect("recovery of nothing");
+        let pid = native.launch(old.clone()).await.expect("launch").pid;
+        place.wait_output("old", "ready").await;
+        pid
+    });
+    place.config.isolation = ISOLATION.into();
+    in_a_life(async {
+        let native = place.start();
+        native.recover(vec![known(&old, pid)]).await.expect("recover");
+        let more = container(&place, "old", &[31_000, 31_001], &["ids"]).requests;
+        native.update(&top("old"), more, Default::default()).await.expect("update");
+        native
+            .launch(container(&place, "new", &[31_002], &["echo", "tcp", "0.0.0.0:31002"]))
+            .await
+            .expect("launch");
+        place.wait_output("new", "ready").await;
+        for port in [31_000, 31_002] {
+            let heard = outside.probe(&["connect", "tcp", &format!("10.77.0.2:{port}")]);
+            assert!(heard.starts_with("answer"), "{port}: {heard}");
+        }
+        for id in ["old", "new"] {
+            native.destroy(&top(id), None).await.expect("destroyed");
+        }
+    });
+    assert_eq!(interfaces(), Vec::<String>::new());
+}
+
+/// Kernel settings of the host's interfaces, those of containers left out.
+fn host_settings() -> Vec<String> {
+    let mut all = Vec::new();
+    for (kind, interface) in
+        ["ipv4", "ipv6"].iter().flat_map(|kind| ["all", "default", "lo", "eth0"].map(|i| (kind, i)))
+    {
+        let dir = format!("/proc/sys/net/{kind}/conf/{interface}");
+        for file in std::fs::read_dir(dir).into_iter().flatten().flatten() {
+            let value = std::fs::read_to_string(file.path()).unwrap_or_default();
+            all.push(format!("{} {value}", file.path().display()));
+        }
+    }
+    all.sort();
+    all
+}
+
+#[test]
+fn settings_of_the_host_stay_as_they_are() {
+    require!(root, cgroup);
+    let test = "port_mapping::settings_of_the_host_stay_as_they_are";
+    if !have_probe(test) || !in_a_network(test) {
+        return;
+    }
+    let _outside = Outside::start();
+    let place = place("mapping-host");
+    let before = host_settings();
+    assert!(before.len() > 50, "{before:?}");
+    in_a_life(async {
+        let native = place.start();
+        native.recover(Vec::new()).await.expect("recovery of nothing");
+        native.launch(container(&place, "a", &[31_000], &["sleep", "100"])).await.expect("launch");
+        assert_eq!(host_settings(), before);
+        native.destroy(&top("a"), None).await.expect("destroyed");
+    });
+    assert_eq!(host_settings(), before);
+    // One that cannot work is said instead.
+    must("echo 1 > /proc/sys/net/ipv4/conf/all/rp_filter");
+    in_a_life(async {
+        let error = Native::new(place.config.clone()).err().expect("refused");
+        let error = kernel::chain(&error);
+        assert!(error.contains("net.ipv4.conf.all.rp_filter=1"), "{error}");
+    });
 }
 
 /// Where a life of its own finds what the test has.

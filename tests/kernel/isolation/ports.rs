@@ -159,6 +159,82 @@ async fn nested_containers_have_the_ports_of_their_top_level_container() {
     is_violation(&end(&native, &top("outer")).await, "outer.bad", foreign);
 }
 
+/// Waits until `told` is what listens in the container.
+async fn listens(native: &Native, id: &str, told: &[(&str, &[u16])]) {
+    let wanted =
+        |ports: &[u16]| Ranges::new(ports.iter().map(|port| u64::from(*port)).map(|p| (p, p)));
+    let wanted: Vec<(&str, Ranges)> =
+        told.iter().map(|(name, ports)| (*name, wanted(ports))).collect();
+    let start = Instant::now();
+    loop {
+        let all = native.listening();
+        let found = all.iter().find(|(known, _)| known == id).map(|(_, found)| found);
+        let found: Option<Vec<(&str, Ranges)>> =
+            found.map(|found| found.iter().map(|(name, ports)| (name, ports.clone())).collect());
+        if found.as_ref() == Some(&wanted) {
+            return;
+        }
+        assert!(start.elapsed() < PATIENCE, "{id}: {found:?}, not {wanted:?}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_listens_is_told_by_protocol_and_version() {
+    require!(root, cgroup);
+    if !have_probe("what_listens_is_told_by_protocol_and_version") {
+        return;
+    }
+    let place = place("ports-told", false, Bind::Any);
+    let native = place.start();
+    native.recover(Vec::new()).await.expect("recovery of nothing");
+    let (tcp, foreign, nested) = (free_port(), free_port(), free_port());
+    let addresses = [tcp, foreign].map(|port| format!("127.0.0.1:{port}"));
+    let arguments = ["tcp", &addresses[0], &addresses[1]];
+    native.launch(listener(&place, "outer", &[tcp], &arguments)).await.expect("launch");
+    native.launch(place.shell("quiet", "exec sleep 1000")).await.expect("launch");
+    // Whatever it may have.
+    let ports = if tcp < foreign { [tcp, foreign] } else { [foreign, tcp] };
+    listens(&native, "outer", &[("tcp", &ports)]).await;
+    listens(&native, "quiet", &[]).await;
+    // What is nested counts with it, for as long as it is there.
+    let (name, ip) = if have_v6() { ("udp6", "[::1]") } else { ("udp", "127.0.0.1") };
+    let mut inner = place.probe("inner", &["listen", "udp", &format!("{ip}:{nested}")]);
+    inner.id = ContainerId { value: "inner".into(), parent: Some(Box::new(top("outer"))) };
+    inner.requests = Vec::new();
+    let id = inner.id.clone();
+    native.launch(inner).await.expect("launch");
+    listens(&native, "outer", &[("tcp", &ports), (name, &[nested])]).await;
+    native.destroy(&id, None).await.expect("destroyed");
+    listens(&native, "outer", &[("tcp", &ports)]).await;
+    for id in ["outer", "quiet"] {
+        native.destroy(&top(id), None).await.expect("destroyed");
+    }
+    assert_eq!(native.listening(), []);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_task_that_ends_may_listen_a_while_on_ports_that_are_taken_away() {
+    require!(root, cgroup);
+    if !have_probe("a_task_that_ends_may_listen_a_while_on_ports_that_are_taken_away") {
+        return;
+    }
+    let place = place("ports-ending", true, Bind::Any);
+    let native = place.start();
+    native.recover(Vec::new()).await.expect("recovery of nothing");
+    let (own, foreign) = (free_port(), free_port());
+    let request = listener(&place, "ending", &[own], &["tcp", &format!("127.0.0.1:{own}")]);
+    native.launch(request).await.expect("launch");
+    listens(&native, "ending", &[("tcp", &[own])]).await;
+    native.update(&top("ending"), with_ports(&[]), Default::default()).await.expect("update");
+    // All are looked at in one go: with this one the other was judged as well, since.
+    let request = listener(&place, "bad", &[], &["tcp", &format!("127.0.0.1:{foreign}")]);
+    native.launch(request).await.expect("launch");
+    is_violation(&end(&native, &top("bad")).await, "bad", foreign);
+    assert_eq!(native.containers().len(), 1, "it still runs");
+    native.destroy(&top("ending"), None).await.expect("destroyed");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn only_ports_in_scope_are_judged_and_only_if_enforced() {
     require!(root, cgroup);

@@ -253,6 +253,34 @@ mod tests {
 
     use super::*;
 
+    #[test]
+    fn the_first_directory_that_has_it_counts() {
+        let dir = std::env::temp_dir().join(format!("cni-search-{}", std::process::id()));
+        let dirs = ["a", "b", "c"].map(|name| dir.join(name));
+        let file = |dir: &Path, name: &str, mode| {
+            std::fs::create_dir_all(dir).unwrap();
+            std::fs::write(dir.join(name), "").unwrap();
+            let mode = std::fs::Permissions::from_mode(mode);
+            std::fs::set_permissions(dir.join(name), mode).unwrap();
+        };
+        // One that cannot be run is none.
+        file(&dirs[0], "x", 0o644);
+        file(&dirs[1], "x", 0o755);
+        file(&dirs[2], "x", 0o755);
+        file(&dirs[2], "y", 0o755);
+        let plugins = Plugins::new(dirs.to_vec(), None, Duration::from_secs(60));
+        let found = |name: &str| match plugins.find(name) {
+            Ok(Plugin::External(program)) => Ok(program.path),
+            Ok(other) => panic!("{other:?}"),
+            Err(error) => Err(error),
+        };
+        assert_eq!(found("x"), Ok(dirs[1].join("x")));
+        assert_eq!(found("y"), Ok(dirs[2].join("y")));
+        let all = dirs.map(|dir| dir.display().to_string()).join(":");
+        assert_eq!(found("z"), Err(format!("failed to find the CNI plugin 'z' in '{all}'")));
+        std::fs::remove_dir_all(&dir).unwrap();
+    }
+
     #[tokio::test]
     async fn a_plugin_that_knows_no_versions_speaks_the_first() {
         let dir = std::env::temp_dir().join(format!("cni-versions-{}", std::process::id()));

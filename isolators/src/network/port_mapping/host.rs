@@ -18,9 +18,8 @@ use kernel::netlink::traffic::{self, Fair, Way};
 use kernel::netlink::{Family, Socket, address, link, neighbour, route};
 use mesos::resources::Ranges;
 
-use super::limits;
 use super::settings::{Settings, mark, read_mark};
-use super::shaping;
+use super::{flows, limits};
 
 pub(super) type Error = kernel::Error;
 
@@ -34,7 +33,7 @@ const PINGS: &str = "bulkhead_pings";
 const MOST_PINGS: u32 = 16_384;
 /// Our place in the order of an interface's filters: those of others, which mostly
 /// begin at 1 or end at 49152, come before and after.
-pub(super) const PRIORITY: u16 = 31_050;
+const PRIORITY: u16 = 31_050;
 /// What a packet on the loopback interface may have, and so what a pair must take.
 const LOOPBACK_MTU: u32 = 65_535;
 /// The kernel needs no longer to make an address its own, if it has anything to do it with.
@@ -122,7 +121,7 @@ impl Host {
         }
         let size = settings.per_container;
         let fair = settings.flows.map(|parent| {
-            let fair = shaping::fair_queues(&mut socket, public.index, parent, size)?;
+            let fair = flows::fair_queues(&mut socket, public.index, parent, size, PRIORITY)?;
             Ok::<_, Error>((fair, size))
         });
         let fair = fair.transpose()?;
@@ -196,7 +195,7 @@ impl Host {
 
     /// Puts the program on a container's way out, or this agent's in place of another's.
     fn let_out(&self, socket: &mut Socket, index: u32, block: (u16, u16)) -> Result<(), Error> {
-        let class = self.fair.map(|(fair, size)| shaping::class(fair, block, size));
+        let class = self.fair.map(|(fair, size)| flows::class(fair, block, size));
         let program = bpf::classifier(OUTBOUND, &steer::outbound(&self.facts, class))?;
         traffic::add_filters(socket, index)?;
         let filter = (program.as_fd(), OUTBOUND);

@@ -3,7 +3,8 @@
 //! * [`settings`]: what the flags say, blocks of ephemeral ports; [`limits`]: how much a
 //!   container may send and receive (pure).
 //! * `host`: the kernel's part; what is done with a packet is in
-//!   `kernel::bpf::steer`. `shaping`: the same of limits and flows.
+//!   `kernel::bpf::steer`. `shaping`: the same of limits, `flows` of the order in which
+//!   packets leave. `tuning`: what containers have of the host's kernel settings.
 //! * `probe` reads the figures, `figures` (pure) says what they mean; [`rates`] (pure) is
 //!   how they were spread over time, `metrics` what went wrong.
 //!
@@ -14,6 +15,7 @@
 //! recovery keeps no files. Nested containers are in the network of their parent.
 
 mod figures;
+mod flows;
 mod host;
 pub mod limits;
 mod metrics;
@@ -21,6 +23,7 @@ mod probe;
 pub mod rates;
 pub mod settings;
 mod shaping;
+mod tuning;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -41,7 +44,7 @@ use self::shaping::Limits;
 use super::ports::core::ports;
 use crate::api::{
     About, ContainerContext, Contribution, Isolation, Isolator, IsolatorError, Known, Probe,
-    Recovered,
+    Recovered, Sysctl,
 };
 use crate::config::{Config, Launcher};
 use crate::mounts::{namespace_of, new_namespace};
@@ -62,6 +65,8 @@ struct Shared {
     blocks: Mutex<Blocks>,
     reading: Mutex<Reading>,
     metrics: Metrics,
+    /// Kernel settings that containers have from the host.
+    sysctls: BTreeMap<String, Sysctl>,
     /// Rates of each container, by the index of its interface.
     windows: Mutex<BTreeMap<u32, Window>>,
 }
@@ -101,6 +106,7 @@ pub fn port_mapping(config: &Config) -> Result<Arc<dyn Isolator>, IsolatorError>
         blocks: Mutex::new(Blocks::new(&settings.ephemeral, settings.per_container)),
         reading: Mutex::default(),
         metrics: Metrics::default(),
+        sysctls: tuning::of_the_host().map_err(failed)?,
         windows: Mutex::default(),
         settings,
     };
@@ -377,6 +383,7 @@ impl Isolation for Handle {
         })?);
         Ok(Contribution {
             namespaces: vec![new_namespace(LinuxNamespaceType::Network)],
+            sysctls: self.shared.sysctls.clone(),
             needs_pid: true,
             ..Contribution::default()
         })

@@ -3,7 +3,8 @@
 //! * [`settings`]: what the flags say.
 //! * [`core`](mod@core): what a container may, and what is said if it does more
 //!   (pure).
-//! * `scan`: who listens where, every `--container_ports_watch_interval`.
+//! * `scan`: who listens where, every `--container_ports_watch_interval`;
+//!   [`listening`] is what is told of it (pure).
 //!
 //! Owns the table of the containers that it watches; a task of its own looks at all
 //! of them in one go. With `--container_ports_bind` the kernel refuses other ports
@@ -13,6 +14,7 @@
 //! has an address of its own, and is left alone.
 
 pub mod core;
+pub mod listening;
 mod scan;
 pub mod settings;
 
@@ -31,6 +33,7 @@ use tokio::sync::oneshot;
 use tracing::{info, warn};
 
 use self::core::Book;
+use self::listening::OpenPorts;
 use self::scan::{Found, Scanner, Target};
 use self::settings::{Bind, Settings};
 use crate::api::{
@@ -64,7 +67,25 @@ struct Shared {
 struct Member {
     target: Target,
     book: Book,
+    /// As of the last look; `None` before the first.
+    listening: Option<OpenPorts>,
     watcher: Option<oneshot::Sender<Limitation>>,
+}
+
+/// What listens in the containers that are watched.
+#[derive(Debug, Clone)]
+pub struct Listeners(Arc<Shared>);
+
+impl Listeners {
+    /// By top-level container, as of the last look; nothing of those that were not looked
+    /// at yet.
+    #[must_use]
+    pub fn read(&self) -> Vec<(String, OpenPorts)> {
+        let table = lock(&self.0.table);
+        let known =
+            |(id, member): (&String, &Member)| Some((id.clone(), member.listening.clone()?));
+        table.iter().filter_map(known).collect()
+    }
 }
 
 /// `network/ports`. `named_networks`: whether `network/cni` is on.
@@ -75,7 +96,7 @@ pub fn ports(
     config: &Config,
     layout: Option<Layout>,
     named_networks: bool,
-) -> Result<Arc<dyn Isolator>, IsolatorError> {
+) -> Result<Arc<Ports>, IsolatorError> {
     Ok(Arc::new(Ports::new(config, layout, named_networks)?))
 }
 
@@ -128,6 +149,12 @@ impl Ports {
         self.shared.scan()
     }
 
+    /// What is found, for those who ask.
+    #[must_use]
+    pub fn listeners(&self) -> Listeners {
+        Listeners(Arc::clone(&self.shared))
+    }
+
     fn handle(&self, context: &Arc<ContainerContext>) -> Handle {
         let id = context.id.value.clone();
         Handle { shared: Arc::clone(&self.shared), context: Arc::clone(context), id }
@@ -175,7 +202,6 @@ impl Shared {
         let now = Instant::now();
         let mut table = lock(&self.table);
         for (id, owned) in &found.owned {
-            // One that ended meanwhile is nobody's business.
             let Some(member) = table.get_mut(id) else { continue };
             let mut listening: BTreeMap<&[String], Vec<(u64, u64)>> = BTreeMap::new();
             for socket in owned {
@@ -205,9 +231,20 @@ impl Shared {
         found.owned.values().map(Vec::len).sum()
     }
 
+    /// Looks at all containers, and notes what listens in each.
     fn look(&self) -> Found {
         let targets: Vec<Target> = lock(&self.table).values().map(|m| m.target.clone()).collect();
-        lock(&self.scanner).look(&targets)
+        let found = lock(&self.scanner).look(&targets);
+        let mut table = lock(&self.table);
+        for (id, owned) in &found.owned {
+            // One that ended meanwhile is nobody's business.
+            if let Some(member) = table.get_mut(id) {
+                let sockets = owned.iter().map(|socket| &socket.listener);
+                member.listening = Some(OpenPorts::of(sockets));
+            }
+        }
+        drop(table);
+        found
     }
 
     fn within(&self, ports: Ranges) -> Ranges {
@@ -304,7 +341,7 @@ impl Handle {
         // By id only if all its sockets have one.
         let unified = tracker.version() == Version::V2 || self.unified().is_some();
         let target = Target { id: self.id.clone(), pid, tracker, unified };
-        let member = Member { target, book: Book::default(), watcher: None };
+        let member = Member { target, book: Book::default(), listening: None, watcher: None };
         lock(&self.shared.table).insert(self.id.clone(), member);
     }
 

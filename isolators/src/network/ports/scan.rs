@@ -51,7 +51,7 @@ pub(super) struct Owned {
 /// All that was found in one look.
 #[derive(Debug, Default)]
 pub(super) struct Found {
-    /// By top-level container.
+    /// By top-level container: each that was looked at, if only to find nothing.
     pub(super) owned: BTreeMap<String, Vec<Owned>>,
     /// In the host's network and no container's.
     pub(super) others: Vec<Listener>,
@@ -172,6 +172,9 @@ impl Scanner {
 
     fn sort(&mut self, host: bool, all: Vec<Listener>, members: &[&Target], found: &mut Found) {
         let known: HashSet<&str> = members.iter().map(|target| target.id.as_str()).collect();
+        for id in &known {
+            found.owned.entry((*id).to_owned()).or_default();
+        }
         let mut rest = Vec::new();
         for listener in all {
             match listener.cgroup.and_then(|id| self.by_cgroup(id)) {

@@ -130,3 +130,27 @@ fn sorted_members_are_sorted_at_every_level() {
     super::write_sorted(crate::schema::of::<crate::ContainerId>(), &bytes, &mut out).expect("fits");
     assert_eq!(out, br#"{"parent":{"value":"p"},"value":"c"}"#);
 }
+
+#[test]
+fn a_member_of_ones_own_has_its_place_in_the_outermost_object() {
+    let id = crate::ContainerId {
+        value: "c".into(),
+        parent: Some(Box::new(crate::ContainerId { value: "p".into(), parent: None })),
+    };
+    let rows: [(&str, &[u8]); 3] = [
+        ("a", br#"{"a":[1],"parent":{"value":"p"},"value":"c"}"#),
+        ("q", br#"{"parent":{"value":"p"},"q":[1],"value":"c"}"#),
+        ("z", br#"{"parent":{"value":"p"},"value":"c","z":[1]}"#),
+    ];
+    for (name, wanted) in rows {
+        let mut w = super::Writer::new();
+        w.sorted_message_with(&id, name, b"[1]");
+        assert_eq!(w.into_bytes(), wanted);
+    }
+    let mut w = super::Writer::new();
+    w.array(|w| {
+        w.uint(1);
+        w.sorted_message_with(&crate::ContainerId::default(), "a", b"2");
+    });
+    assert_eq!(w.into_bytes(), br#"[1,{"a":2,"value":""}]"#);
+}

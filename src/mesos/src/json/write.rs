@@ -20,7 +20,7 @@ pub fn write(
     bytes: &[u8],
     out: &mut Vec<u8>,
 ) -> Result<(), WireError> {
-    write_message(schema, bytes, out, Mode { depth: 0, sorted: false })
+    write_message(schema, bytes, out, Mode { depth: 0, sorted: false, own: None })
 }
 
 /// As [`write`], with the members of every object in the order of their names:
@@ -33,19 +33,24 @@ pub fn write_sorted(
     bytes: &[u8],
     out: &mut Vec<u8>,
 ) -> Result<(), WireError> {
-    write_message(schema, bytes, out, Mode { depth: 0, sorted: true })
+    write_message(schema, bytes, out, Mode { depth: 0, sorted: true, own: None })
 }
+
+/// A member that the message has no field for: its name, and JSON.
+type Own<'a> = (&'a str, &'a [u8]);
 
 /// How to write, and how deep inside the document.
 #[derive(Clone, Copy)]
-struct Mode {
+struct Mode<'a> {
     depth: usize,
     sorted: bool,
+    /// Among the members of the outermost object, if they are sorted.
+    own: Option<Own<'a>>,
 }
 
-impl Mode {
+impl Mode<'_> {
     fn deeper(self) -> Self {
-        Mode { depth: self.depth + 1, ..self }
+        Mode { depth: self.depth + 1, own: None, ..self }
     }
 }
 
@@ -53,7 +58,7 @@ fn write_message(
     schema: &'static MessageSchema,
     bytes: &[u8],
     out: &mut Vec<u8>,
-    mode: Mode,
+    mode: Mode<'_>,
 ) -> Result<(), WireError> {
     let malformed = |what| WireError::Malformed { message: schema.name, offset: 0, what };
     if mode.depth > MAX_DEPTH {
@@ -72,9 +77,13 @@ fn write_message(
     out.push(b'{');
     let mut first = true;
     if mode.sorted {
+        let mut own = mode.own;
         for field in schema.by_name {
-            write_field(&schema.fields[usize::from(*field)], &entries, &mut first, out, mode)?;
+            let field = &schema.fields[usize::from(*field)];
+            write_own(own.take_if(|(name, _)| *name < field.name), &mut first, out);
+            write_field(field, &entries, &mut first, out, mode)?;
         }
+        write_own(own, &mut first, out);
     } else {
         for field in schema.fields {
             write_field(field, &entries, &mut first, out, mode)?;
@@ -91,7 +100,7 @@ fn write_field(
     entries: &[(u32, WireValue<'_>)],
     first: &mut bool,
     out: &mut Vec<u8>,
-    mode: Mode,
+    mode: Mode<'_>,
 ) -> Result<(), WireError> {
     let from = entries.partition_point(|(n, _)| *n < field.number);
     let to = entries.partition_point(|(n, _)| *n <= field.number);
@@ -126,6 +135,13 @@ fn write_field(
     Ok(())
 }
 
+fn write_own(own: Option<Own<'_>>, first: &mut bool, out: &mut Vec<u8>) {
+    if let Some((name, json)) = own {
+        key(name, first, out);
+        out.extend_from_slice(json);
+    }
+}
+
 /// Values of enumerations that have no name count as not there.
 fn is_known(kind: Kind, value: WireValue<'_>) -> bool {
     match (kind, value) {
@@ -149,7 +165,7 @@ fn write_element(
     value: WireValue<'_>,
     comma: &mut bool,
     out: &mut Vec<u8>,
-    mode: Mode,
+    mode: Mode<'_>,
 ) -> Result<(), WireError> {
     let mut one = |value| {
         if std::mem::replace(comma, true) {
@@ -178,7 +194,7 @@ fn write_map(
     entry: &'static MessageSchema,
     values: &[(u32, WireValue<'_>)],
     out: &mut Vec<u8>,
-    mode: Mode,
+    mode: Mode<'_>,
 ) -> Result<(), WireError> {
     let malformed = |what| WireError::Malformed { message: entry.name, offset: 0, what };
     let (key_kind, value_kind) = (entry.fields[0].kind, entry.fields[1].kind);
@@ -242,7 +258,7 @@ fn write_value(
     kind: Kind,
     value: WireValue<'_>,
     out: &mut Vec<u8>,
-    mode: Mode,
+    mode: Mode<'_>,
 ) -> Result<(), WireError> {
     let malformed = |what| Err(WireError::Malformed { message: "a field", offset: 0, what });
     match (kind, value) {
@@ -478,6 +494,19 @@ impl Writer {
     pub fn sorted_message<T: prost::Message + prost::Name>(&mut self, message: &T) {
         let bytes = message.encode_to_vec();
         write_sorted(crate::schema::of::<T>(), &bytes, self.value())
+            .expect("a generated struct encodes to its own schema");
+    }
+
+    /// As [`Writer::sorted_message`], with a member that the message has no field for.
+    pub fn sorted_message_with<T: prost::Message + prost::Name>(
+        &mut self,
+        message: &T,
+        name: &str,
+        json: &[u8],
+    ) {
+        let bytes = message.encode_to_vec();
+        let mode = Mode { depth: 0, sorted: true, own: Some((name, json)) };
+        write_message(crate::schema::of::<T>(), &bytes, self.value(), mode)
             .expect("a generated struct encodes to its own schema");
     }
 }
