@@ -218,7 +218,7 @@ impl Core {
     }
 
     /// Tasks that were on their way when the agent died and never arrived.
-    fn drop_unseen(&mut self, framework: &str, executor: &str, seen: &[TaskInfo]) {
+    pub(super) fn drop_unseen(&mut self, framework: &str, executor: &str, seen: &[TaskInfo]) {
         let Some(e) = self.executor(framework, executor) else { return };
         let lost: Vec<String> = e
             .launched

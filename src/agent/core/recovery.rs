@@ -263,7 +263,8 @@ impl Core {
     }
 
     /// The last agent stored a run and died before anything of it ran. A command
-    /// task is launched as if nothing had happened. compat: Mesos reports its end.
+    /// task is launched as if nothing had happened, tasks of an executor were lost on
+    /// the way, which only costs a retry. compat: Mesos reports that they failed.
     fn launch_again(&mut self, container: &str, framework: &str, executor: &str) {
         let rebooted = self.rebooted;
         let Some(e) = self.executor_mut(framework, executor) else { return };
@@ -275,8 +276,10 @@ impl Core {
         let task = e.played.as_ref().filter(|_| !rebooted).map(|played| played.task.clone());
         // The values of its secrets are on no disk: it cannot be what was asked for.
         let task = task.filter(|task| !task.has_secret_values());
-        // Tasks of executors are told as lost on the way, which only costs a retry.
         let Some(task) = task.filter(|task| e.launched.contains_key(&task.task_id.value)) else {
+            if !rebooted && !e.is_played() {
+                self.drop_unseen(framework, executor, &[]);
+            }
             return self.terminated(container, None);
         };
         tracing::info!(framework, task = task.task_id.value, "launching a task that never ran");

@@ -240,6 +240,19 @@ fn an_executor_that_never_registers_is_destroyed() {
 }
 
 #[test]
+fn tasks_of_an_executor_that_never_ran_are_dropped() {
+    let mut world = World::registered();
+    world.slow = true;
+    world.run_task(executor_task("t", "E"), true);
+    world.settle();
+    world.crash();
+    world.settle();
+    assert_eq!(world.states_of("t"), [S::TaskDropped]);
+    let (.., last) = world.seen.last().unwrap();
+    assert_eq!(last.reason(), task_status::Reason::SlaveRestarted);
+}
+
+#[test]
 fn an_unexpected_executor_is_shut_down() {
     let mut world = World::registered();
     world.tell_as_executor(EXECUTOR, &register());
