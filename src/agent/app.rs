@@ -23,6 +23,7 @@ use crate::containerizer::{Containerizer, ContainerizerError};
 use crate::daemon::api::Common;
 use crate::daemon::files::Files;
 use crate::daemon::flags::Flags;
+use crate::daemon::listen::{PATIENCE, listen};
 use crate::daemon::logging::Logging;
 use crate::daemon::metrics::{Metrics, system};
 use crate::daemon::signals::{Signal, Signals};
@@ -136,7 +137,7 @@ impl App {
         let wanted = whereabouts.listen()?;
         let refused =
             |e: std::io::Error| AppError::Listen { address: wanted, message: e.to_string() };
-        let listener = TcpListener::bind(wanted).await.map_err(refused)?;
+        let listener = listen(wanted, PATIENCE).await.map_err(refused)?;
         let address = whereabouts.advertised(listener.local_addr().map_err(refused)?)?;
         let hostname = whereabouts.hostname(address.ip())?;
         startup::fill_in(&mut flags, &hostname)?;

@@ -6,6 +6,7 @@
 pub mod api;
 pub mod files;
 pub mod flags;
+pub mod listen;
 pub mod logging;
 pub mod metrics;
 pub mod prometheus;

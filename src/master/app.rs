@@ -26,6 +26,7 @@ use super::snapshot::Identity;
 use crate::daemon::api::Common;
 use crate::daemon::files::Files;
 use crate::daemon::flags::Flags;
+use crate::daemon::listen::{PATIENCE, listen};
 use crate::daemon::logging::Logging;
 use crate::daemon::metrics::Metrics;
 use crate::wire::http::{Limits, serve};
@@ -279,7 +280,7 @@ impl App {
     ) -> Result<App, AppError> {
         let started = Instant::now();
         let start_time = now(started).seconds();
-        let listener = TcpListener::bind(settings.listen)
+        let listener = listen(settings.listen, PATIENCE)
             .await
             .map_err(|source| AppError::Listen { address: settings.listen, source })?;
         let bound = listener

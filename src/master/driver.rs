@@ -387,11 +387,6 @@ impl Driver {
                         self.hands.post.link(&to);
                     }
                 }
-                Effect::Relink(pid) => {
-                    if let Some(to) = upid(pid.as_str()) {
-                        self.hands.post.relink(&to);
-                    }
-                }
                 Effect::Unlink(pid) => {
                     if let Some(to) = upid(pid.as_str()) {
                         self.hands.post.unlink(&to);

@@ -165,7 +165,7 @@ impl Core {
     pub(super) fn install(&mut self, agent: Agent, used: BTreeMap<FrameworkId, Resources>) {
         let id = agent.id.clone();
         self.agents.by_pid.insert(agent.pid.clone(), id.clone());
-        self.out.push(Effect::Relink(agent.pid.clone()));
+        self.out.push(Effect::Link(agent.pid.clone()));
         let options = AgentOptions { info: agent.info.clone(), total: agent.total.clone() };
         self.cluster.agents.insert(id.clone(), Arc::new(agent));
         self.allocator.add_agent(&id, options, &used);

@@ -153,9 +153,6 @@ pub enum Effect {
     },
     /// Keep a connection to this process and report its end.
     Link(Pid),
-    /// The same, for a process that may have taken the place of another: none of the
-    /// connections that there are leads to it.
-    Relink(Pid),
     /// Forget about it.
     Unlink(Pid),
     /// Put an event on a scheduler's stream.

@@ -244,7 +244,7 @@ impl Core {
             self.agents.by_pid.insert(pid.clone(), id.clone());
             self.out.push(Effect::Unlink(old.pid.clone()));
         }
-        self.out.push(Effect::Relink(pid.clone()));
+        self.out.push(Effect::Link(pid.clone()));
         let info = Arc::new(message.slave.clone());
         let wall = self.now.wall;
         if let Some(agent) = self.agent_mut(id) {

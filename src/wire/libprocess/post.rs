@@ -133,17 +133,6 @@ impl Post {
         self.inner.peer(&mut peers, to.address).links.insert(to.clone());
     }
 
-    /// As [`Post::link`], on a new connection: there is a new process at the address, and
-    /// what is meant for it must not go to the old one, whose end may not have been seen
-    /// yet and is reported no more. What is queued still goes where it was meant to.
-    pub fn relink(&self, to: &Upid) {
-        let mut peers = self.inner.lock();
-        let before = peers.map.remove(&to.address).map(|peer| peer.links);
-        let peer = self.inner.peer(&mut peers, to.address);
-        peer.links.extend(before.into_iter().flatten());
-        peer.links.insert(to.clone());
-    }
-
     /// Forgets a link: its end is no longer reported.
     pub fn unlink(&self, to: &Upid) {
         if let Some(peer) = self.inner.lock().map.get_mut(&to.address) {

@@ -91,33 +91,6 @@ async fn the_end_of_a_connection_is_reported_once_per_link() {
 }
 
 #[tokio::test]
-async fn a_new_process_at_an_address_gets_a_connection_of_its_own() {
-    let (post, mut reports) = post();
-    let (listener, address) = listen().await;
-    let (agent, other) = (Upid::new("slave(1)", address), Upid::new("other", address));
-    let from = Upid::new("master", own());
-    post.link(&agent);
-    post.link(&other);
-    let mut old = accept(&listener).await;
-    post.send("master", &agent, "before", Bytes::new());
-    post.relink(&agent);
-    post.send("master", &agent, "after", Bytes::new());
-    let mut new = accept(&listener).await;
-    expect_bytes(&mut old, &frame(&from, &agent, "before", b"")).await;
-    expect_bytes(&mut new, &frame(&from, &agent, "after", b"")).await;
-    // The old one ends, and nobody hears of that.
-    assert!(closed_within(&mut old, SOON).await);
-    drop(old);
-    assert!(timeout(Duration::from_millis(200), reports.recv()).await.is_err());
-    drop(new);
-    let mut seen = [reports.recv().await, reports.recv().await].map(|upid| upid.expect("a report"));
-    seen.sort();
-    let mut linked = [agent, other];
-    linked.sort();
-    assert_eq!(seen, linked);
-}
-
-#[tokio::test]
 async fn an_unreachable_peer_is_exited() {
     let (post, mut reports) = post();
     let (listener, address) = listen().await;

@@ -14,7 +14,7 @@ fn a_registration_is_stored_first_and_answered_once_stored() {
         .iter()
         .filter_map(|e| match e {
             Effect::Store(_, Change::Admit(_)) => Some("store"),
-            Effect::Relink(_) => Some("link"),
+            Effect::Link(_) => Some("link"),
             Effect::Send { name, .. } => name.rsplit('.').next(),
             _ => None,
         })
