@@ -81,9 +81,17 @@ async fn what_the_agent_is_may_change_as_the_policy_says() {
     assert!(logs.contains("incompatible agent info detected"), "{logs}");
     assert!(logs.contains("meta/slaves/latest"), "it says what to do: {logs}");
 
+    let info = || std::fs::read(id.join("slave.info")).expect("slave.info");
+    let before = info();
     cluster.agent_flags(&[more, "--reconfiguration_policy=additive"]);
     cluster.start_agent();
     assert_eq!(latest(&cluster), id);
+    // The master knows it first, and only what is written down outlives the agent.
+    let by = Instant::now() + Duration::from_secs(60);
+    while info() == before {
+        assert!(Instant::now() < by, "it is not written\n{}", cluster.logs());
+        std::thread::sleep(Duration::from_millis(20));
+    }
     let slaves: Value =
         serde_json::from_str(&get(&cluster.master, "/slaves").expect("/slaves")).expect("JSON");
     assert_eq!(slaves["slaves"][0]["resources"]["cpus"].as_f64(), Some(128.0), "{slaves}");
