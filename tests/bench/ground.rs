@@ -3,7 +3,7 @@
 
 #![allow(dead_code, reason = "every bench uses its own part")]
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use bulkhead::containerizer::LaunchRequest;
@@ -42,6 +42,28 @@ pub fn cpu_ms() -> f64 {
 /// One figure on a line of its own, for programs.
 pub fn figure(name: &str, value: f64) {
     println!("{{\"name\": \"{name}\", \"value\": {value:.3}}}");
+}
+
+/// A directory in memory, as the agent's `--runtime_dir` is; removed when dropped.
+pub struct Memory(PathBuf);
+
+impl Memory {
+    pub fn new(name: &str) -> Memory {
+        let own = format!("bulkhead-bench-{name}-{}", std::process::id());
+        let dir = PathBuf::from("/dev/shm").join(own);
+        std::fs::create_dir_all(&dir).expect("a directory");
+        Memory(dir)
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+}
+
+impl Drop for Memory {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
 }
 
 /// Removes the cgroups of a run from every hierarchy.

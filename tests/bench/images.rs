@@ -25,7 +25,7 @@ use bulkhead::containerizer::native::{Config, Native};
 use bulkhead::provisioner::{Backend, Location, Point, Provisioner, Settings, Store};
 use disk::Disk;
 use dockerd::{Dockerd, Network};
-use ground::{figure, id, request};
+use ground::{Memory, figure, id, request};
 use mesos::container_info::{MesosInfo, Type};
 use mesos::{ContainerInfo, Image};
 use serde_json::json;
@@ -76,7 +76,7 @@ async fn launches() {
     let outer = place();
     let disk = Disk::new(&outer, 4 << 30);
     let dir = disk.path().to_owned();
-    let memory = PathBuf::from(format!("/dev/shm/bulkhead-bench-images-{}", std::process::id()));
+    let memory = Memory::new("images");
     let mut layers = vec![image::base(&dir)];
     layers.extend((1..LAYERS).map(|n| image::script(&dir, &format!("layer{n}"), "true")));
     let archive = image::save(&dir, "ten:1", &layers, &json!({ "Cmd": ["/bin/true"] }));
@@ -88,7 +88,7 @@ async fn launches() {
     let provisioner = Provisioner::new(store, backend, scratch, Default::default(), points);
     let config = Config {
         isolation: "filesystem/linux,namespaces/pid,cgroups/cpu,cgroups/mem,docker/runtime".into(),
-        runtime_dir: memory.clone(),
+        runtime_dir: memory.path().to_owned(),
         isolators: isolators::config::Config {
             cgroups_root: format!("bulkhead-bench-images-{}", std::process::id()),
             ..Default::default()
@@ -135,7 +135,6 @@ async fn launches() {
         figure("images.docker_run_over_ours", docker / inside);
     }
     drop(disk);
-    std::fs::remove_dir_all(&memory).expect("clean up");
     std::fs::remove_dir_all(&outer).expect("clean up");
 }
 

@@ -134,9 +134,14 @@ impl Beside {
         Beside {
             troubles: containerizer.troubles(),
             progress: containerizer.progress(),
-            listening: containerizer.listening().into_iter().collect(),
+            listening: listening(containerizer),
         }
     }
+}
+
+/// What listens in top-level containers, by id.
+fn listening(containerizer: &dyn Containerizer) -> HashMap<String, OpenPorts> {
+    containerizer.listening().into_iter().collect()
 }
 
 /// The figures of a container under `statistics`: Mesos' own, and among them what listens
@@ -209,7 +214,7 @@ fn executor_members(w: &mut Writer, executor: &Executor) {
 pub async fn statistics(snapshot: &Snapshot, containerizer: &dyn Containerizer) -> Vec<u8> {
     let sample = containerizer.statistics().await;
     let samples = by_id(&sample);
-    let listening: HashMap<String, OpenPorts> = containerizer.listening().into_iter().collect();
+    let listening = listening(containerizer);
     let mut w = Writer::new();
     w.array(|w| {
         for executor in alive(snapshot) {

@@ -64,9 +64,7 @@ impl Spares {
         failpoint!("cni.namespace_half");
         let ready = self.take(Instant::now());
         let namespace = ready.map_or_else(|| apart(|| fresh(self.settings)), Ok)?;
-        let open = format!("/proc/self/fd/{}", namespace.as_raw_fd());
-        mount(Some(open.as_str()), handle, None::<&str>, MsFlags::MS_BIND, None::<&str>)
-            .map_err(|e| Error::new("keep a network namespace at", object(), e.into()))
+        bind(&format!("/proc/self/fd/{}", namespace.as_raw_fd()), handle)
     }
 
     /// One that is ready and not too old; those that are go.
@@ -118,13 +116,18 @@ fn fresh(settings: Settings) -> Result<OwnedFd, Error> {
 pub fn keep(handle: &Path, pid: u32, settings: &[(&str, &str)]) -> Result<(), Error> {
     let object = || handle.display().to_string();
     File::create(handle).map_err(|e| Error::new("create", object(), e))?;
-    let theirs = format!("/proc/{pid}/ns/net");
-    mount(Some(theirs.as_str()), handle, None::<&str>, MsFlags::MS_BIND, None::<&str>)
-        .map_err(|e| Error::new("keep a network namespace at", object(), e.into()))?;
+    bind(&format!("/proc/{pid}/ns/net"), handle)?;
     match settings {
         [] => Ok(()),
         _ => inside(handle, || set(settings)),
     }
+}
+
+/// Keeps `namespace` by a mount on `handle`, which is there.
+fn bind(namespace: &str, handle: &Path) -> Result<(), Error> {
+    mount(Some(namespace), handle, None::<&str>, MsFlags::MS_BIND, None::<&str>).map_err(|e| {
+        Error::new("keep a network namespace at", handle.display().to_string(), e.into())
+    })
 }
 
 /// Writes to files below `/proc/sys/net` of this thread's namespace.

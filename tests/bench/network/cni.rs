@@ -17,7 +17,7 @@ use isolators::registry;
 use mesos::{ContainerInfo, NetworkInfo, container_info};
 use serde_json::json;
 
-use crate::ground::{self, cpu_ms, figure, id, request};
+use crate::ground::{self, Memory, cpu_ms, figure, id, request};
 use crate::support::TempDir;
 
 const ROUNDS: usize = 20;
@@ -34,24 +34,6 @@ pub fn enter_host() {
     nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).expect("a network namespace");
     let up = Command::new("ip").args(["link", "set", "lo", "up"]).status();
     assert!(up.expect("ip").success());
-}
-
-/// A directory in memory, removed when dropped.
-struct Memory(PathBuf);
-
-impl Memory {
-    fn new(name: &str) -> Memory {
-        let own = format!("bulkhead-bench-cni-{}-{name}", std::process::id());
-        let dir = PathBuf::from("/dev/shm").join(own);
-        std::fs::create_dir_all(&dir).expect("a directory");
-        Memory(dir)
-    }
-}
-
-impl Drop for Memory {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.0);
-    }
 }
 
 fn networks(dir: &TempDir, root: PathBuf) -> Settings {
@@ -100,13 +82,13 @@ struct Ground {
 
 impl Ground {
     async fn new(name: &str) -> Ground {
-        let (dir, memory) = (TempDir::new("bench-cni"), Memory::new(name));
+        let (dir, memory) = (TempDir::new("bench-cni"), Memory::new(&format!("cni-{name}")));
         let config = Config {
             isolation: "filesystem/linux,namespaces/pid,network/cni".into(),
-            runtime_dir: memory.0.join("runtime"),
+            runtime_dir: memory.path().join("runtime"),
             isolators: isolators::config::Config {
                 cgroups_root: cgroups(name),
-                cni: networks(&dir, memory.0.join("cni")),
+                cni: networks(&dir, memory.path().join("cni")),
                 ..Default::default()
             },
             statistics_age: Duration::ZERO,
@@ -220,7 +202,7 @@ async fn many(ground: &Arc<Ground>) {
 async fn side_by_side(ground: &Ground) {
     let config = isolators::config::Config {
         cgroups_root: cgroups(&ground.name),
-        cni: networks(&ground.dir, ground.memory.0.join("side")),
+        cni: networks(&ground.dir, ground.memory.path().join("side")),
         ..isolators::config::Config::new(
             isolators::config::Launcher::Linux,
             kernel::cgroup::Hierarchies::detect().expect("the mount table"),
