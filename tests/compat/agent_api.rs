@@ -16,6 +16,8 @@ mod cluster;
 mod door;
 #[path = "../support/framework.rs"]
 mod framework;
+#[path = "../support/input.rs"]
+mod input;
 #[path = "../support/shape.rs"]
 mod shape;
 #[path = "../support/mod.rs"]

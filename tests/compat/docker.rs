@@ -6,6 +6,8 @@ mod cluster;
 mod dockerd;
 #[path = "../support/framework.rs"]
 mod framework;
+#[path = "../support/input.rs"]
+mod input;
 #[path = "../support/nginx.rs"]
 mod nginx;
 #[path = "../support/mod.rs"]

@@ -14,11 +14,9 @@ use tokio::time::timeout;
 
 use crate::cluster::{Cluster, Options};
 use crate::framework::{Framework, command};
+use crate::input::{self, JSON, PROTOBUF, RECORDIO, call, record};
 use crate::require;
 
-pub(crate) const JSON: &str = "application/json";
-const PROTOBUF: &str = "application/x-protobuf";
-const RECORDIO: &str = "application/recordio";
 /// Longest wait for anything.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -57,7 +55,7 @@ impl Scene {
         json!({ "value": name, "parent": self.task })
     }
 
-    fn client(&self) -> Client {
+    pub(crate) fn client(&self) -> Client {
         Client::new(&self.cluster.agent).timeout(PATIENCE)
     }
 
@@ -89,15 +87,7 @@ impl Scene {
         &self,
         kind: &'static str,
     ) -> (mpsc::Sender<bytes::Bytes>, JoinHandle<Reply>) {
-        let (sender, pieces) = mpsc::channel(16);
-        let client = self.client();
-        let answer = tokio::spawn(async move {
-            let call = Call::post("/api/v1", RECORDIO, "")
-                .header("message-content-type", kind)
-                .header("accept", JSON);
-            client.upload(call, pieces).await.expect("an answer")
-        });
-        (sender, answer)
+        input::open(self.client(), kind)
     }
 
     fn attach(&self, name: &str) -> Value {
@@ -112,21 +102,6 @@ impl Scene {
         let answer: Value = serde_json::from_slice(&reply.body).expect("JSON");
         answer["wait_nested_container"]["exit_status"].clone()
     }
-}
-
-fn call(attach: &Value) -> Value {
-    json!({ "type": "ATTACH_CONTAINER_INPUT", "attach_container_input": attach })
-}
-
-/// One record of a stream of input.
-pub(crate) fn record(kind: &str, attach: &Value) -> bytes::Bytes {
-    let mut bytes = call(attach).to_string().into_bytes();
-    if kind == PROTOBUF {
-        bytes = mesos::v1::from_json("mesos.v1.agent.Call", &bytes).expect("a call");
-    }
-    let mut out = Vec::new();
-    recordio::encode(&bytes, &mut out);
-    out.into()
 }
 
 /// A piece of input; the data is base64.

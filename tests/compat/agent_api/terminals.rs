@@ -7,45 +7,24 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use bulkhead::wire::client::{Events, Reply};
 use serde_json::{Value, json};
-use tokio::sync::mpsc;
-use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
+use crate::input::{JSON, Keyboard, record};
 use crate::require;
-use crate::sessions::{JSON, PATIENCE, Scene, next, record};
+use crate::sessions::{PATIENCE, Scene, next};
 
 /// Who looks at a terminal and types.
 struct Screen {
     output: Events,
     seen: String,
-    pieces: mpsc::Sender<bytes::Bytes>,
-    answer: JoinHandle<Reply>,
+    keyboard: Keyboard,
 }
 
 impl Screen {
     /// Attaches to the input of `container`, whose output is there already.
     async fn new(scene: &Scene, container: &Value, output: Events) -> Screen {
-        let (pieces, answer) = scene.input(JSON);
-        let screen = Screen { output, seen: String::new(), pieces, answer };
-        screen.send(json!({ "type": "CONTAINER_ID", "container_id": container })).await;
-        screen
-    }
-
-    async fn send(&self, call: Value) {
-        self.pieces.send(record(JSON, &call)).await.expect("the agent reads");
-    }
-
-    async fn type_in(&self, text: &str) {
-        let data = json!({ "type": "STDIN", "data": BASE64.encode(text) });
-        let io = json!({ "type": "DATA", "data": data });
-        self.send(json!({ "type": "PROCESS_IO", "process_io": io })).await;
-    }
-
-    async fn resize(&self, rows: u32, columns: u32) {
-        let size = json!({ "window_size": { "rows": rows, "columns": columns } });
-        let control = json!({ "type": "TTY_INFO", "tty_info": size });
-        let io = json!({ "type": "CONTROL", "control": control });
-        self.send(json!({ "type": "PROCESS_IO", "process_io": io })).await;
+        let keyboard = Keyboard::of(scene.client(), container).await;
+        Screen { output, seen: String::new(), keyboard }
     }
 
     /// Takes the next piece of output; false at the end.
@@ -75,8 +54,7 @@ impl Screen {
     /// Reads to the end; what was not taken yet, and the answer to the input.
     async fn rest(mut self) -> (String, Reply) {
         while self.read().await {}
-        let answer = timeout(PATIENCE, self.answer).await.expect("in time").expect("no panic");
-        (self.seen, answer)
+        (self.seen, self.keyboard.answer().await)
     }
 }
 
@@ -102,17 +80,17 @@ async fn a_session_has_a_terminal() {
     let begun = screen.expect("go\r\n").await;
     assert!(begun.starts_with("/dev/"), "{begun}");
     assert!(begun.ends_with("\r\n33 101\r\nto error\r\ngo\r\n"), "{begun}");
-    screen.resize(44, 55).await;
-    screen.type_in("typed\n").await;
+    screen.keyboard.resize(44, 55).await;
+    screen.keyboard.type_in("typed\n").await;
     assert_eq!(screen.expect("wait\r\n").await, "typed\r\n44 55\r\nwait\r\n");
     // ^C interrupts the sleep; the shell only waits for it.
-    screen.type_in("\x03").await;
+    screen.keyboard.type_in("\x03").await;
     screen.expect("caught\r\n").await;
     // As in Mesos an empty piece is no end of a terminal: ^D is.
-    screen.type_in("").await;
-    screen.type_in("line\n").await;
+    screen.keyboard.type_in("").await;
+    screen.keyboard.type_in("line\n").await;
     assert_eq!(screen.expect("line\r\nline\r\n").await, "line\r\nline\r\n");
-    screen.type_in("\x04").await;
+    screen.keyboard.type_in("\x04").await;
     let (rest, answer) = screen.rest().await;
     assert_eq!((rest.as_str(), answer.status.as_u16()), ("", 200));
     assert_eq!(scene.ended("s").await, 5 << 8);
@@ -142,18 +120,18 @@ async fn jobs_are_controlled() {
     let mut screen = Screen::new(&scene, &scene.id("s"), output).await;
     // Without a terminal of its own bash says that there is no job control. Quotes keep
     // the echo of what is typed from looking like the output.
-    screen.type_in("PS1='>'; echo be''gin\n").await;
+    screen.keyboard.type_in("PS1='>'; echo be''gin\n").await;
     let begun = screen.expect("begin\r\n").await;
     assert!(!begun.contains("job control"), "{begun}");
-    screen.type_in("sh -c 'echo st''arted; exec sleep 1000'\n").await;
+    screen.keyboard.type_in("sh -c 'echo st''arted; exec sleep 1000'\n").await;
     screen.expect("started\r\n").await;
     // ^Z stops it, and the shell goes on.
-    screen.type_in("\x1a").await;
+    screen.keyboard.type_in("\x1a").await;
     screen.expect("Stopped").await;
-    screen.type_in("bg; echo back''ground\n").await;
+    screen.keyboard.type_in("bg; echo back''ground\n").await;
     let seen = screen.expect("background\r\n").await;
     assert!(seen.contains("[1]+ sh -c"), "{seen}");
-    screen.type_in("kill %1; exit 7\n").await;
+    screen.keyboard.type_in("kill %1; exit 7\n").await;
     let (_, answer) = screen.rest().await;
     assert_eq!(answer.status.as_u16(), 200);
     assert_eq!(scene.ended("s").await, 7 << 8);
@@ -188,7 +166,7 @@ async fn a_task_with_a_terminal_outlives_the_agent() {
         "attach_container_output": { "container_id": scene.task } });
     let output = scene.records(listen.to_string()).await;
     let mut screen = Screen::new(&scene, &scene.task, output).await;
-    screen.type_in("one\n").await;
+    screen.keyboard.type_in("one\n").await;
     screen.expect("=one\r\n").await;
     // A second one listens, and none may type beside the first.
     let mut second = scene.records(listen.to_string()).await;
@@ -197,23 +175,23 @@ async fn a_task_with_a_terminal_outlives_the_agent() {
     pieces.send(record(JSON, &attach)).await.expect("the agent reads");
     let refused = timeout(PATIENCE, refused).await.expect("in time").expect("no panic");
     assert_eq!(refused.status.as_u16(), 409, "{}", refused.text());
-    screen.type_in("two\n").await;
+    screen.keyboard.type_in("two\n").await;
     screen.expect("=two\r\n").await;
     while next(&mut second).await.expect("something is heard")["type"] != "DATA" {}
     // A check or a session beside it has no terminal, unless it asks for one.
     let plain = scene.records(scene.launch("plain", "tty")).await;
     assert_eq!(heard(plain).await, "not a tty\n");
 
-    screen.answer.abort();
+    screen.keyboard.leave();
     scene.cluster.kill_agent();
     drop(screen);
     scene.cluster.start_agent();
     let output = scene.records(listen.to_string()).await;
     let mut screen = Screen::new(&scene, &scene.task, output).await;
-    screen.resize(5, 6).await;
-    screen.type_in("three\n").await;
+    screen.keyboard.resize(5, 6).await;
+    screen.keyboard.type_in("three\n").await;
     screen.expect("=three\r\n").await;
-    screen.type_in("\x04").await;
+    screen.keyboard.type_in("\x04").await;
     let (rest, answer) = screen.rest().await;
     assert_eq!((rest.as_str(), answer.status.as_u16()), ("5 6\r\n", 200));
     let ended = |f: &crate::framework::Framework| f.end("t").is_some();

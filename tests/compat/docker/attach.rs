@@ -4,21 +4,18 @@ use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
-use bulkhead::wire::client::{Call, Client, Events, Reply};
+use bulkhead::wire::client::{Call, Client, Events};
 use serde_json::{Value, json};
-use tokio::sync::mpsc;
-use tokio::task::JoinHandle;
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::{Instant, timeout_at};
 
 use super::scene::{cluster, container, docker_task, eventually, file};
 use crate::cluster::Cluster;
 use crate::dockerd::{Dockerd, Network};
 use crate::framework::Framework;
+use crate::input::{JSON, Keyboard, RECORDIO};
 use crate::require;
 
 const PATIENCE: Duration = Duration::from_secs(60);
-const RECORDIO: &str = "application/recordio";
-const JSON: &str = "application/json";
 
 /// A task's container, for the API.
 fn id(cluster: &Cluster, task: &str) -> Value {
@@ -43,45 +40,14 @@ async fn listen(cluster: &Cluster, task: &str) -> Events {
 struct Screen {
     output: Events,
     seen: String,
-    pieces: mpsc::Sender<bytes::Bytes>,
-    answer: JoinHandle<Reply>,
+    keyboard: Keyboard,
 }
 
 impl Screen {
     async fn of(cluster: &Cluster, task: &str) -> Screen {
         let output = listen(cluster, task).await;
-        let (pieces, input) = mpsc::channel(16);
-        let client = Client::new(&cluster.agent);
-        let answer = tokio::spawn(async move {
-            let call = Call::post("/api/v1", RECORDIO, "")
-                .header("message-content-type", JSON)
-                .header("accept", JSON);
-            client.upload(call, input).await.expect("an answer")
-        });
-        let screen = Screen { output, seen: String::new(), pieces, answer };
-        let container = id(cluster, task);
-        screen.send(json!({ "type": "CONTAINER_ID", "container_id": container })).await;
-        screen
-    }
-
-    async fn send(&self, attach: Value) {
-        let call = json!({ "type": "ATTACH_CONTAINER_INPUT", "attach_container_input": attach });
-        let call = call.to_string();
-        let record = format!("{}\n{call}", call.len());
-        self.pieces.send(record.into()).await.expect("the agent reads");
-    }
-
-    async fn type_in(&self, text: &str) {
-        let data = json!({ "type": "STDIN", "data": BASE64.encode(text) });
-        let io = json!({ "type": "DATA", "data": data });
-        self.send(json!({ "type": "PROCESS_IO", "process_io": io })).await;
-    }
-
-    async fn resize(&self, rows: u32, columns: u32) {
-        let size = json!({ "window_size": { "rows": rows, "columns": columns } });
-        let control = json!({ "type": "TTY_INFO", "tty_info": size });
-        let io = json!({ "type": "CONTROL", "control": control });
-        self.send(json!({ "type": "PROCESS_IO", "process_io": io })).await;
+        let keyboard = Keyboard::of(Client::new(&cluster.agent), &id(cluster, task)).await;
+        Screen { output, seen: String::new(), keyboard }
     }
 
     /// Reads until `text` is there or time is up.
@@ -148,30 +114,30 @@ async fn a_docker_task_has_a_terminal() {
     assert_eq!(file(&cluster, "shell", "stdout"), "/dev/pts/0\r\nready\r\n");
 
     let mut screen = Screen::of(&cluster, "shell").await;
-    screen.type_in("hello\n").await;
+    screen.keyboard.type_in("hello\n").await;
     screen.expect("hello\r\n<hello> 31 101\r\n").await;
-    screen.resize(44, 55).await;
+    screen.keyboard.resize(44, 55).await;
     // It is told to the engine apart from what is typed.
     let by = Instant::now() + PATIENCE;
     let soon = || Instant::now() + Duration::from_millis(500);
-    screen.type_in("again\n").await;
+    screen.keyboard.type_in("again\n").await;
     while !screen.shows("<again> 44 55\r\n", soon()).await {
         assert!(Instant::now() < by, "{:?}", screen.seen);
-        screen.type_in("again\n").await;
+        screen.keyboard.type_in("again\n").await;
     }
 
     // The next agent reaches it too, and nothing of its output is lost or repeated.
-    screen.answer.abort();
+    screen.keyboard.leave();
     cluster.kill_agent();
     cluster.start_agent();
     let mut screen = Screen::of(&cluster, "shell").await;
-    screen.type_in("still\n").await;
+    screen.keyboard.type_in("still\n").await;
     screen.expect("<still> 44 55\r\n").await;
-    screen.type_in("quit\n").await;
+    screen.keyboard.type_in("quit\n").await;
     framework.until("the end", 60, |f| f.end("shell").is_some()).await;
     let end = framework.end("shell").expect("it ended");
     assert_eq!(end["message"], "Command exited with status 5", "{end}");
-    let answer = timeout(PATIENCE, screen.answer).await.expect("in time").expect("no panic");
+    let answer = screen.keyboard.answer().await;
     assert_eq!(answer.status.as_u16(), 200, "{}", answer.text());
     let said = file(&cluster, "shell", "stdout");
     let count = |text: &str| said.matches(text).count();

@@ -54,6 +54,20 @@ async fn a_killed_task_stops_fetching() {
     assert_eq!(web.asked("/cached").iter().filter(|status| *status == "200").count(), 1);
 }
 
+/// Starts an agent that gets all of `/direct` and `/cached`; their tasks end.
+pub(super) async fn next_agent_ends_both(
+    web: &Web,
+    cluster: &mut Cluster,
+    framework: &mut Framework,
+) {
+    for path in ["/direct", "/cached"] {
+        web.behave(path, Manner::Plain);
+    }
+    cluster.start_agent();
+    let both = |f: &Framework| f.end("direct").is_some() && f.end("cached").is_some();
+    framework.until("both tasks to end", PATIENCE, both).await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_agents_death_ends_its_fetches() {
     require!(root, cgroup);
@@ -70,13 +84,8 @@ async fn the_agents_death_ends_its_fetches() {
     cluster.kill_agent();
     // The helpers are gone before the next agent comes.
     stalled(&web, 0).await;
-    for path in ["/direct", "/cached"] {
-        web.behave(path, Manner::Plain);
-    }
-    cluster.start_agent();
     // The tasks never ran: the next agent fetches anew and launches them.
-    let both = |f: &Framework| f.end("direct").is_some() && f.end("cached").is_some();
-    framework.until("both tasks to end", PATIENCE, both).await;
+    next_agent_ends_both(&web, &mut cluster, &mut framework).await;
     for name in ["direct", "cached"] {
         assert_eq!(framework.state(name), Some("TASK_FINISHED"), "{}", log(&cluster, name));
     }

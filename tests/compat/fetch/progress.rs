@@ -2,6 +2,7 @@
 
 use serde_json::{Value, json};
 
+use super::death::next_agent_ends_both;
 use super::web::{Manner, Web};
 use super::{PATIENCE, log, task};
 use crate::cluster::{Cluster, Options, get};
@@ -74,12 +75,7 @@ async fn a_long_fetch_is_told_to_its_framework() {
     assert_eq!(framework.state("killed"), Some("TASK_KILLED"));
     // The next agent fetches anew, and takes nothing back.
     cluster.kill_agent();
-    for path in ["/direct", "/cached"] {
-        web.behave(path, Manner::Plain);
-    }
-    cluster.start_agent();
-    let both = |f: &Framework| f.end("direct").is_some() && f.end("cached").is_some();
-    framework.until("both tasks to end", PATIENCE, both).await;
+    next_agent_ends_both(&web, &mut cluster, &mut framework).await;
     for name in ["direct", "cached"] {
         let told = told(&framework, name);
         let mut states: Vec<&str> = told.iter().map(|(state, _)| *state).collect();
