@@ -10,6 +10,8 @@ mod framework;
 mod input;
 #[path = "../support/nginx.rs"]
 mod nginx;
+#[path = "../support/podman.rs"]
+mod podman;
 #[path = "../support/mod.rs"]
 mod support;
 #[path = "recovery/v0.rs"]

@@ -3,7 +3,7 @@
 //! It is made of one program of some kilobytes, which waits. Its image is put together
 //! here, is the same whoever makes it, and goes to the engine when that has it not.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use isolators::network::cni::Joined;
 use mesos::ContainerInfo;
@@ -25,6 +25,15 @@ pub(super) struct Image {
     /// Another program, another name.
     pub(super) name: String,
     pub(super) archive: Vec<u8>,
+}
+
+/// Where a container's network is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Place {
+    /// In that of the container with this id of the engine's.
+    Holder(String),
+    /// In this namespace; the engine knows no other container of it.
+    Namespace(PathBuf),
 }
 
 /// What of a body concerns the network, and therefore not the container itself.
@@ -150,11 +159,10 @@ pub(super) fn info(asked: Option<&ContainerInfo>, part: &Part) -> ContainerInfo 
 /// The body of the holder's creation.
 pub(super) fn body(request: &LaunchRequest, owner: &str, image: &str, part: &Part) -> Value {
     let id = &request.id.value;
-    let hostname = part.hostname.clone().unwrap_or_else(|| hostname(id).into());
     let mut labels = labels::of(request, owner);
     labels.insert(labels::NETWORK_OF.into(), id.as_str().into());
     let mut body = json!({
-        "Image": image, "Hostname": hostname, "Labels": labels,
+        "Image": image, "Labels": labels,
         "Env": [format!("MESOS_CONTAINER_NAME={}", name_of_holder(id))],
         "AttachStdout": false, "AttachStderr": false,
         "HostConfig": {
@@ -162,13 +170,19 @@ pub(super) fn body(request: &LaunchRequest, owner: &str, image: &str, part: &Par
             "SecurityOpt": ["no-new-privileges"], "LogConfig": { "Type": "none" },
         },
     });
+    names(&mut body, id, part);
+    body
+}
+
+/// Gives its names and name servers to the container whose network it is.
+fn names(body: &mut Value, id: &str, part: &Part) {
+    body["Hostname"] = part.hostname.clone().unwrap_or_else(|| hostname(id).into());
     if let Some(domain) = &part.domainname {
         body["Domainname"] = domain.clone();
     }
     for (name, value) in &part.dns {
-        insert(&mut body, "HostConfig", name, value.clone());
+        insert(body, "HostConfig", name, value.clone());
     }
-    body
 }
 
 /// As containers of the native containerizer are called that were given no name.
@@ -177,10 +191,17 @@ fn hostname(id: &str) -> String {
     id.chars().take(LONGEST).collect()
 }
 
-/// Puts the container into the network of the holder with the engine's id `holder`.
-pub(super) fn join(body: &mut Value, holder: &str, joined: &Joined, part: &Part) {
-    insert(body, "HostConfig", "NetworkMode", format!("container:{holder}").into());
-    // Name servers that the task brought itself are the holder's, and so the container's.
+/// Puts the container with our `id` into its place.
+pub(super) fn join(body: &mut Value, id: &str, place: &Place, joined: &Joined, part: &Part) {
+    let mode = match place {
+        Place::Holder(holder) => format!("container:{holder}"),
+        Place::Namespace(path) => {
+            names(body, id, part);
+            format!("ns:{}", path.display())
+        }
+    };
+    insert(body, "HostConfig", "NetworkMode", mode.into());
+    // Name servers that the task brought itself are the holder's or its own by now.
     let resolv_conf = joined.resolv_conf.as_ref().filter(|_| part.dns.is_empty());
     let files = [("/etc/hosts", Some(&joined.hosts)), ("/etc/resolv.conf", resolv_conf)];
     for (target, source) in files {
@@ -304,16 +325,29 @@ mod tests {
         assert_eq!(ports, [(31005, 80), (31053, 53)]);
         assert!(info.network_infos[1].port_mappings.is_empty());
 
-        let joined =
-            Joined { hosts: "/r/hosts".into(), resolv_conf: Some("/r/resolv.conf".into()) };
-        join(&mut body, "8a3a", &joined, &part);
+        let joined = Joined {
+            namespace: "/r/ns".into(),
+            hosts: "/r/hosts".into(),
+            resolv_conf: Some("/r/resolv.conf".into()),
+        };
+        let holder = Place::Holder("8a3a".into());
+        let mut own = body.clone();
+        join(&mut own, "id", &Place::Namespace("/r/ns".into()), &joined, &part);
+        assert_eq!(own["HostConfig"]["NetworkMode"], "ns:/r/ns");
+        assert_eq!((&own["Hostname"], &own["Domainname"]), (&json!("web"), &json!("d")));
+        assert_eq!(own["HostConfig"]["Dns"], json!(["1.1.1.1"]));
+        join(&mut body, "id", &holder, &joined, &part);
+        assert_eq!(body["Hostname"], Value::Null);
         assert_eq!(body["HostConfig"]["NetworkMode"], "container:8a3a");
         // The task's own name servers stay.
         assert_eq!(body["HostConfig"]["Mounts"].as_array().map(Vec::len), Some(1));
         let mut body = json!({ "HostConfig": { "NetworkMode": "cni",
             "Binds": ["/h:/etc/hosts:ro"] } });
         let part = take(&mut body).unwrap();
-        join(&mut body, "8a3a", &joined, &part);
+        let mut own = body.clone();
+        join(&mut own, "id", &Place::Namespace("/r/ns".into()), &joined, &part);
+        assert_eq!(own["Hostname"], "id");
+        join(&mut body, "id", &holder, &joined, &part);
         assert_eq!(body["HostConfig"]["Mounts"][0]["Target"], "/etc/resolv.conf");
         assert_eq!(body["HostConfig"]["Mounts"].as_array().map(Vec::len), Some(1));
     }

@@ -10,6 +10,8 @@
 //!                                             container ended -> networks left -> holder removed
 //! ```
 //!
+//! Podman takes a namespace that is there already, so with it there is no holder.
+//!
 //! Called by `start` and `finish`. What is known of the networks is kept where containers
 //! of our own have it; a holder of nobody is removed by the sweep.
 
@@ -23,7 +25,7 @@ use tracing::{info, warn};
 use super::container::Container;
 use super::engine::{Engine, EngineError};
 use super::exit::Process;
-use super::holder::{self, Part, name_of_holder};
+use super::holder::{self, Part, Place, name_of_holder};
 use super::mapping::docker_info;
 use super::shared::Shared;
 use super::start::{failure, refused};
@@ -63,7 +65,7 @@ impl Container {
         }
     }
 
-    /// Has a holder join the networks, and puts the container of `body` into its place.
+    /// Has a namespace join the networks, and puts the container of `body` into it.
     pub(super) async fn settle(
         &mut self,
         networks: &Networks,
@@ -72,17 +74,23 @@ impl Container {
         let part = holder::take(body).map_err(|text| failure("network", text))?;
         let info = holder::info(self.request.container.as_ref(), &part);
         let lodger = self.lodger.insert(networks.lodger(&self.key, Some(&info)));
-        let name = name_of_holder(&self.key);
-        hold(&self.shared, &self.request, &name, &part).await?;
-        failpoint!("docker.held");
-        let (id, process) = found(&self.shared.engine, &name).await?;
-        let joined = lodger.join(process.pid, &part.hosts).await;
+        let takes_namespaces = self.shared.engine.is_podman().await.map_err(refused("network"))?;
+        let holder = match takes_namespaces {
+            true => None,
+            false => Some(hold(&self.shared, &self.request, &part).await?),
+        };
+        let process = holder.as_ref().map(|(_, process)| process.pid);
+        let joined = lodger.join(process, &part.hosts).await;
         let joined = joined.map_err(|error| failure("network", error.chain()))?;
-        // The namespace that was kept may be another's if the process was dead by then.
-        if process.is_dead() {
-            return Err(gone(&name));
-        }
-        holder::join(body, &id, &joined, &part);
+        let place = match holder {
+            // The namespace that was kept may be another's if the process was dead by then.
+            Some((_, process)) if process.is_dead() => {
+                return Err(gone(&name_of_holder(&self.key)));
+            }
+            Some((id, _)) => Place::Holder(id),
+            None => Place::Namespace(joined.namespace.clone()),
+        };
+        holder::join(body, &self.key, &place, &joined, &part);
         Ok(())
     }
 
@@ -120,14 +128,14 @@ async fn found(engine: &Engine, name: &str) -> Result<(String, Process), Failure
     Err(gone(name))
 }
 
-/// Has the holder run.
+/// Has the holder run: the engine's id of it, and its process.
 async fn hold(
     shared: &Shared,
     request: &LaunchRequest,
-    name: &str,
     part: &Part,
-) -> Result<(), Failure> {
+) -> Result<(String, Process), Failure> {
     let engine = &shared.engine;
+    let name = &name_of_holder(&request.id.value);
     let image = holder::image(SHIM);
     let body = holder::body(request, &shared.config.owner, &image.name, part);
     let mut made = engine.create_anew(name, &body).await;
@@ -138,5 +146,7 @@ async fn hold(
     }
     made.map_err(refused("network"))?;
     failpoint!("docker.holder");
-    engine.start(name).await.map_err(refused("network"))
+    engine.start(name).await.map_err(refused("network"))?;
+    failpoint!("docker.held");
+    found(engine, name).await
 }

@@ -238,8 +238,8 @@ impl Output {
         }
     }
 
-    /// Reads from the marks to the end; while the container lives, until the stream
-    /// breaks.
+    /// Reads from the marks to the end: the stream closes when the engine knows of the
+    /// container's own, which it may learn later than we do.
     async fn pass(
         &mut self,
         over: bool,
@@ -247,9 +247,14 @@ impl Output {
     ) -> Result<(), EngineError> {
         self.tracks.iter_mut().for_each(|track| track.place.rewind());
         let since = self.tracks[0].place.start.min(self.tracks[1].place.start);
-        let mut stream = self.engine.logs(&self.name, since, !over).await?;
+        // Podman puts a time before every piece that was written, with nothing between.
+        let plain = self.terminal && self.engine.is_podman().await?;
+        let mut stream = match plain {
+            true => self.engine.whole_log(&self.name).await?,
+            false => self.engine.logs(&self.name, since).await?,
+        };
         let mut decoder = Decoder::of_log(self.terminal);
-        let mut deadline = None;
+        let mut deadline = over.then(|| tokio::time::Instant::now() + LINGER);
         loop {
             let lingering = async {
                 match deadline {
@@ -279,6 +284,11 @@ impl Output {
                     return Err(EngineError::Silent { operation, object, source });
                 }
             };
+            if plain {
+                // All of it at once: the mark never moves.
+                self.add(Stream::Out, 0, &bytes).await;
+                continue;
+            }
             decoder.feed(&bytes);
             loop {
                 match decoder.next() {
@@ -299,6 +309,11 @@ impl Output {
             let text = String::from_utf8_lossy(frame).trim().to_owned();
             return debug!(container = self.name, text, "docker says");
         };
+        self.add(stream, time, text).await;
+    }
+
+    /// Adds what is not in the file yet of what was said at that time.
+    async fn add(&mut self, stream: Stream, time: u64, text: &[u8]) {
         let index = stream.index();
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let now = u64::try_from(now.as_nanos()).unwrap_or(u64::MAX);

@@ -77,6 +77,8 @@ async fn pass(shared: &Arc<Shared>, memory: &mut Memory) -> Result<(), EngineErr
         let unborn = entry.status == "created";
         if condemned.contains(&entry.name) || unborn {
             remove(shared, &entry.name, "it never ran").await;
+        } else if shared.is_held(&entry.name) {
+            // Its last words are being read. An engine that hung may still say that it runs.
         } else if runs && shared.config.kill_orphans {
             remove(shared, &entry.name, "it is an orphan").await;
         } else if runs {
@@ -84,7 +86,6 @@ async fn pass(shared: &Arc<Shared>, memory: &mut Memory) -> Result<(), EngineErr
                 warn!(container = entry.name, "an orphan runs (--docker_kill_orphans is off)");
             }
         } else if !memory.ended.contains_key(&entry.id)
-            && !shared.is_held(&entry.name)
             && let Some(ended) = look(shared, entry).await?
         {
             memory.ended.insert(entry.id.clone(), ended);

@@ -9,10 +9,11 @@ use serde_json::{Value, json};
 use tokio::time::{Instant, timeout_at};
 
 use super::scene::{cluster, container, docker_task, eventually, file};
-use crate::cluster::Cluster;
+use crate::cluster::{Cluster, Options};
 use crate::dockerd::{Dockerd, Network};
 use crate::framework::Framework;
 use crate::input::{JSON, Keyboard, RECORDIO};
+use crate::podman::Podman;
 use crate::require;
 
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -76,7 +77,10 @@ async fn what_a_docker_task_says_can_be_listened_to() {
     let cluster = cluster("docker-attach", &engine, &[]);
     let mut framework = Framework::subscribe(&cluster.master, "docker-attach").await;
     let talk = "while :; do echo out; echo err >&2; sleep 0.2; done";
-    framework.start(docker_task("talks", talk)).await;
+    let mut talks = docker_task("talks", talk);
+    // A first process hears no signal that it did not ask for.
+    talks["kill_policy"] = json!({ "grace_period": { "nanoseconds": 100_000_000 } });
+    framework.start(talks).await;
     let mut records = listen(&cluster, "talks").await;
     let (mut out, mut err) = (false, false);
     while !(out && err) {
@@ -102,16 +106,30 @@ async fn what_a_docker_task_says_can_be_listened_to() {
 async fn a_docker_task_has_a_terminal() {
     require!(root, cgroup, busybox, docker);
     let engine = Dockerd::start("terminal", Network::Host);
-    let mut cluster = cluster("docker-terminal", &engine, &[]);
+    has_a_terminal(cluster("docker-terminal", &engine, &[]), |task| task).await;
+}
+
+#[tokio::test]
+async fn podman_gives_a_docker_task_a_terminal() {
+    require!(root, cgroup, busybox, program_podman);
+    let podman = Podman::start("terminal");
+    let flags = podman.flags();
+    let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
+    let cluster = Cluster::start("podman-terminal", Options::default().agent(&flags));
+    has_a_terminal(cluster, Podman::of).await;
+}
+
+async fn has_a_terminal(mut cluster: Cluster, of_engine: impl Fn(Value) -> Value) {
     let mut framework = Framework::subscribe(&cluster.master, "docker-terminal").await;
     let line = "busybox tty; until [ \"$(busybox stty size 2>&1)\" = '31 101' ]; do sleep 0.1; done; \
+                busybox printf in; sleep 0.1; busybox printf ' pieces\\n'; \
                 echo ready; while read line; do echo \"<$line> $(busybox stty size)\" >&2; \
                 [ \"$line\" = quit ] && exit 5; done";
     let mut shell = docker_task("shell", line);
     shell["container"]["tty_info"] = json!({ "window_size": { "rows": 31, "columns": 101 } });
-    framework.start(shell).await;
+    framework.start(of_engine(shell)).await;
     eventually("it to be ready", || file(&cluster, "shell", "stdout").contains("ready")).await;
-    assert_eq!(file(&cluster, "shell", "stdout"), "/dev/pts/0\r\nready\r\n");
+    assert_eq!(file(&cluster, "shell", "stdout"), "/dev/pts/0\r\nin pieces\r\nready\r\n");
 
     let mut screen = Screen::of(&cluster, "shell").await;
     screen.keyboard.type_in("hello\n").await;

@@ -11,6 +11,7 @@ use super::scene::{container, docker_task, eventually};
 use crate::cluster::{Cluster, Options};
 use crate::dockerd::{Dockerd, Network};
 use crate::framework::Framework;
+use crate::podman::Podman;
 use crate::require;
 
 /// A docker task on networks, which serves a page.
@@ -21,6 +22,8 @@ fn page(name: &str, networks: &[&str]) -> Value {
     let infos: Vec<Value> = networks.iter().map(|name| json!({ "name": name })).collect();
     task["container"]["network_infos"] = infos.into();
     task["container"]["docker"]["network"] = "USER".into();
+    // It is the first process, and hears no signal that it did not ask for.
+    task["kill_policy"] = json!({ "grace_period": { "nanoseconds": 100_000_000 } });
     task
 }
 
@@ -41,8 +44,7 @@ fn holders(engine: &Dockerd) -> Vec<String> {
 }
 
 /// A cluster whose agent uses the engine and the host's networks.
-async fn cluster(host: &Host, engine: &Dockerd, name: &str) -> (Cluster, Framework) {
-    let flags = engine.flags();
+async fn cluster(host: &Host, flags: &[String], name: &str) -> (Cluster, Framework) {
     let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
     let options: Options = host.options(&flags);
     let cluster = Cluster::start(name, options);
@@ -117,7 +119,7 @@ async fn docker_tasks_are_on_the_networks_of_native_ones() {
     let host = Host::new("docker-cni");
     let mut engine = Dockerd::start("cni", Network::Host);
     configure(&host);
-    let (mut cluster, mut framework) = cluster(&host, &engine, "docker-cni").await;
+    let (mut cluster, mut framework) = cluster(&host, &engine.flags(), "docker-cni").await;
 
     framework.start(web()).await;
     let said = output(&cluster, "web", "up\n");
@@ -189,6 +191,96 @@ fn host_rules() -> String {
     super::host::run("nft list tables")
 }
 
+/// Name servers of this machine that a container elsewhere may reach, too.
+fn name_servers() -> Vec<String> {
+    let text = std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
+    let lines = text.lines().filter_map(|line| line.strip_prefix("nameserver "));
+    let told = lines.filter_map(|line| line.trim().parse::<std::net::Ipv4Addr>().ok());
+    told.filter(|ip| !ip.is_loopback()).map(|ip| format!("nameserver {ip}\n")).collect()
+}
+
+/// Podman is given the namespace itself, so there is no holder.
+#[tokio::test]
+async fn podmans_containers_are_on_the_networks_of_native_ones() {
+    require!(root, cgroup, busybox, program_podman, cni_plugins, nft);
+    let host = Host::new("podman-cni");
+    let podman = Podman::start("cni");
+    configure(&host);
+    let (mut cluster, mut framework) = cluster(&host, &podman.flags(), "podman-cni").await;
+
+    framework.start(Podman::of(web())).await;
+    let said = output(&cluster, "web", "up\n");
+    let told = addresses(&framework, "web");
+    assert_eq!(told.iter().map(Vec::len).collect::<Vec<_>>(), [2, 2, 1], "{told:?}");
+    let name = format!("{} webserver\n", told[0][0]);
+    for wanted in [&name, "10.0.0.9 db\n", "search web.test\n", "nameserver 10.77.3.1\n"] {
+        assert!(said.contains(wanted), "{wanted:?} is not in {said}");
+    }
+    for address in told[..2].iter().flatten() {
+        eventually("the page", || read(address) == "page\n").await;
+    }
+    assert_eq!(read("198.51.100.1:31080"), "page\n", "the published port");
+    let healthy = |f: &Framework| f.statuses["web"].iter().any(|s| s["healthy"] == true);
+    framework.until("health", 60, healthy).await;
+    // A native container reaches it, and one of Podman's.
+    let line = format!("timeout 20 busybox wget -qO- http://{}/", told[1][0]);
+    let mut asks = page("asks", &["back"]);
+    asks["command"]["value"] = format!("hostname && exec {line}").into();
+    asks["container"]["hostname"] = "asker".into();
+    for (task, said) in [(task("native", &line, &["back"]), "page\n"), (asks, "asker\npage\n")] {
+        let name = task["task_id"]["value"].as_str().expect("a name").to_owned();
+        let task = if name == "asks" { Podman::of(task) } else { task };
+        let end = framework.run(task, 60).await;
+        assert_eq!(end["state"], "TASK_FINISHED", "{end}");
+        assert_eq!(output(&cluster, &name, said), said);
+    }
+
+    // Where no network has name servers, it has the engine's, or what its task says.
+    framework.start(Podman::of(page("plain", &["back"]))).await;
+    let said = output(&cluster, "plain", "up\n");
+    assert!(said.contains("nameserver "), "{said}");
+    for server in name_servers() {
+        assert!(said.contains(&server), "{server:?} is not in {said}");
+    }
+    let mut own = page("own", &["web"]);
+    own["container"]["docker"]["parameters"] = json!([{ "key": "dns", "value": "10.9.9.9" },
+        { "key": "dns-search", "value": "own.test" }]);
+    framework.start(Podman::of(own)).await;
+    let said = output(&cluster, "own", "up\n");
+    assert!(said.contains("search own.test\n") && said.contains("nameserver 10.9.9.9\n"), "{said}");
+    assert!(!said.contains("10.77.3.1"), "{said}");
+
+    // The next agent knows where they are.
+    cluster.kill_agent();
+    cluster.start_agent();
+    let before = framework.statuses["web"].len();
+    let web = json!({ "task_id": { "value": "web" } });
+    framework.call("RECONCILE", json!({ "tasks": [web] })).await;
+    framework.until("news", 60, |f| f.statuses["web"].len() > before).await;
+    assert_eq!(addresses(&framework, "web"), told);
+    assert_eq!((read(&told[1][0]), read("198.51.100.1:31080")), ("page\n".into(), "page\n".into()));
+    assert!(podman.containers().iter().all(|name| !name.ends_with(".network")));
+    for name in ["web", "plain", "own"] {
+        framework.call("KILL", json!({ "task_id": { "value": name } })).await;
+        framework.until("the kill", 60, |f| f.end(name).is_some()).await;
+    }
+    host.wait_clean(&cluster, &mut framework).await;
+    assert!(!host_rules().contains("bulkhead"), "{}", host_rules());
+
+    // Nor does an agent leave anything that dies on the way.
+    for point in ["cni.namespace", "docker.created", "docker.departed"] {
+        let task = Podman::of(page(point, &["web", "back"]));
+        dies_at(point, task, (&mut cluster, &mut framework), async |framework| {
+            if framework.end(point).is_none() {
+                let told = addresses(framework, point);
+                eventually("the page", || read(&told[1][0]) == "page\n").await;
+            }
+        })
+        .await;
+        host.wait_clean(&cluster, &mut framework).await;
+    }
+}
+
 #[tokio::test]
 async fn an_agent_that_dies_on_the_way_leaves_no_network_behind() {
     require!(root, cgroup, busybox, docker, cni_plugins);
@@ -198,7 +290,7 @@ async fn an_agent_that_dies_on_the_way_leaves_no_network_behind() {
     let mut own = bridge(&host, "two", 4);
     own["type"] = "bulkhead-bridge".into();
     host.configure("two.conf", &own);
-    let (mut cluster, mut framework) = cluster(&host, &engine, "docker-cni-deaths").await;
+    let (mut cluster, mut framework) = cluster(&host, &engine.flags(), "docker-cni-deaths").await;
     let of_docker = kernel::failpoint::ALL.iter().filter(|point| point.starts_with("docker."));
     let points = of_docker.chain(&["cni.namespace", "cni.added_one"]);
     for (index, point) in points.enumerate() {

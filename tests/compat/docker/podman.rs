@@ -1,108 +1,31 @@
 //! The same over Podman's compatible socket.
 
-use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::process::Command;
 
 use serde_json::{Value, json};
 
-use super::scene::{docker_task, file};
+use super::scene::{docker_task, eventually, file};
 use crate::cluster::{Cluster, Options, binary, get};
-use crate::dockerd::{archive, ask};
 use crate::framework::Framework;
+use crate::podman::Podman;
 use crate::require;
-use crate::support::TempDir;
-
-/// Podman looks for names without a registry in many places.
-const IMAGE: &str = "localhost/bulkhead-busybox";
-
-struct Podman {
-    dir: TempDir,
-    child: Child,
-}
-
-impl Podman {
-    fn start() -> Podman {
-        let dir = TempDir::new("podman");
-        // Its default limits are more than a container of CI may ask for.
-        let config = "[containers]\ndefault_ulimits = [\"nofile=1024:1024\", \"nproc=4096:4096\"]\n\
-                      log_driver = \"k8s-file\"\n[engine]\ncgroup_manager = \"cgroupfs\"\n\
-                      events_logger = \"file\"\n";
-        std::fs::write(dir.path().join("containers.conf"), config).expect("write its settings");
-        let log = std::fs::File::create(dir.path().join("log")).expect("create the log");
-        let child = command(&dir)
-            .args(["system", "service", "--time", "0"])
-            .arg(format!("unix://{}", dir.path().join("podman.sock").display()))
-            .stdin(Stdio::null())
-            .stdout(log.try_clone().expect("copy a descriptor"))
-            .stderr(log)
-            .spawn()
-            .expect("start podman");
-        let podman = Podman { dir, child };
-        let by = Instant::now() + Duration::from_secs(60);
-        while podman.api("GET", "/_ping").0 != 200 {
-            assert!(Instant::now() < by, "podman is not ready: {}", podman.log());
-            std::thread::sleep(Duration::from_millis(50));
-        }
-        let path = format!("/images/create?fromSrc=-&repo={IMAGE}&tag=latest");
-        let body = archive(podman.dir.path());
-        let (status, answer) = ask(&podman.socket(), "POST", &path, "application/x-tar", body);
-        assert_eq!(status, 200, "{answer}");
-        podman
-    }
-
-    fn socket(&self) -> std::path::PathBuf {
-        self.dir.path().join("podman.sock")
-    }
-
-    fn api(&self, method: &str, path: &str) -> (u16, Value) {
-        ask(&self.socket(), method, path, "application/json", Vec::new())
-    }
-
-    fn log(&self) -> String {
-        std::fs::read_to_string(self.dir.path().join("log")).unwrap_or_default()
-    }
-}
-
-fn command(dir: &TempDir) -> Command {
-    let path = |name: &str| dir.path().join(name);
-    let mut command = Command::new("podman");
-    command.env("CONTAINERS_CONF", path("containers.conf"));
-    command.arg("--root").arg(path("root")).arg("--runroot").arg(path("run"));
-    command.arg("--tmpdir").arg(path("tmp"));
-    command.args(["--storage-driver", "vfs", "--network-backend", "cni"]);
-    command
-}
-
-impl Drop for Podman {
-    fn drop(&mut self) {
-        if std::thread::panicking() {
-            eprintln!("-- podman\n{}", self.log());
-        }
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-        let _ = command(&self.dir).args(["rm", "--all", "--force", "--time", "0"]).output();
-        let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap_or_default();
-        for point in mounts.lines().rev().filter_map(|line| line.split(' ').nth(1)) {
-            if std::path::Path::new(point).starts_with(self.dir.path()) {
-                let _ = Command::new("umount").args(["-l", point]).status();
-            }
-        }
-    }
-}
 
 fn task(name: &str, line: &str) -> Value {
-    let mut task = docker_task(name, line);
-    task["container"]["docker"]["image"] = IMAGE.into();
-    task
+    Podman::of(docker_task(name, line))
+}
+
+fn cluster(podman: &Podman, name: &str) -> Cluster {
+    let mut flags = podman.flags();
+    flags.push("--docker_keep_exited=0".into());
+    let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
+    Cluster::start(name, Options::default().agent(&flags))
 }
 
 #[tokio::test]
 async fn podman_runs_tasks_too() {
     require!(root, cgroup, busybox, program_podman);
-    let podman = Podman::start();
-    let socket = format!("--docker_socket={}", podman.socket().display());
-    let flags = ["--containerizers=mesos,docker", &socket, "--docker_keep_exited=0"];
-    let mut cluster = Cluster::start("podman", Options::default().agent(&flags));
+    let podman = Podman::start("tasks");
+    let mut cluster = cluster(&podman, "podman");
     let mut framework = Framework::subscribe(&cluster.master, "podman").await;
     let end = framework.run(task("says", "echo out; echo err >&2; env; exit 3"), 60).await;
     assert_eq!(end["message"], "Command exited with status 3", "{end}");
@@ -123,8 +46,5 @@ async fn podman_runs_tasks_too() {
     framework.call("KILL", json!({ "task_id": { "value": "stays" } })).await;
     framework.until("the kill", 60, |f| f.end("stays").is_some()).await;
     assert_eq!(framework.state("stays"), Some("TASK_KILLED"), "{:?}", framework.end("stays"));
-    super::scene::eventually("the ended ones to go", || {
-        podman.api("GET", "/containers/json?all=1").1.as_array().is_some_and(Vec::is_empty)
-    })
-    .await;
+    eventually("the ended ones to go", || podman.containers().is_empty()).await;
 }

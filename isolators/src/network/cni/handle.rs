@@ -32,6 +32,8 @@ const FILES: [(&str, &str); 3] =
 pub(super) enum Origin {
     /// It is made.
     New,
+    /// It is made for a container of somebody else's.
+    Lent,
     /// It is that of a process of somebody else's, which is kept as well.
     Process(u32),
 }
@@ -263,7 +265,7 @@ impl Member {
             all.push((network, version, wants, *info));
         }
         shared.store.enter(&self.key).map_err(failed)?;
-        if let Origin::Process(_) = origin {
+        if !matches!(origin, Origin::New) {
             shared.store.mark_lodger(&self.key).map_err(failed)?;
         }
         failpoint!("cni.entered");
@@ -286,7 +288,7 @@ impl Member {
             false => &[],
         };
         let work = move || match origin {
-            Origin::New => namespaces.create(&handle),
+            Origin::New | Origin::Lent => namespaces.create(&handle),
             Origin::Process(pid) => kernel::netns::keep(&handle, pid, theirs),
         };
         let made = self.making.insert(tokio::task::spawn_blocking(work)).await;

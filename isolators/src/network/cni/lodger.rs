@@ -1,10 +1,11 @@
 //! A container that somebody else runs, an engine mostly, on networks of ours.
 //!
 //! There is no plan that it could be launched by. Whoever runs it shows a process in a
-//! network namespace without networks; that namespace is kept and joined to them, and what
-//! the container should see of the host's files is for whoever runs it to show it. All
-//! else is as for containers of our own: written down before it is done, found again after
-//! a restart, taken off in the background if need be.
+//! network namespace without networks, or takes a namespace that is made here; that
+//! namespace is kept and joined to them, and what the container should see of the host's
+//! files is for whoever runs it to show it. All else is as for containers of our own:
+//! written down before it is done, found again after a restart, taken off in the background
+//! if need be.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -22,6 +23,8 @@ pub struct Lodger(Member);
 /// Files of a container that is on its networks.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Joined {
+    /// Its network namespace, as a file.
+    pub namespace: PathBuf,
     /// Its `/etc/hosts`.
     pub hosts: PathBuf,
     /// Its `/etc/resolv.conf`, if anybody had a word to say.
@@ -62,17 +65,22 @@ fn context(id: &str, info: Option<&ContainerInfo>) -> Arc<ContainerContext> {
 }
 
 impl Lodger {
-    /// Keeps the network namespace of the process `pid` and joins it to all networks.
-    /// `more` comes at the end of its `/etc/hosts`. After an error [`Lodger::leave`] must
-    /// follow, and also if this is given up half way.
+    /// Keeps the network namespace of a process, or makes one if there is no `process`, and
+    /// joins it to all networks. `more` comes at the end of its `/etc/hosts`. After an error
+    /// [`Lodger::leave`] must follow, and also if this is given up half way.
     ///
     /// # Errors
     /// What cannot be joined, and why.
-    pub async fn join(&mut self, pid: u32, more: &str) -> Result<Joined, IsolatorError> {
-        self.0.settle(Origin::Process(pid), more).await?;
-        let dir = self.0.shared.store.dir(&self.0.key);
+    pub async fn join(
+        &mut self,
+        process: Option<u32>,
+        more: &str,
+    ) -> Result<Joined, IsolatorError> {
+        self.0.settle(process.map_or(Origin::Lent, Origin::Process), more).await?;
+        let store = &self.0.shared.store;
+        let dir = store.dir(&self.0.key);
         let resolv_conf = Some(dir.join("resolv.conf")).filter(|path| path.exists());
-        Ok(Joined { hosts: dir.join("hosts"), resolv_conf })
+        Ok(Joined { namespace: store.netns(&self.0.key), hosts: dir.join("hosts"), resolv_conf })
     }
 
     /// Its networks, with its addresses there.

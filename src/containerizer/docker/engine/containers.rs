@@ -250,17 +250,24 @@ impl Engine {
         self.stream("listen to container", name, QUICK, Call::get(&path)).await
     }
 
-    /// Output since a time (nanoseconds since 1970), stamped, in frames.
+    /// All output to its end, as it is.
+    pub(in crate::containerizer::docker) async fn whole_log(
+        &self,
+        name: &str,
+    ) -> Result<Streaming, EngineError> {
+        let path = format!("/containers/{name}/logs?stdout=1&stderr=1&follow=1");
+        self.stream("read the output of container", name, QUICK, Call::get(&path)).await
+    }
+
+    /// Output to its end since a time (nanoseconds since 1970), stamped, in frames.
     pub(in crate::containerizer::docker) async fn logs(
         &self,
         name: &str,
         since: u64,
-        follow: bool,
     ) -> Result<Streaming, EngineError> {
         let (seconds, nanos) = (since / 1_000_000_000, since % 1_000_000_000);
         let path = format!(
-            "/containers/{name}/logs?stdout=1&stderr=1&timestamps=1&follow={}&since={seconds}.{nanos:09}",
-            u8::from(follow)
+            "/containers/{name}/logs?stdout=1&stderr=1&timestamps=1&follow=1&since={seconds}.{nanos:09}"
         );
         self.stream("read the output of container", name, QUICK, Call::get(&path)).await
     }

@@ -223,6 +223,13 @@ impl Engine {
         read(operation, object, &reply.body)
     }
 
+    /// Whether it is Podman, which says so among its parts. It may be replaced at any time.
+    pub(super) async fn is_podman(&self) -> Result<bool, EngineError> {
+        let version = self.json("ask the version of", "itself", Call::get("/version")).await?;
+        let parts = version["Components"].as_array();
+        Ok(parts.into_iter().flatten().any(|part| part["Name"] == "Podman Engine"))
+    }
+
     /// What the engine says of itself.
     pub(super) async fn info(&self) -> Result<Value, EngineError> {
         self.json("describe", "itself", Call::get("/info")).await
