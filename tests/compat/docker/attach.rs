@@ -8,7 +8,7 @@ use bulkhead::wire::client::{Call, Client, Events};
 use serde_json::{Value, json};
 use tokio::time::{Instant, timeout_at};
 
-use super::scene::{cluster, container, docker_task, eventually, file};
+use super::scene::{cluster, container, deaf, docker_task, eventually, file};
 use crate::cluster::{Cluster, Options};
 use crate::dockerd::{Dockerd, Network};
 use crate::framework::Framework;
@@ -77,10 +77,7 @@ async fn what_a_docker_task_says_can_be_listened_to() {
     let cluster = cluster("docker-attach", &engine, &[]);
     let mut framework = Framework::subscribe(&cluster.master, "docker-attach").await;
     let talk = "while :; do echo out; echo err >&2; sleep 0.2; done";
-    let mut talks = docker_task("talks", talk);
-    // A first process hears no signal that it did not ask for.
-    talks["kill_policy"] = json!({ "grace_period": { "nanoseconds": 100_000_000 } });
-    framework.start(talks).await;
+    framework.start(deaf(docker_task("talks", talk))).await;
     let mut records = listen(&cluster, "talks").await;
     let (mut out, mut err) = (false, false);
     while !(out && err) {

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::dying::dies_at;
 use super::host::{Host, addresses, bridge, ip, output, statistics, task};
-use super::scene::{container, docker_task, eventually};
+use super::scene::{container, deaf, docker_task, eventually};
 use crate::cluster::{Cluster, Options};
 use crate::dockerd::{Dockerd, Network};
 use crate::framework::Framework;
@@ -18,12 +18,10 @@ use crate::require;
 fn page(name: &str, networks: &[&str]) -> Value {
     let line = "busybox mkdir -p /www && echo page > /www/index.html && cat /etc/hosts \
                 /etc/resolv.conf && echo up && exec httpd -f -p 80 -h /www";
-    let mut task = docker_task(name, line);
+    let mut task = deaf(docker_task(name, line));
     let infos: Vec<Value> = networks.iter().map(|name| json!({ "name": name })).collect();
     task["container"]["network_infos"] = infos.into();
     task["container"]["docker"]["network"] = "USER".into();
-    // It is the first process, and hears no signal that it did not ask for.
-    task["kill_policy"] = json!({ "grace_period": { "nanoseconds": 100_000_000 } });
     task
 }
 

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use base64::Engine as _;
 use serde_json::{Value, json};
 
-use super::scene::{cluster, docker_task, eventually};
+use super::scene::{cluster, deaf, docker_task, eventually};
 use crate::cluster::{binary, free_port, get};
 use crate::dockerd::{Dockerd, IMAGE, Network};
 use crate::framework::Framework;
@@ -146,7 +146,7 @@ async fn images_that_we_pulled_go_when_there_is_no_room_and_no_others_do() {
     }
     image(&["prune"]);
     assert!(!has(&engine, &unused) && has(&engine, "theirs:1") && has(&engine, &before));
-    framework.start(of_image("runs", "sleep 1000", &runs)).await;
+    framework.start(deaf(of_image("runs", "sleep 1000", &runs))).await;
     for (task, image) in
         [("ended", &ended), ("kept", &kept), ("renamed", &renamed), ("before", &before)]
     {

@@ -6,7 +6,7 @@ use std::process::Command;
 use base64::Engine as _;
 use serde_json::{Value, json};
 
-use super::scene::{cluster, docker_task, eventually};
+use super::scene::{cluster, deaf, docker_task, eventually};
 use crate::dockerd::{Dockerd, Network};
 use crate::framework::Framework;
 use crate::require;
@@ -33,7 +33,7 @@ async fn a_page_is_served_behind_a_mapped_port() {
     let mut framework = Framework::subscribe(&cluster.master, "docker-bridge").await;
     let line = "mkdir -p /www && echo page > /www/index.html && exec httpd -f -p 80 -h /www";
     let task = |name: &str, network: &str, host_port: u16, offered: u16| {
-        let mut task = docker_task(name, &line.replace("mkdir", "busybox mkdir"));
+        let mut task = deaf(docker_task(name, &line.replace("mkdir", "busybox mkdir")));
         task["container"]["docker"]["network"] = network.into();
         task["container"]["docker"]["port_mappings"] =
             json!([{ "host_port": host_port, "container_port": 80, "protocol": "tcp" }]);

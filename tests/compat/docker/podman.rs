@@ -4,7 +4,7 @@ use std::process::Command;
 
 use serde_json::{Value, json};
 
-use super::scene::{docker_task, eventually, file};
+use super::scene::{deaf, docker_task, eventually, file};
 use crate::cluster::{Cluster, Options, binary, get};
 use crate::framework::Framework;
 use crate::podman::Podman;
@@ -33,7 +33,8 @@ async fn podman_runs_tasks_too() {
     let said = file(&cluster, "says", "stdout");
     assert!(said.starts_with("out\n") && said.contains("MESOS_CONTAINER_NAME=mesos-"), "{said}");
 
-    framework.start(task("stays", "echo ready; trap '' TERM; while :; do sleep 1; done")).await;
+    let stays = task("stays", "echo ready; trap '' TERM; while :; do sleep 1; done");
+    framework.start(deaf(stays)).await;
     cluster.kill_agent();
     cluster.start_agent();
     let statistics = get(&cluster.agent, "/monitor/statistics").expect("statistics");

@@ -22,6 +22,13 @@ pub fn docker_task(name: &str, line: &str) -> Value {
     task
 }
 
+/// A task whose first process hears no signal that it did not ask for, so that there is
+/// nothing to wait for when it is killed.
+pub fn deaf(mut task: Value) -> Value {
+    task["kill_policy"] = json!({ "grace_period": { "nanoseconds": 100_000_000 } });
+    task
+}
+
 /// A member of an executor in the agent's /state.
 fn executor(cluster: &Cluster, task: &str, member: &str) -> String {
     let state = get(&cluster.agent, "/state").expect("/state");

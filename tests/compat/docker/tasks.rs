@@ -9,7 +9,7 @@ use bulkhead::containerizer::docker::{Config, Docker};
 use bulkhead::containerizer::{Containerizer, LaunchRequest};
 use serde_json::{Value, json};
 
-use super::scene::{cluster, container, docker_task, eventually, file, sandbox};
+use super::scene::{cluster, container, deaf, docker_task, eventually, file, sandbox};
 use crate::cluster::{Cluster, binary, get};
 use crate::dockerd::{Dockerd, IMAGE, Network};
 use crate::framework::{Framework, command};
@@ -216,7 +216,7 @@ async fn docker_tasks_survive_the_agents_death() {
     let mut framework = Framework::subscribe(&cluster.master, "docker-survive").await;
     let talk = "i=0; while [ $i -lt 400 ]; do i=$((i+1)); echo $i; sleep 0.01; done";
     framework.start(docker_task("ends", &format!("{talk}; exit 7"))).await;
-    framework.start(docker_task("stays", &format!("{talk}; sleep 1000"))).await;
+    framework.start(deaf(docker_task("stays", &format!("{talk}; sleep 1000")))).await;
     let sandboxes = ["ends", "stays"].map(|task| sandbox(&cluster, task));
     let gone = container(&cluster, "ends");
     for _ in 0..3 {
