@@ -212,6 +212,9 @@ mod tests {
             ..End::default()
         };
         link::add_veth(&mut socket, &end, &peer).expect("a pair");
+        for (socket, name) in [(&mut socket, "veth0"), (&mut far, "eth0")] {
+            assert_eq!(link::queues(socket, name), [Some(1); 2], "of {name}");
+        }
         let again = link::add_veth(&mut socket, &end, &peer).unwrap_err();
         assert_eq!(again.errno(), Some(libc::EEXIST));
         let eth0 = link::find(&mut far, "eth0").expect("found").expect("the other end");
