@@ -212,9 +212,6 @@ mod tests {
             ..End::default()
         };
         link::add_veth(&mut socket, &end, &peer).expect("a pair");
-        for (socket, name) in [(&mut socket, "veth0"), (&mut far, "eth0")] {
-            assert_eq!(link::queues(socket, name), [Some(1); 2], "of {name}");
-        }
         let again = link::add_veth(&mut socket, &end, &peer).unwrap_err();
         assert_eq!(again.errno(), Some(libc::EEXIST));
         let eth0 = link::find(&mut far, "eth0").expect("found").expect("the other end");
@@ -286,5 +283,16 @@ mod tests {
         }
         // The name is free at once.
         link::add_veth(&mut socket, &end, &peer).expect("a pair");
+    }
+
+    #[test]
+    fn pairs_have_one_queue_each_way() {
+        let Some(here) = Elsewhere::start() else { return };
+        let mut socket = Socket::open_in(here.0.id(), Family::Route).expect("a socket");
+        let [end, peer] = ["veth0", "veth1"].map(|name| End { name, ..End::default() });
+        link::add_veth(&mut socket, &end, &peer).expect("a pair");
+        for name in ["veth0", "veth1"] {
+            assert_eq!(link::queues(&mut socket, name), [Some(1); 2], "of {name}");
+        }
     }
 }
