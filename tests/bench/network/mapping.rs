@@ -182,7 +182,10 @@ pub async fn inside() {
     });
     native.launch(server).await.expect("launch");
     let far = far.to_string();
-    let _server = Process::start(Command::new("nsenter").args([
+    // In a session of its own as the container is: where others work, the scheduler gives
+    // each session its share.
+    let _server = Process::start(Command::new("setsid").args([
+        "nsenter",
         "-t",
         &far,
         "-n",
