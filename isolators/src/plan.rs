@@ -5,11 +5,14 @@
 //! [`LaunchPlan`] is what it cannot. Everything here is decided and prepared
 //! (cgroups made, files in place) before the engine is called.
 
+mod ready;
+
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+pub use self::ready::{Fixtures, ReadyRoot, Taken};
 pub use oci_spec::runtime::{LinuxNamespaceType, Spec};
 
 /// One container, ready to start.
@@ -28,9 +31,9 @@ pub struct LaunchPlan {
     pub executable: Option<String>,
     /// Where the root file system comes from, when it is not a plain directory.
     pub overlay: Option<Overlay>,
-    /// That overlay, if it is mounted already and has no place yet. A container with a user
-    /// namespace cannot have it: ids of layers are mapped before they are mounted.
-    pub tree: Option<Arc<OwnedFd>>,
+    /// That overlay, if it is the root of a mount namespace already. A container with a
+    /// user namespace cannot have it: ids of layers are mapped before they are mounted.
+    pub ready: Option<Arc<ReadyRoot>>,
     /// Cgroups the container joins before it executes; they exist already.
     pub cgroups: Vec<CgroupJoin>,
     /// Directories of the host that tasks can change while we mount: what is below

@@ -35,8 +35,8 @@ pub(super) struct Compiled {
     pub namespaces: u64,
     /// Whether the shim is the init of a pid namespace.
     pub own_pids: bool,
-    /// Whether the program takes the plan's tree, as descriptor `TREE_FD`.
-    pub tree: bool,
+    /// Whether the program takes the plan's ready root, as descriptor `READY_FD`.
+    pub ready: bool,
 }
 
 /// What all parts of the compiler look at.
@@ -96,8 +96,9 @@ pub(super) fn compile(
 
     let (bytes, steps) = program.finish();
     let own_pids = spaces.made(Namespace::Pid);
-    let tree = files::takes_tree(plan, &scene);
-    Ok(Compiled { bytes, steps, namespaces: spaces.for_shim(), own_pids, tree })
+    let ready = files::ready_root(plan, &scene).is_some();
+    let entered = if ready { u64::from(Namespace::Mount.flag()) } else { 0 };
+    Ok(Compiled { bytes, steps, namespaces: spaces.for_shim() & !entered, own_pids, ready })
 }
 
 fn open_user(

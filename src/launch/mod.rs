@@ -22,7 +22,6 @@ mod capabilities;
 mod compile;
 mod error;
 mod ids;
-mod mounts;
 pub mod oci;
 mod program;
 mod record;
@@ -187,7 +186,13 @@ impl Launcher {
             file.as_fd(),
             theirs.as_fd(),
         ];
-        fds.extend(plan.tree.as_ref().filter(|_| compiled.tree).map(AsFd::as_fd));
+        fds.extend(
+            compiled
+                .ready
+                .then_some(plan.ready.as_ref())
+                .flatten()
+                .map(|ready| ready.namespace.as_fd()),
+        );
         kernel::failpoint!("launch.before_fork");
         let child = spawn::spawn(self.shim.as_fd(), c"bulkhead-shim", compiled.namespaces, &fds)
             .map_err(|source| LaunchError::Prepare {

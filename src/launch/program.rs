@@ -13,7 +13,7 @@ use super::error::{LaunchError, Step};
 #[cfg(feature = "oci")]
 pub(super) use layout::SOCKET_FD;
 pub(super) use layout::{HOLD_FD, OUTPUT_FD, TERMINAL_FD};
-pub(super) use layout::{Op, SAYS_FAILED, SAYS_RUNNING, SAYS_WAITING, SLOTS, TREE_FD, code};
+pub(super) use layout::{Op, READY_FD, SAYS_FAILED, SAYS_RUNNING, SAYS_WAITING, SLOTS, code};
 
 /// What a launch error says about each operation, by index.
 #[derive(Debug, Default)]

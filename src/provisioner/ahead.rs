@@ -7,22 +7,23 @@
 //!
 //! A dozen directories and files are made on the disk for each root and its overlay, which
 //! took most of the time of a launch. After a launch some roots are made behind, for the
-//! next containers of the image, with their overlay mounted as far as that can be done
-//! without a place; taking one is a rename. They are few, they go when their image is not
+//! next containers of the image, with their overlay mounted in a mount namespace that has
+//! all that does not depend on the container; taking one is a rename. They are few, they go when their image is not
 //! used for a while, and after the agent's death they are nobody's. They do not keep their
 //! image in the store: what is mounted is used only while the layers are the same
 //! directories. Everything blocks.
 
 use std::fs;
 use std::io;
-use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use isolators::plan::{Fixtures, ReadyRoot};
 use kernel::failpoint;
+use kernel::root::Fixture;
 
 use super::Digest;
 use super::backend::{self, BackendError, Made, failed};
@@ -37,10 +38,25 @@ const MOST: usize = 32;
 /// How long one stays after its image was used last.
 const PATIENCE: Duration = Duration::from_secs(600);
 
-/// An overlay that is mounted and has no place, with device and inode of its layers.
+/// What is made in a root.
 #[derive(Debug)]
-struct Tree {
-    mount: OwnedFd,
+pub(super) struct Furniture {
+    fixtures: Arc<Fixtures>,
+    steps: Vec<Fixture>,
+    /// What is looked up.
+    known: Vec<PathBuf>,
+}
+
+impl Furniture {
+    pub fn new(fixtures: Fixtures, known: Vec<PathBuf>) -> Furniture {
+        Furniture { steps: fixtures.steps(), fixtures: Arc::new(fixtures), known }
+    }
+}
+
+/// An overlay that is mounted, with device and inode of its layers.
+#[derive(Debug)]
+struct Mounted {
+    root: ReadyRoot,
     layers: Vec<(u64, u64)>,
 }
 
@@ -49,7 +65,7 @@ struct Tree {
 struct Ready {
     roots: ContainerRoots,
     record: RootRecord,
-    tree: Option<Tree>,
+    mounted: Option<Mounted>,
     /// Last use of the image.
     used: Instant,
     /// Keeps the layer of mount points.
@@ -77,7 +93,7 @@ pub(super) struct Shelf {
 pub(super) struct Taken {
     pub record: RootRecord,
     /// Its overlay, if it is mounted.
-    pub tree: Option<OwnedFd>,
+    pub ready: Option<ReadyRoot>,
 }
 
 impl Shelf {
@@ -96,8 +112,8 @@ impl Shelf {
         let found = loop {
             let at = state.ready.iter().position(|one| one.record.is_like(wanted))?;
             let found = state.ready.remove(at);
-            let same = |tree: &Tree| layers(wanted).is_ok_and(|layers| layers == tree.layers);
-            if found.tree.as_ref().is_none_or(same) {
+            let same = |one: &Mounted| layers(wanted).is_ok_and(|layers| layers == one.layers);
+            if found.mounted.as_ref().is_none_or(same) {
                 break found;
             }
             // The image was removed and pulled again.
@@ -106,8 +122,8 @@ impl Shelf {
         drop(state);
         match found.roots.become_those_of(container) {
             Ok(()) => {
-                let tree = found.tree.map(|tree| tree.mount);
-                Some(Taken { record: found.record, tree })
+                let ready = found.mounted.map(|mounted| mounted.root);
+                Some(Taken { record: found.record, ready })
             }
             Err(error) if is_taken(&error) => {
                 // It has a root for a volume. The next one will not.
@@ -123,7 +139,8 @@ impl Shelf {
         }
     }
 
-    /// Makes roots as `like` until enough are ready, and mounts their overlays if `mount`.
+    /// Makes roots as `like` until enough are ready, and mounts their overlays if there is
+    /// `furniture`.
     /// What is too many after that goes with `tidy`.
     ///
     /// # Errors
@@ -132,28 +149,30 @@ impl Shelf {
         &self,
         like: &RootRecord,
         facts: &Arc<Facts>,
-        mount: bool,
+        furniture: Option<&Furniture>,
     ) -> Result<(), BackendError> {
         while self.begin(like) {
             let name = uuid::Uuid::new_v4().to_string();
             let roots = ContainerRoots::at(self.dir.join(&name));
             let record = RootRecord { name, ..like.clone() };
-            let built = build(&roots, &record, &AtomicBool::new(false))
-                .and_then(|made| if mount { mounted(&roots, &record, &made) } else { Ok(None) });
+            let built = build(&roots, &record, &AtomicBool::new(false)).and_then(|made| {
+                let mounted = furniture.map(|all| mount(&roots, &record, &made, all));
+                Ok(mounted.transpose()?.flatten())
+            });
             failpoint!("provision.ahead");
             let mut state = self.state();
             if let Some(at) = state.making.iter().position(|id| *id == like.id) {
                 state.making.swap_remove(at);
             }
-            let tree = match built {
-                Ok(tree) => tree,
+            let mounted = match built {
+                Ok(mounted) => mounted,
                 Err(error) => {
                     state.stale.push(roots);
                     return Err(error);
                 }
             };
             let (used, facts) = (Instant::now(), Arc::clone(facts));
-            state.ready.push(Ready { roots, record, tree, used, _facts: facts });
+            state.ready.push(Ready { roots, record, mounted, used, _facts: facts });
             if state.ready.len() > MOST {
                 let spare = oldest(&mut state.ready);
                 state.stale.push(spare.roots);
@@ -206,16 +225,19 @@ fn discard(path: &Path, trash: &Arc<Trash>) -> Option<Discarded> {
 }
 
 /// Mounts the overlay of a root.
-fn mounted(
+fn mount(
     roots: &ContainerRoots,
     record: &RootRecord,
     made: &Made,
-) -> Result<Option<Tree>, BackendError> {
+    furniture: &Furniture,
+) -> Result<Option<Mounted>, BackendError> {
     let Some(overlay) = &made.overlay else { return Ok(None) };
     // Seen first: what takes their place while we mount is not them.
     let layers = layers(record)?;
-    let mount = backend::mount_ahead(&roots.place(record), overlay)?;
-    Ok(Some(Tree { mount, layers }))
+    let inside = (furniture.steps.as_slice(), furniture.known.as_slice());
+    let namespace = backend::furnish(&roots.place(record), overlay, inside)?;
+    let fixtures = Arc::clone(&furniture.fixtures);
+    Ok(Some(Mounted { root: ReadyRoot { namespace, fixtures }, layers }))
 }
 
 /// Device and inode of each layer. An overlay keeps those of its layers from being given
@@ -272,7 +294,7 @@ mod tests {
         let of = |name: &str| ContainerRoots::at(dir.join("containers").join(name));
         assert!(shelf.take(&one, &of("a")).is_none());
         for _ in 0..2 {
-            shelf.fill(&one, &facts, false).unwrap();
+            shelf.fill(&one, &facts, None).unwrap();
             assert_eq!(count(&ready), EACH);
         }
         assert!(shelf.take(&two, &of("a")).is_none(), "another image");
@@ -299,7 +321,7 @@ mod tests {
         let shelf = Shelf::new(ready.clone());
         for image in 0..MOST {
             let like = record(&layer, &image.to_string());
-            shelf.fill(&like, &facts, false).unwrap();
+            shelf.fill(&like, &facts, None).unwrap();
         }
         shelf.tidy(&trash).into_iter().for_each(Discarded::remove);
         assert_eq!((count(&ready), count(&dir.join("gone"))), (MOST, 0));

@@ -6,21 +6,20 @@
 //! done before or after a container lives is: `ahead`, `points`, `trash`.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use async_trait::async_trait;
 use isolators::image::{ProvisionError, Runtime, name};
-use isolators::plan::Overlay;
+use isolators::plan::{Fixtures, Overlay, ReadyRoot};
 use isolators::runtime::users::{self, Identity};
 use isolators::secret::Secrets;
 use kernel::failpoint;
 use kernel::sched::standing_back;
 use mesos::{ContainerId, Image};
 
-use super::ahead::{Shelf, Taken};
+use super::ahead::{Furniture, Shelf, Taken};
 use super::backend::{Backend, BackendError, Made};
 use super::image::MOST_LAYERS;
 use super::look::{self, Point};
@@ -46,8 +45,8 @@ pub struct Root {
     pub runtime: Arc<Runtime>,
     /// What the image is called.
     pub image: String,
-    /// The overlay, if it is mounted already and has no place.
-    pub tree: Option<Arc<OwnedFd>>,
+    /// The overlay, if it is mounted already.
+    pub ready: Option<Arc<ReadyRoot>>,
     record: RootRecord,
     facts: Arc<Facts>,
 }
@@ -128,6 +127,7 @@ pub struct Provisioner {
     mounted: Vec<Point>,
     points: Points,
     ahead: Arc<Shelf>,
+    furniture: Arc<Furniture>,
     trash: Arc<Trash>,
     facts: Mutex<Known>,
     table: Mutex<BTreeMap<PathBuf, Entry>>,
@@ -136,7 +136,7 @@ pub struct Provisioner {
 
 impl Provisioner {
     /// `containers` is the directory of all containers' roots, `mounted` what they have
-    /// mounted on. What belongs to no container is beside `containers`.
+    /// mounted on, `fixtures` what is in each of them. What belongs to no container is beside `containers`.
     #[must_use]
     pub fn new(
         store: Store,
@@ -144,13 +144,17 @@ impl Provisioner {
         containers: PathBuf,
         secrets: Secrets,
         mounted: Vec<Point>,
+        fixtures: Fixtures,
     ) -> Provisioner {
+        let known = mounted.iter().map(|point| point.path.clone());
+        let furniture = Furniture::new(fixtures, known.chain(["/bin/sh".into()]).collect());
         Provisioner {
             store,
             backend,
             points: Points::new(containers.with_file_name("points")),
             ahead: Arc::new(Shelf::new(containers.with_file_name("ready"))),
             trash: Arc::new(Trash::new(containers.with_file_name("gone"))),
+            furniture: Arc::new(furniture),
             containers,
             secrets,
             mounted,
@@ -207,7 +211,7 @@ impl Provisioner {
         let lease = self.lease(image, watcher).await?;
         let (taken, made) = self.make(id, image, lease.clone(), false).await?;
         let mut root = self.root_of(id, &taken.record, made, runtime(&lease.config));
-        root.tree = taken.tree.map(Arc::new);
+        root.ready = taken.ready.map(Arc::new);
         Ok(root)
     }
 
@@ -255,7 +259,7 @@ impl Provisioner {
             // Of an image that cannot be read nothing is known.
             facts: self.facts(record.id, &record.layers).unwrap_or_default(),
             record: record.clone(),
-            tree: None,
+            ready: None,
         }
     }
 
@@ -357,7 +361,7 @@ impl Provisioner {
             tokio::task::spawn_blocking(work).await.map_err(|e| fail(e.into()))?
         };
         let made = made.map_err(|e| fail(e.into()))?;
-        Ok((Taken { record: root, tree: None }, made))
+        Ok((Taken { record: root, ready: None }, made))
     }
 
     /// Makes roots for the next containers that are to be like this one, behind; `mount`:
@@ -368,8 +372,9 @@ impl Provisioner {
         }
         let (ahead, trash) = (Arc::clone(&self.ahead), Arc::clone(&self.trash));
         let (like, facts) = (root.record.clone(), Arc::clone(&root.facts));
+        let furniture = mount.then(|| Arc::clone(&self.furniture));
         let work = move || {
-            if let Err(error) = ahead.fill(&like, &facts, mount) {
+            if let Err(error) = ahead.fill(&like, &facts, furniture.as_deref()) {
                 let error = kernel::chain(&error);
                 tracing::warn!(%error, image = like.image, "no root is made ahead");
             }

@@ -35,6 +35,7 @@ const PER_ROUND: usize = 10;
 /// Of `docker run`, which is slow.
 const DOCKER_RUNS: usize = 10;
 const LAYERS: usize = 10;
+const ISOLATION: &str = "filesystem/linux,namespaces/pid,cgroups/cpu,cgroups/mem,docker/runtime";
 
 fn main() {
     require!(root, cgroup, busybox, overlay, mkfs_ext4);
@@ -85,9 +86,10 @@ async fn launches() {
     let backend = Backend::choose(None, &dir.join("store"), &dir).expect("a backend");
     let points = isolators::filesystem::mount_points(Path::new("/mnt/mesos/sandbox"));
     let points = points.into_iter().map(|(path, is_dir)| Point { path, is_dir }).collect();
-    let provisioner = Provisioner::new(store, backend, scratch, Default::default(), points);
+    let (secrets, fixtures) = (Default::default(), isolators::filesystem::fixtures(ISOLATION));
+    let provisioner = Provisioner::new(store, backend, scratch, secrets, points, fixtures);
     let config = Config {
-        isolation: "filesystem/linux,namespaces/pid,cgroups/cpu,cgroups/mem,docker/runtime".into(),
+        isolation: ISOLATION.into(),
         runtime_dir: memory.path().to_owned(),
         isolators: isolators::config::Config {
             cgroups_root: format!("bulkhead-bench-images-{}", std::process::id()),

@@ -33,7 +33,7 @@ pub fn by_hand(args: &[&str], linux: Option<Linux>, stdout: &Path) -> LaunchPlan
         spec,
         executable: None,
         overlay: None,
-        tree: None,
+        ready: None,
         cgroups: Vec::new(),
         file_operations: Vec::new(),
         wild: Vec::new(),

@@ -16,10 +16,12 @@ use crate::capability::Set;
 use crate::config::Config;
 use crate::linux::capabilities;
 use crate::mounts::{bind, file_system, new_namespace};
-use crate::plan::FileOperation;
+use crate::plan::{FileOperation, Fixtures};
 use crate::volume::persistent::Book;
 
 const NAME: &str = "filesystem/linux";
+/// Its containers have a `/dev/shm` that is not made here.
+const IPC: &str = "namespaces/ipc";
 
 /// Hidden in containers with a root of their own, as Mesos hides them.
 const MASKED: [&str; 11] = [
@@ -72,6 +74,18 @@ pub fn mount_points(sandbox_directory: &Path) -> Vec<(PathBuf, bool)> {
     both.map(|(path, is_dir)| (path.to_owned(), is_dir)).collect()
 }
 
+/// What all containers with a root of their own have in it, with these isolators
+/// (`--isolation`).
+#[must_use]
+pub fn fixtures(isolation: &str) -> Fixtures {
+    let own_shm = isolation.split(',').any(|name| name.trim() == IPC);
+    let mut mounts = root_mounts(!own_shm);
+    // It shows the processes of whoever mounts it.
+    mounts.retain(|entry| entry.typ().as_deref() != Some("proc"));
+    let hidden = MASKED.iter().filter(|path| path.starts_with("/sys")).map(PathBuf::from).collect();
+    Fixtures { mounts, devices: devices(), links: links(), hidden }
+}
+
 #[derive(Debug, Clone)]
 struct Settings {
     config: Arc<Config>,
@@ -110,7 +124,7 @@ fn prepare(settings: &Settings, context: &ContainerContext) -> Result<Contributi
         }
         return Ok(part);
     }
-    let own_shm = settings.enabled.contains("namespaces/ipc");
+    let own_shm = settings.enabled.contains(IPC);
     part.mounts = root_mounts(!own_shm);
     part.mounts.push(bind(&context.sandbox, &settings.config.sandbox_directory, false));
     if !has_own_network(context) {
@@ -118,10 +132,7 @@ fn prepare(settings: &Settings, context: &ContainerContext) -> Result<Contributi
         part.mounts.extend(there.map(|path| bind(path, path, true)));
     }
     part.devices = devices();
-    part.file_operations = LINKS
-        .iter()
-        .map(|(link, to)| FileOperation::Symlink { target: to.into(), link: link.into() })
-        .collect();
+    part.file_operations = links();
     protect(&mut part, context);
     Ok(part)
 }
@@ -181,6 +192,12 @@ fn root_mounts(shm: bool) -> Vec<Mount> {
         ));
     }
     mounts
+}
+
+fn links() -> Vec<FileOperation> {
+    let link =
+        |(link, to): &(&str, &str)| FileOperation::Symlink { target: to.into(), link: link.into() };
+    LINKS.iter().map(link).collect()
 }
 
 fn devices() -> Vec<LinuxDevice> {

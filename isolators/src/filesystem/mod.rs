@@ -8,7 +8,7 @@ mod volumes;
 use std::collections::BTreeSet;
 
 pub(crate) use self::linux::linux;
-pub use self::linux::mount_points;
+pub use self::linux::{fixtures, mount_points};
 pub(crate) use self::posix::posix;
 use crate::api::{ContainerContext, IsolatorError};
 use crate::volume;

@@ -127,7 +127,8 @@ pub(in crate::agent) fn provisioner(
     let sandbox = flags.text("sandbox_directory").unwrap_or_default();
     let points = isolators::filesystem::mount_points(Path::new(sandbox));
     let points = points.into_iter().map(|(path, is_dir)| Point { path, is_dir }).collect();
-    Ok(Some(Arc::new(Provisioner::new(opened, backend, scratch, secrets, points))))
+    let fixtures = isolators::filesystem::fixtures(isolation);
+    Ok(Some(Arc::new(Provisioner::new(opened, backend, scratch, secrets, points, fixtures))))
 }
 
 /// What the store is told.

@@ -140,7 +140,7 @@ impl Container {
             spec: merged.spec,
             executable: merged.executable,
             overlay: self.home.as_ref().and_then(|home| home.root.overlay.clone()),
-            tree: self.home.as_mut().and_then(|home| home.root.tree.take()),
+            ready: self.home.as_mut().and_then(|home| home.root.ready.take()),
             cgroups: merged.cgroups,
             wild: self.wild(merged.wild),
             file_operations: merged.file_operations,

@@ -10,14 +10,14 @@ pub mod copy;
 
 use std::fs::{File, OpenOptions};
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use nix::mount::MsFlags;
 use nix::sched::CloneFlags;
 
-use crate::{Error, tree};
+use crate::Error;
 
 /// The attribute of a directory that hides what is below it; its value is `y`.
 pub const OPAQUE: &str = "trusted.overlay.opaque";
@@ -54,34 +54,6 @@ pub fn mount_overlay(
         made.unwrap_or_else(|_| Err(io::Error::other("the thread that mounts has panicked")))
     };
     made.map_err(|error| Error::new("mount an overlay on", target.display().to_string(), error))
-}
-
-/// As [`mount_overlay`], without a place: who has the descriptor may give it one, in
-/// whatever mount namespace, and it goes with the descriptor if nobody does. `at` is a
-/// directory to mount on meanwhile, where nobody sees it.
-///
-/// # Errors
-/// As [`mount_overlay`]; the kernel is older than 5.2.
-pub fn overlay_tree(
-    at: &Path,
-    lower: &[PathBuf],
-    upper: Option<Upper<'_>>,
-) -> Result<OwnedFd, Error> {
-    let failed = |error| Error::new("make an overlay at", at.display().to_string(), error);
-    // A thread of its own, whose mount namespace goes with it.
-    let made = std::thread::scope(|scope| {
-        let work = || {
-            let private = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
-            let none = None::<&Path>;
-            nix::sched::unshare(CloneFlags::CLONE_NEWNS)
-                .and_then(|()| nix::mount::mount(none, "/", none, private, none))
-                .map_err(|e| failed(e.into()))?;
-            mount_overlay(at, lower, upper)?;
-            tree::copy(at).map_err(failed)
-        };
-        scope.spawn(work).join()
-    });
-    made.unwrap_or_else(|_| Err(failed(io::Error::other("the thread that mounts has panicked"))))
 }
 
 /// Mounts `source` on `target`, so that nothing below it can be written.

@@ -36,6 +36,7 @@ pub mod proctree;
 pub mod quota;
 pub mod ramdisk;
 pub mod remove;
+pub mod root;
 pub mod sched;
 pub mod signals;
 pub mod spawn;

@@ -1,6 +1,8 @@
 //! The mount table, for recovery only: reading it grows with the number of
 //! mounts, so nothing on a launch path calls this.
 
+pub mod options;
+
 use std::ffi::OsString;
 use std::fs;
 use std::os::unix::ffi::OsStringExt;

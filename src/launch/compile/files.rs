@@ -3,15 +3,15 @@
 
 use std::path::{Path, PathBuf};
 
-use isolators::plan::{FileOperation, LaunchPlan, Overlay, seen_by};
+use isolators::plan::{FileOperation, LaunchPlan, Overlay, ReadyRoot, Taken, seen_by};
 use kernel::layers::escape;
+use kernel::mounts::options::{self as mounts, Options};
 use kernel::namespaces::Namespace;
-use oci_spec::runtime::{LinuxDevice, LinuxDeviceType, Mount};
+use oci_spec::runtime::{Linux, LinuxDevice, LinuxDeviceType, Mount};
 
 use super::{O_PATH_DIRECTORY, Scene, UserSlot, open};
 use crate::launch::error::{LaunchError, Step};
-use crate::launch::mounts::{self, Options};
-use crate::launch::program::{Builder, Op, TREE_FD, code};
+use crate::launch::program::{Builder, Op, READY_FD, code};
 
 /// The descriptor of the first layer of an overlay of many: above those of the program,
 /// and with 500 more (overlay's limit) below the usual limit of 1,024.
@@ -59,9 +59,11 @@ fn made_as_owner(
     }
     let wild = open_wild(program, plan)?;
     let mut mounts = read(mounts);
+    let ready = ready_root(plan, scene);
+    let taken = ready.map(|ready| ready.fixtures.taken(&plan.spec));
     // A copy of a shared mount is its peer only as long as the mounts here are the host's.
     pick_up_early(program, &mut mounts, &wild, Options::is_shared)?;
-    if own {
+    if own && ready.is_none() {
         let word = linux.and_then(|linux| linux.rootfs_propagation().as_deref());
         let flags = mounts::propagation(word.unwrap_or("rslave"))
             .ok_or_else(|| LaunchError::Plan(format!("propagation {}", word.unwrap_or(""))))?;
@@ -73,15 +75,10 @@ fn made_as_owner(
     pick_up_early(program, &mut mounts, &wild, |_| early)?;
     // A root of its own is where its links lead; only the host's needs the care.
     let wild = if root.is_some() { Vec::new() } else { wild };
-    if let Some(root) = root {
+    if let Some(taken) = &taken {
+        enter_ready(program, taken)?;
+    } else if let Some(root) = root {
         match &plan.overlay {
-            Some(_) if takes_tree(plan, scene) => {
-                let (a, b) = (TREE_FD as u32, program.slot()?);
-                let op = Op { code: code::INHERIT, a, b, ..Op::default() };
-                program.push(Step::Mount, root.display().to_string(), op);
-                let op = Op { code: code::ATTACH, a: b, b: program.path(root)?, ..Op::default() };
-                program.push(Step::Mount, root.display().to_string(), op);
-            }
             Some(overlay) => {
                 if let Some(user) = user {
                     map_layers(program, overlay, user)?;
@@ -99,33 +96,69 @@ fn made_as_owner(
         let a = program.path(root)?;
         program.push(Step::Root, root.display().to_string(), Op { code, a, ..Op::default() });
     }
-    for prepared in &mounts {
+    let taken = taken.as_ref();
+    let is_there = |entry: &Mount| taken.is_some_and(|taken| taken.mount(entry));
+    for prepared in mounts.iter().filter(|(entry, ..)| !is_there(entry)) {
         add_mount(program, prepared, &wild, user)?;
-    }
-    for device in linux.and_then(|linux| linux.devices().as_ref()).into_iter().flatten() {
-        add_device(program, device)?;
-    }
-    for operation in &plan.file_operations {
-        add_operation(program, operation, own)?;
-    }
-    let paths = |list: Option<&Vec<String>>| list.cloned().unwrap_or_default();
-    let masked = paths(linux.and_then(|linux| linux.masked_paths().as_ref()));
-    let protected = paths(linux.and_then(|linux| linux.readonly_paths().as_ref()));
-    for (code, list) in [(code::MASK, masked), (code::PROTECT, protected)] {
-        for path in list {
-            let a = program.string(path.as_bytes())?;
-            program.push(Step::Mask, path, Op { code, a, ..Op::default() });
+        if ready.is_some() && prepared.1.bind.is_some() && !prepared.1.is_shared() {
+            // It was picked up where the machine's are still its peers.
+            propagate(program, prepared.0.destination(), libc::MS_SLAVE | libc::MS_REC)?;
         }
     }
+    let is_there = |device: &LinuxDevice| taken.is_some_and(|taken| taken.device(device));
+    let devices = linux.and_then(|linux| linux.devices().as_ref()).into_iter().flatten();
+    for device in devices.filter(|device| !is_there(device)) {
+        add_device(program, device)?;
+    }
+    let is_there = |link: &FileOperation| taken.is_some_and(|taken| taken.link(link));
+    for operation in plan.file_operations.iter().filter(|operation| !is_there(operation)) {
+        add_operation(program, operation, own)?;
+    }
+    hide(program, linux, taken)?;
     if plan.spec.root().as_ref().and_then(oci_spec::runtime::Root::readonly) == Some(true) && own {
         restrict(program, Path::new("/"), libc::MS_RDONLY, false)?;
     }
     Ok(())
 }
 
-/// Whether the root file system comes mounted.
-pub(super) fn takes_tree(plan: &LaunchPlan, scene: &Scene<'_>) -> bool {
-    plan.overlay.is_some() && plan.tree.is_some() && scene.user.is_none()
+/// The plan's root, if it is there before the container.
+pub(super) fn ready_root<'a>(plan: &'a LaunchPlan, scene: &Scene<'_>) -> Option<&'a ReadyRoot> {
+    let takes = plan.overlay.is_some() && scene.user.is_none();
+    plan.ready.as_deref().filter(|_| takes && scene.spaces.made(Namespace::Mount))
+}
+
+/// Paths that are not to be seen, and those that are not to be written to.
+fn hide(
+    program: &mut Builder,
+    linux: Option<&Linux>,
+    taken: Option<&Taken<'_>>,
+) -> Result<(), LaunchError> {
+    let paths = |list: Option<&Vec<String>>| list.cloned().unwrap_or_default();
+    let mut masked = paths(linux.and_then(|linux| linux.masked_paths().as_ref()));
+    masked.retain(|path| !taken.is_some_and(|taken| taken.hides(Path::new(path))));
+    // One more place for a file system is made much faster than one more file system.
+    let empty = taken.and_then(Taken::empty).map(|path| program.path(path)).transpose()?;
+    let protected = paths(linux.and_then(|linux| linux.readonly_paths().as_ref()));
+    let lists = [(code::MASK, masked, empty.unwrap_or(0)), (code::PROTECT, protected, 0)];
+    for (code, list, b) in lists {
+        for path in list {
+            let a = program.string(path.as_bytes())?;
+            program.push(Step::Mask, path, Op { code, a, b, ..Op::default() });
+        }
+    }
+    Ok(())
+}
+
+/// Enters the mount namespace that the root is the root of, and takes away what is to be
+/// made again.
+fn enter_ready(program: &mut Builder, taken: &Taken<'_>) -> Result<(), LaunchError> {
+    let (a, b) = (READY_FD as u32, program.slot()?);
+    let op = Op { code: code::INHERIT, a, b, ..Op::default() };
+    program.push(Step::Root, "a root that is ready", op);
+    let (kind, d) = (Namespace::Mount.flag(), u64::from(b) + 1);
+    let op = Op { code: code::JOIN, b: kind, d, ..Op::default() };
+    program.push(Step::Root, "a root that is ready", op);
+    taken.others.iter().try_for_each(|path| unmount(program, path))
 }
 
 type Prepared<'a> = (&'a Mount, Options, Option<u32>);
@@ -473,6 +506,12 @@ fn add_device(program: &mut Builder, device: &LinuxDevice) -> Result<(), LaunchE
     Ok(())
 }
 
+fn unmount(program: &mut Builder, path: &Path) -> Result<(), LaunchError> {
+    let op = Op { code: code::UNMOUNT, a: program.path(path)?, ..Op::default() };
+    program.push(Step::Mount, path.display().to_string(), op);
+    Ok(())
+}
+
 /// `own`: the mounts are the container's own.
 fn add_operation(
     program: &mut Builder,
@@ -486,11 +525,7 @@ fn add_operation(
         FileOperation::Symlink { target, link } => (code::SYMLINK, target, link),
         FileOperation::Rename { from, to } => (code::RENAME, from, to),
         FileOperation::Unmount { path } => {
-            if own {
-                let op = Op { code: code::UNMOUNT, a: program.path(path)?, ..Op::default() };
-                program.push(Step::Mount, path.display().to_string(), op);
-            }
-            return Ok(());
+            return if own { unmount(program, path) } else { Ok(()) };
         }
     };
     let (a, b) = (program.path(from)?, program.path(to)?);

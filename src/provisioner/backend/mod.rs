@@ -22,6 +22,7 @@ use std::str::FromStr;
 use std::sync::atomic::AtomicBool;
 
 use isolators::plan::Overlay;
+use kernel::root::Fixture;
 use thiserror::Error;
 
 /// Why there is no root file system.
@@ -211,13 +212,17 @@ impl Place {
     }
 }
 
-/// Mounts the overlay of a root without a place; whoever has the descriptor gives it one.
-/// Once it was mounted, it cannot be again.
+/// Mounts the overlay of a root as the root of a mount namespace, with fixtures in it and
+/// paths that are looked up. Once it was mounted, it cannot be again.
 ///
 /// # Errors
 /// The kernel's.
-pub fn mount_ahead(place: &Place, overlay: &Overlay) -> Result<OwnedFd, BackendError> {
-    overlay::mount_ahead(place, overlay)
+pub fn furnish(
+    place: &Place,
+    overlay: &Overlay,
+    inside: (&[Fixture], &[PathBuf]),
+) -> Result<OwnedFd, BackendError> {
+    overlay::furnish(place, overlay, inside)
 }
 
 /// A root that can be used.

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use isolators::plan::Overlay;
 use kernel::layers::{Upper, mount_overlay};
+use kernel::root::Fixture;
 
 use super::{BackendError, Made, Place, failed};
 
@@ -36,10 +37,15 @@ pub(super) fn made(place: &Place, layers: &[PathBuf]) -> Made {
     Made { overlay, ephemeral }
 }
 
-/// Mounts what was made, without a place.
-pub(super) fn mount_ahead(place: &Place, overlay: &Overlay) -> Result<OwnedFd, BackendError> {
+/// Mounts what was made, in a mount namespace of its own.
+pub(super) fn furnish(
+    place: &Place,
+    overlay: &Overlay,
+    (fixtures, known): (&[Fixture], &[PathBuf]),
+) -> Result<OwnedFd, BackendError> {
     let upper = Upper { upper: &overlay.upper, work: &overlay.work };
-    Ok(kernel::layers::overlay_tree(&place.root, &overlay.lower, Some(upper))?)
+    let fill = || mount_overlay(&place.root, &overlay.lower, Some(upper));
+    Ok(kernel::root::furnish(&place.root, fill, fixtures, known)?)
 }
 
 /// Whether it works with layers below `store` and writes below `scratch`.

@@ -24,7 +24,7 @@ pub const RECORD_FD: i32 = 4;
 pub const SOCKET_FD: i32 = 5;
 
 /// Inherited descriptor of the root file system, if it is mounted already.
-pub const TREE_FD: i32 = 6;
+pub const READY_FD: i32 = 6;
 
 /// Where a shim keeps the master end of its container's terminal, once the program is
 /// mapped; the slave end is then its standard input.
@@ -78,7 +78,8 @@ pub mod code {
     pub const CHOWN: u32 = 13;
     /// Make directory `a` the root and detach the old root.
     pub const PIVOT: u32 = 14;
-    /// Hide path `a`: a file behind /dev/null, a directory behind an empty tmpfs.
+    /// Hide path `a`: a file behind /dev/null, a directory behind the empty directory `b`
+    /// or, if there is none, an empty tmpfs.
     pub const MASK: u32 = 15;
     /// Make path `a` read-only if it exists.
     pub const PROTECT: u32 = 16;

@@ -89,7 +89,7 @@ pub fn run(shim: &mut Shim, op: &Op) -> Result<(), i32> {
             call!(CHROOT, shim.string(op.a)?)?;
             done(call!(CHDIR, c"/".as_ptr()))
         }
-        code::MASK => mask(shim.string(op.a)?),
+        code::MASK => mask(shim.string(op.a)?, shim.optional(op.b)?),
         code::PROTECT => protect(shim.string(op.a)?),
         code::UNMOUNT => match call!(UMOUNT2, shim.string(op.a)?, sys::MNT_DETACH) {
             Err(errno::ENOENT | errno::ENOTDIR | errno::EINVAL) => Ok(()),
@@ -279,13 +279,16 @@ fn pivot(root: *const u8) -> Result<(), i32> {
     done(call!(CHDIR, c"/".as_ptr()))
 }
 
-/// Hides a path, if it exists.
-fn mask(path: *const u8) -> Result<(), i32> {
+/// Hides a path, if it exists; a directory behind an `empty` one, if that does.
+fn mask(path: *const u8, empty: *const u8) -> Result<(), i32> {
     let mode = match sys::mode(sys::AT_FDCWD, path) {
         Err(errno::ENOENT | errno::ENOTDIR) => return Ok(()),
         other => other?,
     };
     if mode & sys::S_IFMT == sys::S_IFDIR {
+        if !empty.is_null() && call!(MOUNT, empty, path, 0, sys::MS_BIND, 0).is_ok() {
+            return Ok(());
+        }
         let tmpfs = c"tmpfs".as_ptr();
         return done(call!(MOUNT, tmpfs, path, tmpfs, sys::MS_RDONLY, 0));
     }

@@ -74,7 +74,7 @@ fn plan(instance: &Instance) -> LaunchPlan {
     LaunchPlan {
         spec,
         executable: None,
-        tree: None,
+        ready: None,
         overlay: Some(Overlay {
             lower: vec![instance.lower.clone()],
             upper: instance.upper.clone(),

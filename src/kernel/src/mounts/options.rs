@@ -1,8 +1,8 @@
-//! OCI mount options as kernel flags.
+//! Mount options in the words of fstab and OCI, as kernel flags. Pure.
 
 /// What the options of one mount say.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub(super) struct Options {
+pub struct Options {
     /// `MS_*` flags of the file system or of the bind mount.
     pub flags: u64,
     /// A bind mount, and whether it takes the mounts below along.
@@ -18,13 +18,15 @@ pub(super) struct Options {
 
 impl Options {
     /// Mounts made there are seen where it came from.
-    pub(super) fn is_shared(&self) -> bool {
+    #[must_use]
+    pub fn is_shared(&self) -> bool {
         self.propagation.iter().any(|flags| flags & libc::MS_SHARED != 0)
     }
 }
 
 /// Reads fstab style options; what is not a known word is the file system's.
-pub(super) fn parse<S: AsRef<str>>(kind: Option<&str>, options: &[S]) -> Options {
+#[must_use]
+pub fn parse<S: AsRef<str>>(kind: Option<&str>, options: &[S]) -> Options {
     let mut out = Options::default();
     if kind == Some("bind") {
         out.bind = Some(false);
@@ -80,7 +82,8 @@ fn flag(option: &str) -> Option<(bool, u64)> {
 }
 
 /// A propagation word as `MS_*` flags.
-pub(super) fn propagation(option: &str) -> Option<u64> {
+#[must_use]
+pub fn propagation(option: &str) -> Option<u64> {
     Some(match option {
         "private" => libc::MS_PRIVATE,
         "rprivate" => libc::MS_PRIVATE | libc::MS_REC,
@@ -96,7 +99,8 @@ pub(super) fn propagation(option: &str) -> Option<u64> {
 
 /// Mount flags as the attributes of `mount_setattr`; flags that are not
 /// attributes of a mount are dropped.
-pub(super) fn attributes(flags: u64) -> u64 {
+#[must_use]
+pub fn attributes(flags: u64) -> u64 {
     const ROWS: [(u64, u64); 6] = [
         (libc::MS_RDONLY, 0x01),
         (libc::MS_NOSUID, 0x02),
