@@ -5,16 +5,18 @@
 
 use std::path::PathBuf;
 use std::process::Command;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use bulkhead::containerizer::Containerizer;
 use bulkhead::containerizer::native::{Config, Native};
-use isolators::api::{ContainerContext, Isolator};
+use isolators::api::{ContainerContext, Isolation, Isolator, Known, Probe};
 use isolators::network::cni::Settings;
 use isolators::registry;
-use mesos::{ContainerInfo, NetworkInfo, container_info};
+use kernel::netlink::{Family, Socket, link};
+use kernel::sched::thread_time;
+use mesos::{ContainerInfo, NetworkInfo, ResourceStatistics, container_info};
 use serde_json::json;
 
 use crate::ground::{self, Memory, cpu_ms, figure, id, request};
@@ -25,9 +27,13 @@ const PER_ROUND: usize = 10;
 const AT_ONCE: usize = 16;
 const MANY: usize = 400;
 const CONTAINERS: usize = 1000;
-const SWEEPS: u32 = 20;
+const SWEEPS: usize = 40;
+/// Threads that share a sweep, as the agent's do.
+const THREADS: usize = 2;
 const NETWORK: Option<&str> = Some("bulkhead-bridge");
 const APART: Duration = Duration::from_millis(300);
+/// So long may it take until the interfaces have been at rest during so many sweeps.
+const REST: Duration = Duration::from_secs(240);
 
 /// Leaves the machine's network. Before there are other threads.
 pub fn enter_host() {
@@ -100,11 +106,31 @@ impl Ground {
     }
 
     async fn launch(&self, name: &str, network: Option<&str>) -> f64 {
+        let start = Instant::now();
+        self.run(name, network).await;
+        start.elapsed().as_secs_f64() * 1e3
+    }
+
+    /// A container that runs; its pid.
+    async fn run(&self, name: &str, network: Option<&str>) -> u32 {
         let mut request = request(&id(name), self.dir.path(), "exec sleep 100000");
         request.container = network.map(on);
-        let start = Instant::now();
-        self.native.launch(request).await.expect("launch");
-        start.elapsed().as_secs_f64() * 1e3
+        self.native.launch(request).await.expect("launch").pid.expect("a pid")
+    }
+
+    /// The isolator alone, with what it keeps below `root`.
+    fn isolator(&self, root: &str) -> Arc<dyn Isolator> {
+        let config = isolators::config::Config {
+            cgroups_root: cgroups(&self.name),
+            cni: networks(&self.dir, self.memory.path().join(root)),
+            ..isolators::config::Config::new(
+                isolators::config::Launcher::Linux,
+                kernel::cgroup::Hierarchies::detect().expect("the mount table"),
+            )
+        };
+        let made = registry::create("network/cni", Arc::new(config)).expect("isolators");
+        let cni = made.all.iter().find(|isolator| isolator.name() == "network/cni");
+        Arc::clone(cni.expect("there"))
     }
 
     async fn end(&self, name: &str) {
@@ -200,16 +226,7 @@ async fn many(ground: &Arc<Ground>) {
 
 /// What the isolator does for one container, by our bridge and by CNI's.
 async fn side_by_side(ground: &Ground) {
-    let config = isolators::config::Config {
-        cgroups_root: cgroups(&ground.name),
-        cni: networks(&ground.dir, ground.memory.path().join("side")),
-        ..isolators::config::Config::new(
-            isolators::config::Launcher::Linux,
-            kernel::cgroup::Hierarchies::detect().expect("the mount table"),
-        )
-    };
-    let made = registry::create("network/cni", Arc::new(config)).expect("isolators");
-    let cni = made.all.iter().find(|isolator| isolator.name() == "network/cni").expect("there");
+    let cni = ground.isolator("side");
     let (mut ours, mut theirs) = (Vec::new(), Vec::new());
     for round in 0..ROUNDS {
         for (network, times) in [("bulkhead-bridge", &mut ours), ("bridge", &mut theirs)] {
@@ -219,7 +236,7 @@ async fn side_by_side(ground: &Ground) {
                     info: Some(on(network)),
                     ..ContainerContext::default()
                 };
-                let mut handle = Isolator::attach(&**cni, &Arc::new(context));
+                let mut handle = Isolator::attach(&*cni, &Arc::new(context));
                 let start = Instant::now();
                 handle.prepare().await.expect("prepared");
                 handle.cleanup().await.expect("cleaned up");
@@ -232,57 +249,101 @@ async fn side_by_side(ground: &Ground) {
     figure("network.cni_bridge_over_ours", theirs / ours);
 }
 
-/// Cpu time of one pass over the interfaces of many containers: what it is beyond that of
-/// a pass over as many that have none of their own, in turns.
+/// Cpu time of one look at the interfaces of many containers, by the probes that the agent
+/// has: by themselves, since they are a small part of a sweep.
 async fn interfaces() {
-    let (without, with) = (Swept::new("without", None).await, Swept::new("with", NETWORK).await);
-    let (mut base, mut beyond) = (Vec::new(), Vec::new());
-    for _ in 0..SWEEPS {
-        let (less, more) = (without.sweep().await, with.sweep().await);
-        base.push(less);
-        beyond.push(more - less);
-    }
-    let (base, beyond) = (median(&mut base), median(&mut beyond));
-    println!("  a sweep of {CONTAINERS} containers: {base:.2} ms cpu, interfaces {beyond:.2} ms");
-    figure("network.stats_cpu_ms", beyond);
-    without.end().await;
-    with.end().await;
-}
-
-/// Many containers on one network.
-struct Swept(Arc<Ground>);
-
-impl Swept {
-    async fn new(name: &str, network: Option<&'static str>) -> Swept {
-        let ground = Arc::new(Ground::new(name).await);
-        let other = Arc::clone(&ground);
-        let launch = move |number| {
-            let ground = Arc::clone(&other);
-            async move {
-                ground.launch(&format!("w{number}"), network).await;
-            }
-        };
-        ground.rate(CONTAINERS, launch).await;
-        // The first pass opens the files.
-        assert_eq!(ground.native.statistics().await.len(), CONTAINERS);
-        Swept(ground)
-    }
-
-    async fn sweep(&self) -> f64 {
+    let ground = Arc::new(Ground::new("interfaces").await);
+    let pids: Arc<Mutex<Vec<(String, u32)>>> = Arc::default();
+    let (other, found) = (Arc::clone(&ground), Arc::clone(&pids));
+    let launch = move |number| {
+        let (ground, found) = (Arc::clone(&other), Arc::clone(&found));
+        async move {
+            let name = format!("w{number}");
+            let pid = ground.run(&name, NETWORK).await;
+            found.lock().expect("whole").push((name, pid));
+        }
+    };
+    ground.rate(CONTAINERS, launch).await;
+    let running = std::mem::take(&mut *pids.lock().expect("whole"));
+    let mut handles = recovered(&ground, &running).await;
+    let mut probes: Vec<Box<dyn Probe>> = handles.iter_mut().flat_map(|one| one.probes()).collect();
+    assert_eq!(probes.len(), CONTAINERS, "every container has its figures");
+    let (mut all, mut own) = (Vec::new(), Vec::new());
+    let start = Instant::now();
+    look(&mut probes);
+    ground.native.statistics().await;
+    // New interfaces look for routers and neighbours for a while, and every port of the
+    // bridge has a copy. What the kernel does of that in our time is no part of a look.
+    while own.len() < SWEEPS {
+        assert!(start.elapsed() < REST, "the interfaces come to no rest: {} looks", own.len());
+        let before = packets();
         // One reading serves those who ask at once: it is not to serve two sweeps.
         tokio::time::sleep(APART).await;
-        let before = cpu_ms();
-        assert_eq!(self.0.native.statistics().await.len(), CONTAINERS);
-        cpu_ms() - before
+        let looked = look(&mut probes);
+        let began = cpu_ms();
+        assert_eq!(ground.native.statistics().await.len(), CONTAINERS);
+        let swept = cpu_ms() - began;
+        if packets() == before {
+            own.push(looked);
+            all.push(swept);
+        }
     }
+    let (all, middle) = (median(&mut all), median(&mut own));
+    let (low, high) = (own[SWEEPS / 4], own[SWEEPS * 3 / 4]);
+    println!(
+        "  a sweep of {CONTAINERS} containers: {all:.2} ms cpu; their interfaces alone \
+         {middle:.2} ms (quartiles {low:.2} and {high:.2})"
+    );
+    figure("network.stats_cpu_ms", middle);
+    let other = Arc::clone(&ground);
+    let end = move |number| {
+        let ground = Arc::clone(&other);
+        async move { ground.end(&format!("w{number}")).await }
+    };
+    ground.rate(CONTAINERS, end).await;
+}
 
-    async fn end(self) {
-        let Swept(ground) = &self;
-        let other = Arc::clone(ground);
-        let end = move |number| {
-            let ground = Arc::clone(&other);
-            async move { ground.end(&format!("w{number}")).await }
+/// The isolator's part of containers that run already.
+async fn recovered(ground: &Ground, running: &[(String, u32)]) -> Vec<Box<dyn Isolation>> {
+    let known = |(name, pid): &(String, u32)| {
+        let context = ContainerContext {
+            id: id(name),
+            info: NETWORK.map(on),
+            command_task: true,
+            ..ContainerContext::default()
         };
-        ground.rate(CONTAINERS, end).await;
-    }
+        Known { context: Arc::new(context), pid: Some(*pid) }
+    };
+    let known: Vec<Known> = running.iter().map(known).collect();
+    let recovered = ground.isolator("cni").recover(&known).await.expect("recovered");
+    assert_eq!(recovered.leftovers, [""; 0], "nothing is taken off");
+    recovered.handles
+}
+
+/// Asks all probes, on as many threads as the agent does; their cpu time in milliseconds.
+fn look(probes: &mut [Box<dyn Probe>]) -> f64 {
+    let share = probes.len().div_ceil(THREADS);
+    let ask = |probes: &mut [Box<dyn Probe>]| {
+        let (mut buffer, mut found) = (Vec::new(), vec![ResourceStatistics::default(); share]);
+        let start = thread_time();
+        for (probe, statistics) in probes.iter_mut().zip(&mut found) {
+            probe.sample(&mut buffer, statistics).expect("figures");
+        }
+        let took = thread_time() - start;
+        let known = found.iter().filter(|found| found.net_rx_bytes.is_some()).count();
+        assert_eq!(known, probes.len(), "every interface has been found");
+        took.as_secs_f64() * 1e3
+    };
+    std::thread::scope(|scope| {
+        let all: Vec<_> =
+            probes.chunks_mut(share).map(|part| scope.spawn(move || ask(part))).collect();
+        all.into_iter().map(|one| one.join().expect("a look")).sum()
+    })
+}
+
+/// How many packets have gone through all interfaces so far.
+fn packets() -> u64 {
+    let mut socket = Socket::open(Family::Route).expect("a socket");
+    let all = link::all_counters(&mut socket).expect("counters");
+    all.iter().map(|(_, counters)| counters.rx_packets + counters.tx_packets).sum()
 }

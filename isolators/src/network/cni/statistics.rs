@@ -15,33 +15,39 @@ use kernel::netlink::link::{self, Counters, Link};
 use kernel::netlink::{Family, Socket};
 use mesos::ResourceStatistics;
 
-use super::super::sorted::Sorted;
+use super::super::sorted::{Fresh, Sorted};
 use super::NAME;
 use crate::api::{IsolatorError, Probe};
 
 /// The host's interfaces, read once for all containers of a pass.
 #[derive(Debug, Default)]
-pub(super) struct Ends(Mutex<Reading>);
-
-#[derive(Debug, Default)]
-struct Reading {
+pub(super) struct Ends {
     /// Of the host's network; opened when it is needed first.
-    socket: Option<Socket>,
-    counters: Sorted<Counters>,
+    socket: Mutex<Option<Socket>>,
+    counters: Fresh<Counters>,
 }
 
 impl Ends {
-    /// The counters of these interfaces; `None` if one is gone.
-    fn read(&self, indices: &[u32]) -> Result<Option<Vec<Counters>>, kernel::Error> {
-        // A reading is replaced as a whole.
-        let mut reading = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let Reading { socket, counters } = &mut *reading;
-        let socket = match socket {
-            Some(socket) => socket,
-            None => socket.insert(Socket::open(Family::Route)?),
+    /// The figures of a container whose interfaces have these ends; `false` if one is gone.
+    fn read(
+        &self,
+        indices: &[u32],
+        statistics: &mut ResourceStatistics,
+    ) -> Result<bool, kernel::Error> {
+        let ask = |list: &Sorted<Counters>| {
+            let all = indices.iter().map(|index| list.of(*index).next());
+            sum(all, statistics).is_some()
         };
-        counters.renew(|| link::all_counters(socket))?;
-        Ok(indices.iter().map(|index| counters.of(*index).next().copied()).collect())
+        self.counters.ask(|| self.list(), ask)
+    }
+
+    fn list(&self) -> Result<Vec<(u32, Counters)>, kernel::Error> {
+        // An exchange that was cut short is skipped by the next one.
+        let mut socket = self.socket.lock().unwrap_or_else(PoisonError::into_inner);
+        match &mut *socket {
+            Some(socket) => link::all_counters(socket),
+            none => link::all_counters(none.insert(Socket::open(Family::Route)?)),
+        }
     }
 }
 
@@ -110,11 +116,10 @@ impl Probe for Interfaces {
         // What cannot be looked at has its file all the same.
         let how = self.how.get_or_insert_with(|| look(pid).unwrap_or(How::File));
         if let How::Ends(indices) = how {
-            let read = self.ends.read(indices);
-            let read = read
+            let read = self.ends.read(indices, statistics);
+            let all_are_there = read
                 .map_err(|e| IsolatorError::new(NAME, "read", "the counters of interfaces", e))?;
-            if let Some(all) = read {
-                sum(&all, statistics);
+            if all_are_there {
                 return Ok(());
             }
             // It was moved, or made anew.
@@ -138,18 +143,24 @@ impl Probe for Interfaces {
 }
 
 /// Sums over the host's ends, as the container sees them: what one end sends the other
-/// receives.
-fn sum(all: &[Counters], statistics: &mut ResourceStatistics) {
-    let over =
-        |figure: fn(&Counters) -> u64| Some(all.iter().map(figure).fold(0, u64::saturating_add));
-    statistics.net_rx_bytes = over(|ours| ours.tx_bytes);
-    statistics.net_rx_packets = over(|ours| ours.tx_packets);
-    statistics.net_rx_errors = over(|ours| ours.tx_errors);
-    statistics.net_rx_dropped = over(|ours| ours.tx_dropped);
-    statistics.net_tx_bytes = over(|ours| ours.rx_bytes);
-    statistics.net_tx_packets = over(|ours| ours.rx_packets);
-    statistics.net_tx_errors = over(|ours| ours.rx_errors);
-    statistics.net_tx_dropped = over(|ours| ours.rx_dropped);
+/// receives. Nothing is said if one is not there.
+fn sum<'a>(
+    all: impl Iterator<Item = Option<&'a Counters>>,
+    statistics: &mut ResourceStatistics,
+) -> Option<()> {
+    let mut total = Counters::default();
+    for ours in all {
+        total = total.plus(ours?);
+    }
+    statistics.net_rx_bytes = Some(total.tx_bytes);
+    statistics.net_rx_packets = Some(total.tx_packets);
+    statistics.net_rx_errors = Some(total.tx_errors);
+    statistics.net_rx_dropped = Some(total.tx_dropped);
+    statistics.net_tx_bytes = Some(total.rx_bytes);
+    statistics.net_tx_packets = Some(total.rx_packets);
+    statistics.net_tx_errors = Some(total.rx_errors);
+    statistics.net_tx_dropped = Some(total.rx_dropped);
+    Some(())
 }
 
 /// Sums over all interfaces but the loopback, as the container sees them.
@@ -222,7 +233,10 @@ mod tests {
     fn what_the_host_sends_is_received() {
         let ours = Counters { tx_bytes: 5, rx_bytes: 7, tx_dropped: 1, ..Counters::default() };
         let mut found = ResourceStatistics::default();
-        sum(&[ours, Counters { tx_bytes: u64::MAX, ..ours }], &mut found);
+        let more = Counters { tx_bytes: u64::MAX, ..ours };
+        assert_eq!(sum([Some(&ours), None].into_iter(), &mut found), None);
+        assert_eq!(found, ResourceStatistics::default());
+        assert_eq!(sum([Some(&ours), Some(&more)].into_iter(), &mut found), Some(()));
         assert_eq!((found.net_rx_bytes, found.net_tx_bytes), (Some(u64::MAX), Some(14)));
         assert_eq!((found.net_rx_dropped, found.net_tx_dropped), (Some(2), Some(0)));
     }

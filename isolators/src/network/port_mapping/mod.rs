@@ -63,7 +63,7 @@ struct Shared {
     host: Host,
     settings: Settings,
     blocks: Mutex<Blocks>,
-    reading: Mutex<Reading>,
+    reading: Reading,
     metrics: Metrics,
     /// Kernel settings that containers have from the host.
     sysctls: BTreeMap<String, Sysctl>,
@@ -104,7 +104,7 @@ pub fn port_mapping(config: &Config) -> Result<Arc<dyn Isolator>, IsolatorError>
     let shared = Shared {
         host,
         blocks: Mutex::new(Blocks::new(&settings.ephemeral, settings.per_container)),
-        reading: Mutex::default(),
+        reading: Reading::default(),
         metrics: Metrics::default(),
         sysctls: tuning::of_the_host().map_err(failed)?,
         windows: Mutex::default(),

@@ -11,7 +11,7 @@ use kernel::netlink::traffic::{self, Queue};
 use kernel::netlink::{Family, Socket, diag};
 use mesos::{ResourceStatistics, value};
 
-use super::super::sorted::Sorted;
+use super::super::sorted::Fresh;
 use super::figures::{self, Way};
 use super::host::Pair;
 use super::shaping::Limits;
@@ -21,8 +21,8 @@ use crate::api::{IsolatorError, Probe};
 /// Counters and queues of all the host's interfaces by index.
 #[derive(Debug, Default)]
 pub(super) struct Reading {
-    counters: Sorted<Counters>,
-    queues: Sorted<Queue>,
+    counters: Fresh<Counters>,
+    queues: Fresh<Queue>,
 }
 
 /// What went through a container's interface, and what happens behind it. The
@@ -59,19 +59,25 @@ impl Traffic {
         statistics: &mut ResourceStatistics,
     ) -> Result<(), IsolatorError> {
         let (host, index) = (&self.shared.host, self.pair.index);
-        let mut reading = lock(&self.shared.reading);
-        let counters = reading.counters.renew(|| host.counters());
+        let reading = &self.shared.reading;
+        let counters = reading.counters.ask(
+            || host.counters(),
+            |list| {
+                if let Some(ours) = list.of(index).next() {
+                    figures::counters(ours, statistics);
+                }
+            },
+        );
         counters.map_err(failed("the counters of interfaces"))?;
-        if let Some(ours) = reading.counters.of(index).next() {
-            figures::counters(ours, statistics);
-        }
         if limited {
             let read =
                 || Ok(host.queues()?.into_iter().map(|queue| (queue.index, queue)).collect());
-            reading.queues.renew(read).map_err(failed("the queues of interfaces"))?;
-            let queues = reading.queues.of(index);
-            let queues = queues.filter_map(|queue| figures::queue(queue, Way::Ingress));
-            statistics.net_traffic_control_statistics.extend(queues);
+            let queues = reading.queues.ask(read, |list| {
+                let own = list.of(index);
+                let own = own.filter_map(|queue| figures::queue(queue, Way::Ingress));
+                statistics.net_traffic_control_statistics.extend(own);
+            });
+            queues.map_err(failed("the queues of interfaces"))?;
         }
         if let Some(sampling) = &self.shared.settings.rates {
             let windows = lock(&self.shared.windows);

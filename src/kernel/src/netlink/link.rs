@@ -38,6 +38,8 @@ const INFO: u16 = 18;
 const ALIAS: u16 = 20;
 const STATISTICS: u16 = 23;
 const NETWORK_OF_FD: u16 = 28;
+const QUEUES_OUT: u16 = 31;
+const QUEUES_IN: u16 = 32;
 const PEERS_NETWORK: u16 = 37;
 const INFO_KIND: u16 = 1;
 const INFO_DATA: u16 = 2;
@@ -63,6 +65,23 @@ pub struct Counters {
     pub tx_errors: u64,
     pub rx_dropped: u64,
     pub tx_dropped: u64,
+}
+
+impl Counters {
+    /// Both together; at most what a counter can hold.
+    #[must_use]
+    pub fn plus(&self, other: &Counters) -> Counters {
+        Counters {
+            rx_packets: self.rx_packets.saturating_add(other.rx_packets),
+            tx_packets: self.tx_packets.saturating_add(other.tx_packets),
+            rx_bytes: self.rx_bytes.saturating_add(other.rx_bytes),
+            tx_bytes: self.tx_bytes.saturating_add(other.tx_bytes),
+            rx_errors: self.rx_errors.saturating_add(other.rx_errors),
+            tx_errors: self.tx_errors.saturating_add(other.tx_errors),
+            rx_dropped: self.rx_dropped.saturating_add(other.rx_dropped),
+            tx_dropped: self.tx_dropped.saturating_add(other.tx_dropped),
+        }
+    }
 }
 
 /// An interface as the kernel lists it.
@@ -192,6 +211,19 @@ pub fn find(socket: &mut Socket, name: &str) -> Result<Option<Link>, Error> {
     }
 }
 
+/// How many queues the interface of that name has, out and in.
+#[cfg(test)]
+pub(super) fn queues(socket: &mut Socket, name: &str) -> [Option<u32>; 2] {
+    let request = Request::new(GET, 0).fixed(&[0; FIXED]).text(NAME, name);
+    let mut found = [None; 2];
+    let read = |message: Message<'_>| {
+        let all = message.attributes(FIXED);
+        found = [QUEUES_OUT, QUEUES_IN].map(|kind| number(all.get(kind)?, 0));
+    };
+    socket.ask(request, read).expect("asked");
+    found
+}
+
 /// One end of a pair.
 #[derive(Debug, Clone, Default)]
 pub struct End<'a> {
@@ -215,7 +247,7 @@ impl End<'_> {
     }
 
     fn append(&self, mut request: Request) -> Request {
-        request = request.text(NAME, self.name);
+        request = request.text(NAME, self.name).number(QUEUES_OUT, 1).number(QUEUES_IN, 1);
         if let Some(address) = &self.address {
             request = request.attribute(ADDRESS, address);
         }
@@ -234,6 +266,10 @@ impl End<'_> {
 
 /// Makes a pair of connected interfaces, both ends in one step. The kernel makes the peer
 /// first, when it is connected to nothing: it can be neither `up` nor have a `master` yet.
+///
+/// Both have one queue each way. The kernel's own choice is as many as the machine may ever
+/// have processors, which XDP alone uses, and which are all made, and asked for their
+/// figures at each look.
 ///
 /// # Errors
 /// A name is taken (`EEXIST`), or the kernel refuses.

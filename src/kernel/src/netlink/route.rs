@@ -284,4 +284,15 @@ mod tests {
         // The name is free at once.
         link::add_veth(&mut socket, &end, &peer).expect("a pair");
     }
+
+    #[test]
+    fn pairs_have_one_queue_each_way() {
+        let Some(here) = Elsewhere::start() else { return };
+        let mut socket = Socket::open_in(here.0.id(), Family::Route).expect("a socket");
+        let [end, peer] = ["veth0", "veth1"].map(|name| End { name, ..End::default() });
+        link::add_veth(&mut socket, &end, &peer).expect("a pair");
+        for name in ["veth0", "veth1"] {
+            assert_eq!(link::queues(&mut socket, name), [Some(1); 2], "of {name}");
+        }
+    }
 }
