@@ -6,6 +6,7 @@
 //! namespaces.
 
 mod files;
+mod parking;
 mod process;
 mod spaces;
 mod terminal;
@@ -22,6 +23,7 @@ use super::error::{LaunchError, Step};
 use super::ids::Ids;
 use super::program::{Builder, Op, Steps, code};
 pub(super) use files::overlay_options;
+pub(super) use parking::parking;
 #[cfg(feature = "oci")]
 pub(super) use process::candidates;
 pub(super) use spaces::{Spaces, User};
@@ -37,6 +39,8 @@ pub(super) struct Compiled {
     pub own_pids: bool,
     /// Whether the program takes the plan's ready root, as descriptor `READY_FD`.
     pub ready: bool,
+    /// Whether the root's shim can run it.
+    pub parked: bool,
 }
 
 /// What all parts of the compiler look at.
@@ -48,6 +52,8 @@ struct Scene<'a> {
     user: Option<UserSlot>,
     /// It has a terminal.
     terminal: bool,
+    /// The ready root has its shim.
+    parked: bool,
 }
 
 /// The container's user namespace.
@@ -59,11 +65,13 @@ struct UserSlot {
 
 pub(super) const O_PATH_DIRECTORY: u64 = (libc::O_PATH | libc::O_DIRECTORY) as u64;
 
-/// Compiles `plan` for `engine`. `ids` is the user namespace, if there is one.
+/// Compiles `plan` for `engine`. `ids` is the user namespace, if there is one; `parked`:
+/// its root is ready, with a shim.
 pub(super) fn compile(
     plan: &LaunchPlan,
     engine: Engine,
     ids: Option<&Ids>,
+    parked: bool,
 ) -> Result<Compiled, LaunchError> {
     refuse(plan, engine)?;
     let spaces = Spaces::of(plan.spec.linux().as_ref())?;
@@ -71,6 +79,22 @@ pub(super) fn compile(
     let process = process.ok_or_else(|| LaunchError::Plan("no process".to_owned()))?;
 
     let mut program = Builder::new();
+    let parked = parked
+        && spaces.made(Namespace::Pid)
+        && spaces.user.is_none()
+        && files::ready_root(plan, &spaces).is_some();
+    let ready = files::ready_root(plan, &spaces).is_some();
+    let mut namespaces = spaces.for_shim();
+    if ready {
+        namespaces &= !u64::from(Namespace::Mount.flag());
+    }
+    if parked {
+        let d = namespaces & !u64::from(Namespace::Pid.flag());
+        if d != 0 {
+            let op = Op { code: code::UNSHARE, d, ..Op::default() };
+            program.push(Step::NewNamespace, "those of the container", op);
+        }
+    }
     if !spaces.made(Namespace::Pid) {
         program.push(Step::Reaper, "", Op { code: code::SUBREAPER, ..Op::default() });
     }
@@ -80,7 +104,7 @@ pub(super) fn compile(
     let cgroups = open_cgroups(&mut program, &plan.cgroups)?;
     let user = open_user(&mut program, plan, &spaces, ids.map(Ids::path))?;
     let terminal = process.terminal() == Some(true);
-    let scene = Scene { spaces: &spaces, procfs, cgroups: &cgroups, user, terminal };
+    let scene = Scene { spaces: &spaces, procfs, cgroups: &cgroups, user, terminal, parked };
     join(&mut program, &spaces)?;
     settings(&mut program, plan, procfs)?;
     files::file_system(&mut program, plan, &scene)?;
@@ -96,9 +120,7 @@ pub(super) fn compile(
 
     let (bytes, steps) = program.finish();
     let own_pids = spaces.made(Namespace::Pid);
-    let ready = files::ready_root(plan, &scene).is_some();
-    let entered = if ready { u64::from(Namespace::Mount.flag()) } else { 0 };
-    Ok(Compiled { bytes, steps, namespaces: spaces.for_shim() & !entered, own_pids, ready })
+    Ok(Compiled { bytes, steps, namespaces, own_pids, ready, parked })
 }
 
 fn open_user(

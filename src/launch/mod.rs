@@ -23,6 +23,7 @@ mod compile;
 mod error;
 mod ids;
 pub mod oci;
+mod park;
 mod program;
 mod record;
 mod recover;
@@ -30,15 +31,19 @@ mod running;
 
 use std::cell::Cell;
 use std::fmt;
-use std::os::fd::{AsFd, OwnedFd};
+use std::fs::File;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::str::FromStr;
 
 use isolators::plan::LaunchPlan;
 use kernel::boot::BootId;
+use kernel::parked::Parked;
+use kernel::spawn::Child;
 use kernel::{memfd, sched, spawn};
 
+use compile::Compiled;
 pub use error::{LaunchError, Step};
 use ids::{Ids, Outputs};
 pub use record::Exited;
@@ -159,10 +164,13 @@ impl Launcher {
     pub async fn launch(&self, plan: &LaunchPlan, record: &Path) -> Result<Launching, LaunchError> {
         short_slice();
         let user = Ids::of(plan)?;
-        let compiled = match &self.oci {
+        let parked = plan.ready.as_ref().and_then(|ready| ready.take_shim());
+        let compile = |parked| compile::compile(plan, self.engine, user.as_ref(), parked);
+        let mut compiled = match &self.oci {
             Some(oci) => oci.prepare(plan, record)?,
-            None => compile::compile(plan, self.engine, user.as_ref())?,
+            None => compile(parked.is_some())?,
         };
+        let parked = parked.filter(|_| compiled.parked);
         let bundle = self.oci.as_ref().map(|_| oci::of_record(record));
         let file = record::create(record, self.boot, compiled.own_pids)?;
         // Ours to read, without the lock: that is the shim's alone.
@@ -171,28 +179,52 @@ impl Launcher {
             object: record.display().to_string(),
             source,
         })?;
+        let outputs = Outputs::of(plan, user.as_ref());
+        let stdio = [plan.stdio.stdin.as_fd(), outputs.stdout(), outputs.stderr()];
+        let woken = match parked {
+            Some(parked) => match wake(parked, &compiled, stdio, &file) {
+                Ok(woken) => Some(woken),
+                Err(error) => {
+                    tracing::debug!(%error, "a shim that was started ahead is gone");
+                    compiled = compile(false)?;
+                    None
+                }
+            },
+            None => None,
+        };
+        let (child, ours) = match woken {
+            Some(woken) => woken,
+            None => self.begin(plan, &compiled, stdio, &file)?,
+        };
+        kernel::failpoint!("launch.after_fork");
+        drop((file, outputs));
+        let told = Told { steps: compiled.steps, bundle };
+        let launching = Launching::begin(child, ours, reader, told).await;
+        // The shim has opened it by now.
+        drop(user);
+        launching
+    }
+}
+
+impl Launcher {
+    /// Starts a shim.
+    fn begin(
+        &self,
+        plan: &LaunchPlan,
+        compiled: &Compiled,
+        [stdin, stdout, stderr]: [BorrowedFd<'_>; 3],
+        record: &File,
+    ) -> Result<(Child, UnixStream), LaunchError> {
         let program = memfd::sealed(c"bulkhead-program", &compiled.bytes)?;
         let (ours, theirs) = UnixStream::pair().map_err(|source| LaunchError::Prepare {
             verb: "create",
             object: "the launch socket".to_owned(),
             source,
         })?;
-        let outputs = Outputs::of(plan, user.as_ref());
-        let mut fds = vec![
-            plan.stdio.stdin.as_fd(),
-            outputs.stdout(),
-            outputs.stderr(),
-            program.as_fd(),
-            file.as_fd(),
-            theirs.as_fd(),
-        ];
-        fds.extend(
-            compiled
-                .ready
-                .then_some(plan.ready.as_ref())
-                .flatten()
-                .map(|ready| ready.namespace.as_fd()),
-        );
+        let (program, record, socket) = (program.as_fd(), record.as_fd(), theirs.as_fd());
+        let mut fds = vec![stdin, stdout, stderr, program, record, socket];
+        let ready = plan.ready.as_ref().filter(|_| compiled.ready);
+        fds.extend(ready.map(|ready| ready.namespace.as_fd()));
         kernel::failpoint!("launch.before_fork");
         let child = spawn::spawn(self.shim.as_fd(), c"bulkhead-shim", compiled.namespaces, &fds)
             .map_err(|source| LaunchError::Prepare {
@@ -200,14 +232,22 @@ impl Launcher {
                 object: "the shim".to_owned(),
                 source,
             })?;
-        kernel::failpoint!("launch.after_fork");
-        drop((program, theirs, file, outputs));
-        let told = Told { steps: compiled.steps, bundle };
-        let launching = Launching::begin(child, ours, reader, told).await;
-        // The shim has opened it by now.
-        drop(user);
-        launching
+        Ok((child, ours))
     }
+}
+
+/// Tells a shim that is there what to run.
+fn wake(
+    parked: Parked,
+    compiled: &Compiled,
+    [stdin, stdout, stderr]: [BorrowedFd<'_>; 3],
+    record: &File,
+) -> Result<(Child, UnixStream), LaunchError> {
+    let program = memfd::sealed(c"bulkhead-program", &compiled.bytes)?;
+    kernel::failpoint!("launch.before_fork");
+    parked.wake(&[stdin, stdout, stderr, program.as_fd(), record.as_fd()]).map_err(|source| {
+        LaunchError::Prepare { verb: "wake", object: "the shim".to_owned(), source }
+    })
 }
 
 /// Asks for a short scheduler slice for this thread, once: on a busy node it

@@ -13,7 +13,8 @@ use super::error::{LaunchError, Step};
 #[cfg(feature = "oci")]
 pub(super) use layout::SOCKET_FD;
 pub(super) use layout::{HOLD_FD, OUTPUT_FD, TERMINAL_FD};
-pub(super) use layout::{Op, READY_FD, SAYS_FAILED, SAYS_RUNNING, SAYS_WAITING, SLOTS, code};
+pub(super) use layout::{Op, READY_FD, SLOTS, code};
+pub(super) use layout::{SAYS_FAILED, SAYS_PARKED, SAYS_RUNNING, SAYS_WAITING};
 
 /// What a launch error says about each operation, by index.
 #[derive(Debug, Default)]
@@ -63,7 +64,8 @@ fn step_of(code: u32) -> Step {
         | code::SESSION
         | code::SLICE
         | code::DIE_WITH_SHIM
-        | code::UMASK => Step::Process,
+        | code::UMASK
+        | code::PARK => Step::Process,
         _ => Step::Load,
     }
 }

@@ -71,16 +71,21 @@ pub(super) fn create(path: &Path, boot: BootId, own_pids: bool) -> Result<File, 
     options.read(true).write(true).create_new(true).mode(0o600);
     let file = options.open(path).map_err(error("create the exit record"))?;
     kernel::failpoint!("launch.record");
+    file.write_all_at(&fresh(boot, own_pids), 0).map_err(error("write the exit record"))?;
+    match lock::try_lock(&file).map_err(error("lock the exit record"))? {
+        true => Ok(file),
+        false => Err(error("lock the exit record")(io::ErrorKind::WouldBlock.into())),
+    }
+}
+
+/// What a record says before there is a container.
+pub(super) fn fresh(boot: BootId, own_pids: bool) -> [u8; layout::SIZE] {
     let mut bytes = [0u8; layout::SIZE];
     bytes[at::MAGIC..][..4].copy_from_slice(&layout::MAGIC.to_le_bytes());
     bytes[at::VERSION..][..4].copy_from_slice(&layout::VERSION.to_le_bytes());
     bytes[at::BOOT..][..16].copy_from_slice(&boot.0);
     bytes[at::OWN_PIDS..][..4].copy_from_slice(&u32::from(own_pids).to_le_bytes());
-    file.write_all_at(&bytes, 0).map_err(error("write the exit record"))?;
-    match lock::try_lock(&file).map_err(error("lock the exit record"))? {
-        true => Ok(file),
-        false => Err(error("lock the exit record")(io::ErrorKind::WouldBlock.into())),
-    }
+    bytes
 }
 
 /// Opens the record at `path` for reading; writable, as lock queries demand.

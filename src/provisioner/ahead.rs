@@ -15,13 +15,14 @@
 
 use std::fs;
 use std::io;
+use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use isolators::plan::{Fixtures, ReadyRoot};
+use isolators::plan::{Fixtures, Park, ReadyRoot};
 use kernel::failpoint;
 use kernel::root::Fixture;
 
@@ -140,7 +141,7 @@ impl Shelf {
     }
 
     /// Makes roots as `like` until enough are ready, and mounts their overlays if there is
-    /// `furniture`.
+    /// `furniture`, with a shim by `park`.
     /// What is too many after that goes with `tidy`.
     ///
     /// # Errors
@@ -150,13 +151,14 @@ impl Shelf {
         like: &RootRecord,
         facts: &Arc<Facts>,
         furniture: Option<&Furniture>,
+        park: Option<&dyn Park>,
     ) -> Result<(), BackendError> {
         while self.begin(like) {
             let name = uuid::Uuid::new_v4().to_string();
             let roots = ContainerRoots::at(self.dir.join(&name));
             let record = RootRecord { name, ..like.clone() };
             let built = build(&roots, &record, &AtomicBool::new(false)).and_then(|made| {
-                let mounted = furniture.map(|all| mount(&roots, &record, &made, all));
+                let mounted = furniture.map(|all| mount(&roots, &record, &made, all, park));
                 Ok(mounted.transpose()?.flatten())
             });
             failpoint!("provision.ahead");
@@ -230,6 +232,7 @@ fn mount(
     record: &RootRecord,
     made: &Made,
     furniture: &Furniture,
+    park: Option<&dyn Park>,
 ) -> Result<Option<Mounted>, BackendError> {
     let Some(overlay) = &made.overlay else { return Ok(None) };
     // Seen first: what takes their place while we mount is not them.
@@ -237,7 +240,12 @@ fn mount(
     let inside = (furniture.steps.as_slice(), furniture.known.as_slice());
     let namespace = backend::furnish(&roots.place(record), overlay, inside)?;
     let fixtures = Arc::clone(&furniture.fixtures);
-    Ok(Some(Mounted { root: ReadyRoot { namespace, fixtures }, layers }))
+    let shim = park.map(|park| park.park(namespace.as_fd(), &fixtures)).transpose();
+    let shim = Mutex::new(shim.unwrap_or_else(|error| {
+        tracing::warn!(error = %kernel::chain(&error), "no shim is started ahead");
+        None
+    }));
+    Ok(Some(Mounted { root: ReadyRoot { namespace, fixtures, shim }, layers }))
 }
 
 /// Device and inode of each layer. An overlay keeps those of its layers from being given
@@ -294,7 +302,7 @@ mod tests {
         let of = |name: &str| ContainerRoots::at(dir.join("containers").join(name));
         assert!(shelf.take(&one, &of("a")).is_none());
         for _ in 0..2 {
-            shelf.fill(&one, &facts, None).unwrap();
+            shelf.fill(&one, &facts, None, None).unwrap();
             assert_eq!(count(&ready), EACH);
         }
         assert!(shelf.take(&two, &of("a")).is_none(), "another image");
@@ -321,7 +329,7 @@ mod tests {
         let shelf = Shelf::new(ready.clone());
         for image in 0..MOST {
             let like = record(&layer, &image.to_string());
-            shelf.fill(&like, &facts, None).unwrap();
+            shelf.fill(&like, &facts, None, None).unwrap();
         }
         shelf.tidy(&trash).into_iter().for_each(Discarded::remove);
         assert_eq!((count(&ready), count(&dir.join("gone"))), (MOST, 0));

@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use async_trait::async_trait;
 use isolators::image::{ProvisionError, Runtime, name};
-use isolators::plan::{Fixtures, Overlay, ReadyRoot};
+use isolators::plan::{Fixtures, Overlay, Park, ReadyRoot};
 use isolators::runtime::users::{self, Identity};
 use isolators::secret::Secrets;
 use kernel::failpoint;
@@ -365,8 +365,8 @@ impl Provisioner {
     }
 
     /// Makes roots for the next containers that are to be like this one, behind; `mount`:
-    /// those can take an overlay that is mounted.
-    pub fn prepare(&self, root: &Root, mount: bool) {
+    /// those can take an overlay that is mounted, and with `park` a shim that is there.
+    pub fn prepare(&self, root: &Root, mount: bool, park: Option<Arc<dyn Park>>) {
         if root.overlay.is_none() {
             return;
         }
@@ -374,7 +374,7 @@ impl Provisioner {
         let (like, facts) = (root.record.clone(), Arc::clone(&root.facts));
         let furniture = mount.then(|| Arc::clone(&self.furniture));
         let work = move || {
-            if let Err(error) = ahead.fill(&like, &facts, furniture.as_deref()) {
+            if let Err(error) = ahead.fill(&like, &facts, furniture.as_deref(), park.as_deref()) {
                 let error = kernel::chain(&error);
                 tracing::warn!(%error, image = like.image, "no root is made ahead");
             }

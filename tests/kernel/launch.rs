@@ -14,6 +14,8 @@ mod files;
 mod namespaces;
 #[path = "launch/processes.rs"]
 mod processes;
+#[path = "launch/ready.rs"]
+mod ready;
 #[path = "launch/recovery.rs"]
 mod recovery;
 #[path = "launch/roots.rs"]

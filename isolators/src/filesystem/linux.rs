@@ -79,11 +79,13 @@ pub fn mount_points(sandbox_directory: &Path) -> Vec<(PathBuf, bool)> {
 #[must_use]
 pub fn fixtures(isolation: &str) -> Fixtures {
     let own_shm = isolation.split(',').any(|name| name.trim() == IPC);
-    let mut mounts = root_mounts(!own_shm);
-    // It shows the processes of whoever mounts it.
-    mounts.retain(|entry| entry.typ().as_deref() != Some("proc"));
-    let hidden = MASKED.iter().filter(|path| path.starts_with("/sys")).map(PathBuf::from).collect();
-    Fixtures { mounts, devices: devices(), links: links(), hidden }
+    Fixtures {
+        mounts: root_mounts(!own_shm),
+        devices: devices(),
+        links: links(),
+        hidden: MASKED.map(PathBuf::from).to_vec(),
+        protected: READ_ONLY.map(PathBuf::from).to_vec(),
+    }
 }
 
 #[derive(Debug, Clone)]

@@ -1,10 +1,13 @@
 //! Roots that are ready before their containers. Pure.
 
-use std::os::fd::OwnedFd;
+use std::fmt::Debug;
+use std::io;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use kernel::mounts::options;
+use kernel::parked::Parked;
 use kernel::root::Fixture;
 use oci_spec::runtime::{LinuxDevice, LinuxNamespaceType, Mount, Spec};
 
@@ -17,6 +20,28 @@ pub struct ReadyRoot {
     pub namespace: OwnedFd,
     /// What is in it.
     pub fixtures: Arc<Fixtures>,
+    /// The container's shim, if it is there already, with a pid namespace of its own; what
+    /// shows processes is in the root then.
+    pub shim: Mutex<Option<Parked>>,
+}
+
+impl ReadyRoot {
+    /// The shim, if it is there and alive.
+    #[must_use]
+    pub fn take_shim(&self) -> Option<Parked> {
+        let shim = self.shim.lock().unwrap_or_else(PoisonError::into_inner).take();
+        shim.filter(Parked::is_alive)
+    }
+}
+
+/// Starts shims ahead of their containers.
+pub trait Park: Debug + Send + Sync {
+    /// One that makes what shows its processes in the root of this mount namespace, and
+    /// waits for a container. Blocks.
+    ///
+    /// # Errors
+    /// What it could not do.
+    fn park(&self, namespace: BorrowedFd<'_>, fixtures: &Fixtures) -> io::Result<Parked>;
 }
 
 /// What containers have in a root of their own and nothing about them decides.
@@ -28,8 +53,10 @@ pub struct Fixtures {
     pub devices: Vec<LinuxDevice>,
     /// Links.
     pub links: Vec<FileOperation>,
-    /// Directories that are not to be seen.
+    /// Paths that are not to be seen; those that do not show processes are directories.
     pub hidden: Vec<PathBuf>,
+    /// Paths that are not to be written to; they show processes.
+    pub protected: Vec<PathBuf>,
 }
 
 /// What a container takes of the fixtures, by the directories that hold them.
@@ -71,10 +98,16 @@ impl Taken<'_> {
         self.is_in(path) && self.fixtures.hidden.iter().any(|hidden| hidden == path)
     }
 
+    /// Whether this path cannot be written to.
+    #[must_use]
+    pub fn protects(&self, path: &Path) -> bool {
+        self.is_in(path) && self.fixtures.protected.iter().any(|protected| protected == path)
+    }
+
     /// A directory that is hidden: it is empty.
     #[must_use]
     pub fn empty(&self) -> Option<&Path> {
-        self.fixtures.hidden.iter().map(PathBuf::as_path).find(|path| self.is_in(path))
+        self.fixtures.empty().filter(|path| self.is_in(path))
     }
 }
 
@@ -86,10 +119,24 @@ fn place(operation: &FileOperation) -> Option<&Path> {
 }
 
 impl Fixtures {
-    /// How they are made.
+    /// Whether what is there shows processes: those of whoever mounts it.
+    #[must_use]
+    pub fn shows_processes(&self, path: &Path) -> bool {
+        let proc = self.mounts.iter().filter(|entry| entry.typ().as_deref() == Some("proc"));
+        proc.into_iter().any(|entry| path.starts_with(entry.destination()))
+    }
+
+    /// A directory that is hidden and does not show processes: it is empty.
+    #[must_use]
+    pub fn empty(&self) -> Option<&Path> {
+        self.hidden.iter().map(PathBuf::as_path).find(|path| !self.shows_processes(path))
+    }
+
+    /// How they are made, but for what shows processes.
     #[must_use]
     pub fn steps(&self) -> Vec<Fixture> {
-        let mounts = self.mounts.iter().map(|entry| {
+        let mounts = self.mounts.iter().filter(|entry| !self.shows_processes(entry.destination()));
+        let mounts = mounts.map(|entry| {
             let kind = entry.typ().clone().unwrap_or_default();
             let words = entry.options().as_deref().unwrap_or_default();
             let options = options::parse(Some(&kind), words);
@@ -107,25 +154,28 @@ impl Fixtures {
             }
             _ => None,
         });
-        let hidden = self.hidden.iter().map(|path| Fixture::Hidden(path.clone()));
+        let hidden = self.hidden.iter().filter(|path| !self.shows_processes(path));
+        let hidden = hidden.map(|path| Fixture::Hidden(path.clone()));
         mounts.chain(devices).chain(links).chain(hidden).collect()
     }
 
-    /// What of them is in the container of `spec` just as well when it is made first.
+    /// What of them is in the container of `spec` just as well when it is made first;
+    /// `parked`: by its own shim, what shows processes.
     #[must_use]
-    pub fn taken(&self, spec: &Spec) -> Taken<'_> {
+    pub fn taken(&self, spec: &Spec, parked: bool) -> Taken<'_> {
         let tops = self.mounts.iter().map(|entry| entry.destination().as_path());
         let is_top = |path: &&Path| {
             let mut all = self.mounts.iter().map(Mount::destination);
             !all.any(|other| other != path && path.starts_with(other))
         };
-        let (as_they_are, others) = tops.filter(is_top).partition(|top| self.suit(top, spec));
+        let (as_they_are, others) =
+            tops.filter(is_top).partition(|top| self.suit(top, spec, parked));
         Taken { fixtures: self, as_they_are, others }
     }
 
     /// Whether the container has all that is at and below `top`, and nothing of its own
     /// that would be covered by it or covers it.
-    fn suit(&self, top: &Path, spec: &Spec) -> bool {
+    fn suit(&self, top: &Path, spec: &Spec, parked: bool) -> bool {
         let mounts = spec.mounts().as_deref().unwrap_or_default();
         let linux = spec.linux().as_ref();
         let ours: Vec<_> =
@@ -138,7 +188,11 @@ impl Fixtures {
             !ours.contains(&entry) && (covers() || at < last && target.starts_with(top))
         };
         let masked = linux.and_then(|linux| linux.masked_paths().as_deref()).unwrap_or_default();
-        let is_masked = |path: &PathBuf| masked.iter().any(|masked| Path::new(masked) == path);
+        let guarded = linux.and_then(|linux| linux.readonly_paths().as_deref()).unwrap_or_default();
+        let is_in = |list: &[String], path: &Path| list.iter().any(|one| Path::new(one) == path);
+        let all_in = |ours: &[PathBuf], list: &[String]| {
+            ours.iter().all(|path| !path.starts_with(top) || is_in(list, path))
+        };
         let devices = linux.and_then(|linux| linux.devices().as_deref()).unwrap_or_default();
         // It shows the network of whoever mounts it.
         let own_network = ours.iter().any(|entry| entry.typ().as_deref() == Some("sysfs"))
@@ -146,16 +200,18 @@ impl Fixtures {
                 all.iter().any(|space| space.typ() == LinuxNamespaceType::Network)
             });
         !own_network
+            && (parked || !self.shows_processes(top))
             && ours.iter().all(|entry| mounts.contains(entry))
             && !mounts.iter().enumerate().any(in_the_way)
-            && self.hidden.iter().all(|path| !path.starts_with(top) || is_masked(path))
+            && all_in(&self.hidden, masked)
+            && all_in(&self.protected, guarded)
             && self.devices.iter().all(|one| !one.path().starts_with(top) || devices.contains(one))
     }
 
     fn paths(&self) -> impl Iterator<Item = &Path> {
         let mounts = self.mounts.iter().map(|entry| entry.destination().as_path());
         let devices = self.devices.iter().map(|device| device.path().as_path());
-        let hidden = self.hidden.iter().map(PathBuf::as_path);
+        let hidden = self.hidden.iter().chain(&self.protected).map(PathBuf::as_path);
         mounts.chain(devices).chain(self.links.iter().filter_map(place)).chain(hidden)
     }
 }
@@ -179,6 +235,7 @@ mod tests {
             devices: Vec::new(),
             links: vec![link],
             hidden: vec!["/sys/firmware".into()],
+            protected: Vec::new(),
         }
     }
 
@@ -200,7 +257,7 @@ mod tests {
         let on = |target: &str| bind(Path::new("/x"), Path::new(target), false);
         let others = |mounts: &[&Mount], linux: &dyn Fn(&mut Linux)| {
             let spec = spec(mounts, linux);
-            let taken = fixtures.taken(&spec);
+            let taken = fixtures.taken(&spec, false);
             assert_eq!(taken.as_they_are.len() + taken.others.len(), 2);
             taken.others.iter().map(|path| path.display().to_string()).collect::<Vec<_>>()
         };
@@ -233,7 +290,7 @@ mod tests {
     fn what_is_taken_is_known_by_what_it_is() {
         let fixtures = fixtures();
         let spec = spec(&[&fixtures.mounts[0], &fixtures.mounts[1]], |_| {});
-        let taken = fixtures.taken(&spec);
+        let taken = fixtures.taken(&spec, false);
         assert_eq!(taken.others, [Path::new("/dev")]);
         assert!(taken.mount(&fixtures.mounts[0]) && !taken.mount(&fixtures.mounts[1]));
         assert!(!taken.mount(&file_system("sysfs", "/sys", &["ro"])));

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use isolators::api::ContainerContext;
+use isolators::plan::Park;
 use isolators::runtime::users::Identity;
 use kernel::failpoint;
 use mesos::Image;
@@ -68,6 +69,12 @@ impl Shared {
         // With user namespaces layers are mapped first, and libcontainer mounts itself.
         self.launcher.engine() == Engine::Linux
             && !self.isolators.isolation.names.contains(&"namespaces/user")
+    }
+
+    /// Who starts shims ahead: most containers have pid namespaces of their own.
+    pub(super) fn park(&self) -> Option<Arc<dyn Park>> {
+        let own_pids = self.isolators.isolation.names.contains(&"namespaces/pid");
+        own_pids.then(|| Arc::clone(&self.launcher) as Arc<dyn Park>)
     }
 
     /// What follows from a root for its container.

@@ -45,7 +45,8 @@ impl Container {
         let plan = self.plan(merged)?;
         let pid = self.execute(&plan).await?;
         if let (Some(provisioner), Some(home)) = (&self.shared.config.provisioner, &self.home) {
-            provisioner.prepare(&home.root, self.shared.takes_mounted_roots());
+            let (mount, park) = (self.shared.takes_mounted_roots(), self.shared.park());
+            provisioner.prepare(&home.root, mount, park);
         }
         Ok(pid)
     }

@@ -29,6 +29,7 @@ pub mod netlink;
 pub mod netns;
 pub mod nvml;
 pub mod owners;
+pub mod parked;
 pub mod perf;
 pub mod pidfd;
 pub mod pipe;

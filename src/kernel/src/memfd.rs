@@ -32,8 +32,26 @@ pub fn executable(name: &CStr, bytes: &[u8]) -> Result<OwnedFd, Error> {
     }
 }
 
+/// A file with `bytes` that can be written to, close-on-exec.
+///
+/// # Errors
+/// If the file cannot be made or filled.
+pub fn writable(name: &CStr, bytes: &[u8]) -> Result<OwnedFd, Error> {
+    Ok(filled(name, bytes, 0)?.into())
+}
+
 fn make(name: &CStr, bytes: &[u8], flags: libc::c_uint) -> Result<OwnedFd, Error> {
-    let flags = flags | libc::MFD_CLOEXEC | libc::MFD_ALLOW_SEALING;
+    let file = filled(name, bytes, flags | libc::MFD_ALLOW_SEALING)?;
+    // SAFETY: plain fcntl on an open descriptor.
+    if unsafe { libc::fcntl(file.as_raw_fd(), libc::F_ADD_SEALS, SEALS) } < 0 {
+        let name = name.to_string_lossy();
+        return Err(Error::new("seal the memory file", name, io::Error::last_os_error()));
+    }
+    Ok(file.into())
+}
+
+fn filled(name: &CStr, bytes: &[u8], flags: libc::c_uint) -> Result<File, Error> {
+    let flags = flags | libc::MFD_CLOEXEC;
     let object = || name.to_string_lossy().into_owned();
     // SAFETY: `name` is a C string; the call keeps no pointer.
     let fd = unsafe { libc::memfd_create(name.as_ptr(), flags) };
@@ -43,11 +61,7 @@ fn make(name: &CStr, bytes: &[u8], flags: libc::c_uint) -> Result<OwnedFd, Error
     // SAFETY: a fresh descriptor that nobody else owns.
     let mut file = unsafe { File::from_raw_fd(fd) };
     file.write_all(bytes).map_err(|e| Error::new("write the memory file", object(), e))?;
-    // SAFETY: plain fcntl on an open descriptor.
-    if unsafe { libc::fcntl(file.as_raw_fd(), libc::F_ADD_SEALS, SEALS) } < 0 {
-        return Err(Error::new("seal the memory file", object(), io::Error::last_os_error()));
-    }
-    Ok(file.into())
+    Ok(file)
 }
 
 #[cfg(test)]

@@ -76,6 +76,16 @@ pub fn standing_back<T>(work: impl FnOnce() -> T) -> T {
     done
 }
 
+/// Gives the process `pid`, a child of this one, the priority that this process has,
+/// whatever that of the calling thread is. Best effort.
+pub fn like_this_process(pid: u32) {
+    // SAFETY: integers only.
+    unsafe {
+        let own = libc::getpriority(libc::PRIO_PROCESS, std::process::id());
+        libc::setpriority(libc::PRIO_PROCESS, pid, own);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -3,13 +3,13 @@
 
 use std::path::{Path, PathBuf};
 
-use isolators::plan::{FileOperation, LaunchPlan, Overlay, ReadyRoot, Taken, seen_by};
+use isolators::plan::{FileOperation, Fixtures, LaunchPlan, Overlay, ReadyRoot, Taken, seen_by};
 use kernel::layers::escape;
 use kernel::mounts::options::{self as mounts, Options};
 use kernel::namespaces::Namespace;
 use oci_spec::runtime::{Linux, LinuxDevice, LinuxDeviceType, Mount};
 
-use super::{O_PATH_DIRECTORY, Scene, UserSlot, open};
+use super::{O_PATH_DIRECTORY, Scene, Spaces, UserSlot, open};
 use crate::launch::error::{LaunchError, Step};
 use crate::launch::program::{Builder, Op, READY_FD, code};
 
@@ -59,8 +59,8 @@ fn made_as_owner(
     }
     let wild = open_wild(program, plan)?;
     let mut mounts = read(mounts);
-    let ready = ready_root(plan, scene);
-    let taken = ready.map(|ready| ready.fixtures.taken(&plan.spec));
+    let ready = ready_root(plan, spaces);
+    let taken = ready.map(|ready| ready.fixtures.taken(&plan.spec, scene.parked));
     // A copy of a shared mount is its peer only as long as the mounts here are the host's.
     pick_up_early(program, &mut mounts, &wild, Options::is_shared)?;
     if own && ready.is_none() {
@@ -122,9 +122,32 @@ fn made_as_owner(
 }
 
 /// The plan's root, if it is there before the container.
-pub(super) fn ready_root<'a>(plan: &'a LaunchPlan, scene: &Scene<'_>) -> Option<&'a ReadyRoot> {
-    let takes = plan.overlay.is_some() && scene.user.is_none();
-    plan.ready.as_deref().filter(|_| takes && scene.spaces.made(Namespace::Mount))
+pub(super) fn ready_root<'a>(plan: &'a LaunchPlan, spaces: &Spaces<'_>) -> Option<&'a ReadyRoot> {
+    let takes = plan.overlay.is_some() && spaces.user.is_none();
+    plan.ready.as_deref().filter(|_| takes && spaces.made(Namespace::Mount))
+}
+
+/// What shows processes, as in every container.
+pub(super) fn processes(program: &mut Builder, fixtures: &Fixtures) -> Result<(), LaunchError> {
+    let shown = |path: &Path| fixtures.shows_processes(path);
+    let mounts: Vec<_> =
+        fixtures.mounts.iter().filter(|entry| shown(entry.destination())).cloned().collect();
+    for prepared in &read(&mounts) {
+        add_mount(program, prepared, &Vec::new(), None)?;
+    }
+    let list = |paths: &[PathBuf]| {
+        let shown = paths.iter().filter(|path| shown(path));
+        shown.map(|path| path.display().to_string()).collect()
+    };
+    guard(program, list(&fixtures.hidden), list(&fixtures.protected), fixtures.empty())
+}
+
+/// A slot for the mount namespace of the ready root.
+pub(super) fn inherit_ready(program: &mut Builder) -> Result<u32, LaunchError> {
+    let (a, b) = (READY_FD as u32, program.slot()?);
+    let op = Op { code: code::INHERIT, a, b, ..Op::default() };
+    program.push(Step::Root, "a root that is ready", op);
+    Ok(b)
 }
 
 /// Paths that are not to be seen, and those that are not to be written to.
@@ -136,9 +159,21 @@ fn hide(
     let paths = |list: Option<&Vec<String>>| list.cloned().unwrap_or_default();
     let mut masked = paths(linux.and_then(|linux| linux.masked_paths().as_ref()));
     masked.retain(|path| !taken.is_some_and(|taken| taken.hides(Path::new(path))));
+    let mut protected = paths(linux.and_then(|linux| linux.readonly_paths().as_ref()));
+    protected.retain(|path| !taken.is_some_and(|taken| taken.protects(Path::new(path))));
+    guard(program, masked, protected, taken.and_then(Taken::empty))
+}
+
+/// `empty`: a directory that is.
+fn guard(
+    program: &mut Builder,
+    masked: Vec<String>,
+    protected: Vec<String>,
+    empty: Option<&Path>,
+) -> Result<(), LaunchError> {
     // One more place for a file system is made much faster than one more file system.
-    let empty = taken.and_then(Taken::empty).map(|path| program.path(path)).transpose()?;
-    let protected = paths(linux.and_then(|linux| linux.readonly_paths().as_ref()));
+    let empty = empty.filter(|_| !masked.is_empty());
+    let empty = empty.map(|path| program.path(path)).transpose()?;
     let lists = [(code::MASK, masked, empty.unwrap_or(0)), (code::PROTECT, protected, 0)];
     for (code, list, b) in lists {
         for path in list {
@@ -152,9 +187,7 @@ fn hide(
 /// Enters the mount namespace that the root is the root of, and takes away what is to be
 /// made again.
 fn enter_ready(program: &mut Builder, taken: &Taken<'_>) -> Result<(), LaunchError> {
-    let (a, b) = (READY_FD as u32, program.slot()?);
-    let op = Op { code: code::INHERIT, a, b, ..Op::default() };
-    program.push(Step::Root, "a root that is ready", op);
+    let b = inherit_ready(program)?;
     let (kind, d) = (Namespace::Mount.flag(), u64::from(b) + 1);
     let op = Op { code: code::JOIN, b: kind, d, ..Op::default() };
     program.push(Step::Root, "a root that is ready", op);

@@ -19,7 +19,7 @@ pub(super) fn first_process(
     process: &Process,
     scene: &Scene<'_>,
 ) -> Result<(), LaunchError> {
-    let Scene { spaces, procfs, cgroups, user, terminal } = scene;
+    let Scene { spaces, procfs, cgroups, user, terminal, parked: _ } = scene;
     let plain = |code| Op { code, ..Op::default() };
     program.push(Step::Release, "", Op { a: *procfs, ..plain(code::PUBLISH) });
     let zero = program.string(b"0")?;

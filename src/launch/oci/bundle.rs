@@ -217,7 +217,7 @@ impl Oci {
         program.push(Step::Exec, format!("'{helper}'"), op);
         let (bytes, steps) = program.finish();
         let namespaces = if own_pids { u64::from(Namespace::Pid.flag()) } else { 0 };
-        Ok(Compiled { bytes, steps, namespaces, own_pids, ready: false })
+        Ok(Compiled { bytes, steps, namespaces, own_pids, ready: false, parked: false })
     }
 }
 

@@ -19,6 +19,7 @@
 mod arch;
 mod first;
 mod memory;
+mod park;
 // The launch code uses the rest of these two.
 #[allow(dead_code)]
 mod program;
@@ -124,6 +125,18 @@ impl Shim {
         *self.slots.get_mut(slot as usize).ok_or(errno::EINVAL)? = fd as i32;
         Ok(())
     }
+
+    /// Waits for a container, and is that one's from here on.
+    fn park(&mut self) -> Result<(), i32> {
+        park::wait()?;
+        let _ = call!(MUNMAP, self.base, self.program.length());
+        // Without a record nobody can be told.
+        let Some(record) = Report::new(RECORD_FD as usize) else { sys::exit(126) };
+        self.record = record;
+        (self.base, self.program) = load().ok_or(errno::EINVAL)?;
+        self.slots = [-1; SLOTS];
+        Ok(())
+    }
 }
 
 unsafe extern "C" fn main(arguments: usize) -> ! {
@@ -152,11 +165,18 @@ unsafe extern "C" fn main(arguments: usize) -> ! {
     };
     let mut index = 0;
     let child = loop {
-        let Some(op) = program.op(index) else {
-            record.fail(index as u32, code::LOAD, errno::EINVAL);
+        let Some(op) = shim.program.op(index) else {
+            shim.record.fail(index as u32, code::LOAD, errno::EINVAL);
             break 0;
         };
         let result = match op.code {
+            code::PARK => match shim.park() {
+                Ok(()) => {
+                    index = 0;
+                    continue;
+                }
+                Err(errno) => Err(errno),
+            },
             code::SPAWN => first::spawn(&mut shim, index),
             code::FOLLOW => {
                 shim.follow = Some(index);
@@ -168,11 +188,12 @@ unsafe extern "C" fn main(arguments: usize) -> ! {
             Ok(0) => index += 1,
             Ok(child) => break child,
             Err(errno) => {
-                record.fail(index as u32, op.code, errno);
+                shim.record.fail(index as u32, op.code, errno);
                 break 0;
             }
         }
     };
+    let record = shim.record;
     let child = match shim.follow {
         Some(index) if child != 0 && !record.failed() => match reap::follow(&record, child) {
             Ok(first) => first,
@@ -193,7 +214,7 @@ unsafe extern "C" fn main(arguments: usize) -> ! {
     }
     record.running();
     let children = shim.children;
-    let _ = call!(MUNMAP, base, program.length());
+    let _ = call!(MUNMAP, shim.base, shim.program.length());
     finish(SAYS_RUNNING, children, shim.terminal);
     let terminal = shim.terminal;
     reap::until_end(&record, child as u32, children);

@@ -34,6 +34,8 @@ pub const OUTPUT_FD: i32 = 1;
 /// Whoever reads the terminal has a copy of this for as long.
 pub const HOLD_FD: i32 = 2;
 
+/// Sent by a shim that was started ahead when it waits for a container.
+pub const SAYS_PARKED: u8 = b'P';
 /// Sent by the container's first process when it waits to be released.
 pub const SAYS_WAITING: u8 = b'W';
 /// Sent by the shim when the container's first process executes its command.
@@ -112,6 +114,9 @@ pub mod code {
     pub const TERMINAL: u32 = 26;
     /// The inherited descriptor `a` is in slot `b`.
     pub const INHERIT: u32 = 27;
+    /// Say so and wait for standard input, output and error, a program and an exit record
+    /// from the agent; then begin with that. What is above [`super::READY_FD`] is closed.
+    pub const PARK: u32 = 28;
 
     /// Write string `b` of length `c` to the file in slot `a`.
     pub const WRITE: u32 = 32;

@@ -30,6 +30,7 @@ numbers! {
     IOCTL 16 29
     PREAD 17 67
     GETPID 39 172
+    RECVMSG 47 212
     EXECVE 59 221
     WAIT4 61 260
     KILL 62 129
@@ -106,6 +107,7 @@ pub const OPEN_TREE_CLONE: usize = 1;
 pub const MOVE_MOUNT_F_EMPTY_PATH: usize = 4;
 pub const MOVE_MOUNT_T_SYMLINKS: usize = 16;
 pub const MOVE_MOUNT_T_EMPTY_PATH: usize = 64;
+pub const MSG_CMSG_CLOEXEC: usize = 0x4000_0000;
 pub const MNT_DETACH: usize = 2;
 pub const MS_RDONLY: usize = 1;
 pub const MS_REMOUNT: usize = 32;

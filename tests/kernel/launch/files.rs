@@ -3,9 +3,7 @@
 use std::path::Path;
 
 use bulkhead::launch::Engine;
-use isolators::plan::{FileOperation, LinuxNamespaceType as Kind, Overlay, ReadyRoot};
-use kernel::layers::{Upper, mount_overlay};
-use kernel::root::furnish;
+use isolators::plan::{FileOperation, LinuxNamespaceType as Kind, Overlay};
 use oci_spec::runtime::{LinuxDevice, LinuxDeviceType, Mount};
 
 use crate::{Fixture, busybox_root, empty_linux, namespace, require, root_at};
@@ -64,83 +62,6 @@ async fn an_overlay_takes_writes_and_leaves_the_layers_alone() {
         std::fs::remove_dir_all(&work).expect("remove");
         std::fs::create_dir(&work).expect("mkdir");
     }
-}
-
-/// With a pid namespace, where the shim is the init, and without, where it keeps a list of
-/// its children open beside what it inherits; with fixtures that are in the root already,
-/// with a mount that covers some, and with a network of its own, which `/sys` shows.
-#[tokio::test]
-async fn a_root_that_is_ready_is_what_the_plan_says() {
-    require!(root, busybox, overlay);
-    let in_dev = "fd full null ptmx pts random shm stderr stdin stdout tty urandom zero";
-    let covered_dev = "fd full null ptmx random stderr stdin stdout tty urandom zero";
-    let rows = [
-        (&[Kind::Mount, Kind::Pid][..], false, in_dev),
-        (&[Kind::Mount], false, in_dev),
-        (&[Kind::Mount, Kind::Pid], true, covered_dev),
-        (&[Kind::Mount, Kind::Pid, Kind::Network], false, in_dev),
-    ];
-    for (kinds, covered, in_dev) in rows {
-        let fixture = Fixture::new("ready", Engine::Linux);
-        let (lower, top) = (fixture.path("lower"), fixture.path("top"));
-        busybox_root(&lower);
-        let (upper, work) = (fixture.path("upper"), fixture.path("work"));
-        for dir in [&upper, &work, &top, &fixture.path("mnt")] {
-            std::fs::create_dir(dir).expect("mkdir");
-        }
-        let lower = vec![top, lower];
-        let own = Upper { upper: &upper, work: &work };
-        let fixtures = isolators::filesystem::fixtures("filesystem/linux");
-        let (at, known) = (fixture.path("mnt"), ["/bin/sh".into(), "/nothing".into()]);
-        let fill = || mount_overlay(&at, &lower, Some(own));
-        let namespace = furnish(&at, fill, &fixtures.steps(), &known).expect("a namespace");
-        let script = "echo x > /written; echo x > /dev/null; busybox sleep 1000 & \
-                      echo $(ls /); echo $(ls /proc/self/fd); echo $(ls /dev); \
-                      busybox stat -c %a /dev/null; busybox wc -l < /proc/self/mounts; \
-                      busybox grep -c shared: /proc/self/mountinfo; ls /data; \
-                      echo $(ls /sys/firmware; ls /proc/acpi 2> /dev/null); ls /sys/class/net";
-        let mut plan = fixture.plan_in(kinds, &["sh", "-c", script]);
-        plan.spec.set_root(Some(root_at(&fixture.path("mnt"))));
-        std::fs::create_dir(fixture.path("data")).expect("mkdir");
-        // What is shared on the machine is not with the container.
-        kernel::mounts::share(&fixture.path("data")).expect("a shared mount");
-        std::fs::write(fixture.path("data/file"), "").expect("write");
-        let fixtures_mounted = fixtures.mounts.len();
-        let mut mounts = vec![mount(Path::new("proc"), "/proc", "proc", &[])];
-        mounts.extend(fixtures.mounts.clone());
-        mounts.push(mount(&fixture.path("data"), "/data", "bind", &[]));
-        if covered {
-            mounts.push(mount(Path::new("tmpfs"), "/dev", "tmpfs", &["mode=755"]));
-        }
-        plan.spec.set_mounts(Some(mounts));
-        let mut linux = plan.spec.linux().clone().expect("namespaces");
-        linux.set_devices(Some(fixtures.devices.clone()));
-        let masked = fixtures.hidden.iter().map(|path| path.display().to_string());
-        linux.set_masked_paths(Some(masked.chain(["/proc/acpi".into()]).collect()));
-        plan.spec.set_linux(Some(linux));
-        plan.file_operations = fixtures.links.clone();
-        plan.overlay = Some(Overlay { lower, upper: upper.clone(), work });
-        plan.ready = Some(ReadyRoot { namespace, fixtures: fixtures.into() }.into());
-        let (status, output) = fixture.run(&plan).await;
-        kernel::mounts::unshare(&fixture.path("data")).expect("not shared");
-        let first = "bin data dev proc sys written\n0 1 2 3\n";
-        let hidden = ["/sys/firmware", "/proc/acpi"].into_iter().filter(|p| Path::new(p).is_dir());
-        // The root, /proc and /data.
-        let mounts = 3 + fixtures_mounted + hidden.count() + usize::from(covered);
-        let net = if kinds.contains(&Kind::Network) { "lo".into() } else { interfaces() };
-        let expected = format!("{first}{in_dev}\n666\n{mounts}\n0\nfile\n\n{net}\n");
-        assert_eq!((status, output), (Some(0), expected));
-        assert!(upper.join("written").exists());
-    }
-}
-
-/// The machine's network interfaces, one a line.
-fn interfaces() -> String {
-    let found = std::fs::read_dir("/sys/class/net").expect("interfaces");
-    let mut names: Vec<_> =
-        found.map(|entry| entry.expect("entry").file_name().into_string().expect("text")).collect();
-    names.sort();
-    names.join("\n")
 }
 
 /// Many more than the one page of options that `mount` takes.
