@@ -1,4 +1,4 @@
-//! Roots that are ready before their containers. Pure.
+//! Roots that are ready before their containers, and what of them a container can take.
 
 use std::fmt::Debug;
 use std::io;
