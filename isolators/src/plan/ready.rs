@@ -287,6 +287,30 @@ mod tests {
     }
 
     #[test]
+    fn what_shows_processes_is_taken_with_its_shim() {
+        let proc = file_system("proc", "/proc", &["nosuid"]);
+        let fixtures = Fixtures {
+            mounts: vec![proc.clone()],
+            hidden: vec!["/proc/kcore".into()],
+            protected: vec!["/proc/sys".into()],
+            ..Fixtures::default()
+        };
+        assert!(fixtures.steps().is_empty() && fixtures.empty().is_none());
+        let guarded = |hidden: &str| {
+            spec(&[&proc], |linux| {
+                linux.set_masked_paths(Some(vec![hidden.into()]));
+                linux.set_readonly_paths(Some(vec!["/proc/sys".into()]));
+            })
+        };
+        let (same, other) = (guarded("/proc/kcore"), guarded("/proc/keys"));
+        let taken = fixtures.taken(&same, true);
+        assert!(taken.mount(&proc) && taken.hides(Path::new("/proc/kcore")));
+        assert!(taken.protects(Path::new("/proc/sys")) && !taken.protects(Path::new("/proc")));
+        assert_eq!(fixtures.taken(&same, false).others, [Path::new("/proc")], "no shim");
+        assert_eq!(fixtures.taken(&other, true).others, [Path::new("/proc")], "kcore is seen");
+    }
+
+    #[test]
     fn what_is_taken_is_known_by_what_it_is() {
         let fixtures = fixtures();
         let spec = spec(&[&fixtures.mounts[0], &fixtures.mounts[1]], |_| {});
