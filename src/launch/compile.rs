@@ -79,11 +79,8 @@ pub(super) fn compile(
     let process = process.ok_or_else(|| LaunchError::Plan("no process".to_owned()))?;
 
     let mut program = Builder::new();
-    let parked = parked
-        && spaces.made(Namespace::Pid)
-        && spaces.user.is_none()
-        && files::ready_root(plan, &spaces).is_some();
     let ready = files::ready_root(plan, &spaces).is_some();
+    let parked = parked && ready && spaces.made(Namespace::Pid);
     let mut namespaces = spaces.for_shim();
     if ready {
         namespaces &= !u64::from(Namespace::Mount.flag());

@@ -43,7 +43,6 @@ use kernel::parked::Parked;
 use kernel::spawn::Child;
 use kernel::{memfd, sched, spawn};
 
-use compile::Compiled;
 pub use error::{LaunchError, Step};
 use ids::{Ids, Outputs};
 pub use record::Exited;
@@ -181,20 +180,24 @@ impl Launcher {
         })?;
         let outputs = Outputs::of(plan, user.as_ref());
         let stdio = [plan.stdio.stdin.as_fd(), outputs.stdout(), outputs.stderr()];
-        let woken = match parked {
-            Some(parked) => match wake(parked, &compiled, stdio, &file) {
-                Ok(woken) => Some(woken),
+        let mut woken = None;
+        if let Some(parked) = parked {
+            match wake(parked, &compiled.bytes, stdio, &file) {
+                Ok(both) => woken = Some(both),
                 Err(error) => {
                     tracing::debug!(%error, "a shim that was started ahead is gone");
                     compiled = compile(false)?;
-                    None
                 }
-            },
-            None => None,
-        };
+            }
+        }
         let (child, ours) = match woken {
             Some(woken) => woken,
-            None => self.begin(plan, &compiled, stdio, &file)?,
+            None => {
+                let ready = plan.ready.as_ref().filter(|_| compiled.ready);
+                let ready = ready.map(|ready| ready.namespace.as_fd());
+                kernel::failpoint!("launch.before_fork");
+                self.begin((&compiled.bytes, compiled.namespaces), stdio, &file, ready)?
+            }
         };
         kernel::failpoint!("launch.after_fork");
         drop((file, outputs));
@@ -207,31 +210,25 @@ impl Launcher {
 }
 
 impl Launcher {
-    /// Starts a shim.
+    /// Starts a shim in new namespaces (`CLONE_NEW*`); with it, our end of its socket.
     fn begin(
         &self,
-        plan: &LaunchPlan,
-        compiled: &Compiled,
+        (program, namespaces): (&[u8], u64),
         [stdin, stdout, stderr]: [BorrowedFd<'_>; 3],
         record: &File,
+        ready: Option<BorrowedFd<'_>>,
     ) -> Result<(Child, UnixStream), LaunchError> {
-        let program = memfd::sealed(c"bulkhead-program", &compiled.bytes)?;
-        let (ours, theirs) = UnixStream::pair().map_err(|source| LaunchError::Prepare {
-            verb: "create",
-            object: "the launch socket".to_owned(),
-            source,
-        })?;
+        let failed = |verb, object: &str| {
+            let object = object.to_owned();
+            move |source| LaunchError::Prepare { verb, object, source }
+        };
+        let program = memfd::sealed(c"bulkhead-program", program)?;
+        let (ours, theirs) = UnixStream::pair().map_err(failed("create", "the launch socket"))?;
         let (program, record, socket) = (program.as_fd(), record.as_fd(), theirs.as_fd());
         let mut fds = vec![stdin, stdout, stderr, program, record, socket];
-        let ready = plan.ready.as_ref().filter(|_| compiled.ready);
-        fds.extend(ready.map(|ready| ready.namespace.as_fd()));
-        kernel::failpoint!("launch.before_fork");
-        let child = spawn::spawn(self.shim.as_fd(), c"bulkhead-shim", compiled.namespaces, &fds)
-            .map_err(|source| LaunchError::Prepare {
-                verb: "start",
-                object: "the shim".to_owned(),
-                source,
-            })?;
+        fds.extend(ready);
+        let child = spawn::spawn(self.shim.as_fd(), c"bulkhead-shim", namespaces, &fds)
+            .map_err(failed("start", "the shim"))?;
         Ok((child, ours))
     }
 }
@@ -239,11 +236,11 @@ impl Launcher {
 /// Tells a shim that is there what to run.
 fn wake(
     parked: Parked,
-    compiled: &Compiled,
+    program: &[u8],
     [stdin, stdout, stderr]: [BorrowedFd<'_>; 3],
     record: &File,
 ) -> Result<(Child, UnixStream), LaunchError> {
-    let program = memfd::sealed(c"bulkhead-program", &compiled.bytes)?;
+    let program = memfd::sealed(c"bulkhead-program", program)?;
     kernel::failpoint!("launch.before_fork");
     parked.wake(&[stdin, stdout, stderr, program.as_fd(), record.as_fd()]).map_err(|source| {
         LaunchError::Prepare { verb: "wake", object: "the shim".to_owned(), source }

@@ -8,13 +8,12 @@
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
 use isolators::plan::{Fixtures, Park};
 use kernel::namespaces::Namespace;
 use kernel::parked::Parked;
-use kernel::{memfd, sched, spawn};
+use kernel::{memfd, sched};
 
 use super::error::LaunchError;
 use super::program::SAYS_PARKED;
@@ -39,20 +38,16 @@ impl Launcher {
         let failed =
             |source| LaunchError::Prepare { verb: "park", object: "a shim".to_owned(), source };
         let (bytes, steps) = compile::parking(fixtures)?;
-        let program = memfd::sealed(c"bulkhead-program", &bytes)?;
         let content = record::fresh(self.boot, true);
         let file = File::from(memfd::writable(c"bulkhead-record", &content)?);
-        let (ours, theirs) = UnixStream::pair().map_err(failed)?;
-        ours.set_read_timeout(Some(PATIENCE)).map_err(failed)?;
         let null: OwnedFd = File::open("/dev/null").map_err(failed)?.into();
-        let null = null.as_fd();
-        let fds = [null, null, null, program.as_fd(), file.as_fd(), theirs.as_fd(), namespace];
         let own = Namespace::Pid.flag().into();
-        let child = spawn::spawn(self.shim.as_fd(), c"bulkhead-shim", own, &fds).map_err(failed)?;
+        let stdio = [null.as_fd(); 3];
+        let (child, ours) = self.begin((&bytes, own), stdio, &file, Some(namespace))?;
         // The thread that starts it may be one that stands back.
         sched::like_this_process(child.pid);
-        drop(theirs);
         let parked = Parked::new(child, ours);
+        parked.socket().set_read_timeout(Some(PATIENCE)).map_err(failed)?;
         let mut word = [0];
         let told = parked.socket().read_exact(&mut word);
         if told.is_ok() && word[0] == SAYS_PARKED {

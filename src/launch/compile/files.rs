@@ -187,10 +187,8 @@ fn guard(
 /// Enters the mount namespace that the root is the root of, and takes away what is to be
 /// made again.
 fn enter_ready(program: &mut Builder, taken: &Taken<'_>) -> Result<(), LaunchError> {
-    let b = inherit_ready(program)?;
-    let (kind, d) = (Namespace::Mount.flag(), u64::from(b) + 1);
-    let op = Op { code: code::JOIN, b: kind, d, ..Op::default() };
-    program.push(Step::Root, "a root that is ready", op);
+    let slot = inherit_ready(program)?;
+    enter(program, slot, "mount, of a root that is ready");
     taken.others.iter().try_for_each(|path| unmount(program, path))
 }
 
@@ -283,15 +281,19 @@ fn pick_up_there(
     recursive: bool,
 ) -> Result<u32, LaunchError> {
     let own = open(program, Path::new("/proc/self/ns/mnt"), 0)?;
-    let kind = Namespace::Mount.flag();
     let a = program.path(namespace)?;
-    let there = Op { code: code::JOIN, a, b: kind, ..Op::default() };
+    let there = Op { code: code::JOIN, a, b: Namespace::Mount.flag(), ..Op::default() };
     program.push(Step::JoinNamespace, namespace.display().to_string(), there);
     let b = program.slot()?;
     tree(program, path, path, Op { b, c: recursive.into(), ..Op::default() })?;
-    let back = Op { code: code::JOIN, b: kind, d: u64::from(own) + 1, ..Op::default() };
-    program.push(Step::JoinNamespace, "mount, its own again", back);
+    enter(program, own, "mount, its own again");
     Ok(b)
+}
+
+/// Enters the mount namespace in `slot`.
+pub(super) fn enter(program: &mut Builder, slot: u32, name: &'static str) {
+    let (b, d) = (Namespace::Mount.flag(), u64::from(slot) + 1);
+    program.push(Step::JoinNamespace, name, Op { code: code::JOIN, b, d, ..Op::default() });
 }
 
 fn tree(program: &mut Builder, source: &Path, path: &Path, op: Op) -> Result<(), LaunchError> {

@@ -4,7 +4,6 @@
 use std::path::Path;
 
 use isolators::plan::Fixtures;
-use kernel::namespaces::Namespace;
 
 use super::files;
 use super::open;
@@ -16,14 +15,9 @@ pub(in crate::launch) fn parking(fixtures: &Fixtures) -> Result<(Vec<u8>, Steps)
     let mut program = Builder::new();
     let host = open(&mut program, Path::new("/proc/self/ns/mnt"), 0)?;
     let ready = files::inherit_ready(&mut program)?;
-    let kind = Namespace::Mount.flag();
-    let join = |program: &mut Builder, slot: u32, name| {
-        let op = Op { code: code::JOIN, b: kind, d: u64::from(slot) + 1, ..Op::default() };
-        program.push(Step::JoinNamespace, name, op);
-    };
-    join(&mut program, ready, "a root that is ready");
+    files::enter(&mut program, ready, "mount, of a root that is ready");
     files::processes(&mut program, fixtures)?;
-    join(&mut program, host, "mount, its own again");
+    files::enter(&mut program, host, "mount, its own again");
     let (a, b) = (READY_FD as u32 + 1, u32::MAX);
     program.push(Step::Open, "what is left", Op { code: code::CLOSE, a, b, ..Op::default() });
     program.push(Step::Process, "what it is told", Op { code: code::PARK, ..Op::default() });

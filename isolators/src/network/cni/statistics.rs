@@ -15,6 +15,7 @@ use kernel::netlink::link::{self, Counters, Link};
 use kernel::netlink::{Family, Socket};
 use mesos::ResourceStatistics;
 
+use super::super::ends;
 use super::super::sorted::{Fresh, Sorted};
 use super::NAME;
 use crate::api::{IsolatorError, Probe};
@@ -152,14 +153,7 @@ fn sum<'a>(
     for ours in all {
         total = total.plus(ours?);
     }
-    statistics.net_rx_bytes = Some(total.tx_bytes);
-    statistics.net_rx_packets = Some(total.tx_packets);
-    statistics.net_rx_errors = Some(total.tx_errors);
-    statistics.net_rx_dropped = Some(total.tx_dropped);
-    statistics.net_tx_bytes = Some(total.rx_bytes);
-    statistics.net_tx_packets = Some(total.rx_packets);
-    statistics.net_tx_errors = Some(total.rx_errors);
-    statistics.net_tx_dropped = Some(total.rx_dropped);
+    ends::counters(&total, statistics);
     Some(())
 }
 

@@ -1,7 +1,6 @@
 //! What `/monitor/statistics` says of a container's network: texts and lists of the
 //! kernel to Mesos' fields. Pure.
 
-use kernel::netlink::link::Counters;
 use kernel::netlink::traffic::{Queue, Rate};
 use mesos::{ResourceStatistics, SnmpStatistics, TrafficControlStatistics};
 use serde_json::{Map, Value};
@@ -15,18 +14,6 @@ pub(super) enum Way {
     Egress,
     /// Into it.
     Ingress,
-}
-
-/// Counters of the host's end: what it sends is what the container receives.
-pub(super) fn counters(ours: &Counters, statistics: &mut ResourceStatistics) {
-    statistics.net_rx_packets = Some(ours.tx_packets);
-    statistics.net_rx_bytes = Some(ours.tx_bytes);
-    statistics.net_rx_errors = Some(ours.tx_errors);
-    statistics.net_rx_dropped = Some(ours.tx_dropped);
-    statistics.net_tx_packets = Some(ours.rx_packets);
-    statistics.net_tx_bytes = Some(ours.rx_bytes);
-    statistics.net_tx_errors = Some(ours.rx_errors);
-    statistics.net_tx_dropped = Some(ours.rx_dropped);
 }
 
 /// What the container may send and receive. What can be saved up is told where it may

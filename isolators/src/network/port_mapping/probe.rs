@@ -11,6 +11,7 @@ use kernel::netlink::traffic::{self, Queue};
 use kernel::netlink::{Family, Socket, diag};
 use mesos::{ResourceStatistics, value};
 
+use super::super::ends;
 use super::super::sorted::Fresh;
 use super::figures::{self, Way};
 use super::host::Pair;
@@ -64,7 +65,7 @@ impl Traffic {
             || host.counters(),
             |list| {
                 if let Some(ours) = list.of(index).next() {
-                    figures::counters(ours, statistics);
+                    ends::counters(ours, statistics);
                 }
             },
         );
