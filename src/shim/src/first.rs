@@ -23,6 +23,8 @@ struct First<'a> {
     shim: &'a mut Shim,
     /// The operation that creates it; its own follow.
     index: usize,
+    /// The shim is scheduled as usual, and may be otherwise for now.
+    hurries: bool,
 }
 
 /// Creates the first process and returns its pid (as the shim sees it) once it
@@ -45,7 +47,9 @@ pub fn spawn(shim: &mut Shim, index: usize) -> Result<usize, i32> {
         cgroup,
         ..CloneArgs::default()
     };
-    let mut first = First { shim, index };
+    shim.usual = sys::scheduling();
+    let hurries = shim.usual.is_some();
+    let mut first = First { shim, index, hurries };
     // SAFETY: stack and argument are ours until the process has executed or
     // ended, which is when the call returns. It only makes system calls and
     // writes to the record and to private copies of strings.
@@ -59,6 +63,9 @@ unsafe extern "C" fn body(argument: *mut c_void) -> ! {
     // SAFETY: `spawn` passes a `First` that outlives this process' use of it.
     let first = unsafe { &mut *argument.cast::<First<'_>>() };
     let mut index = first.index + 1;
+    if first.hurries {
+        hurry_shim();
+    }
     loop {
         let Some(op) = first.shim.program.op(index) else {
             first.shim.record.fail(index as u32, code::LOAD, errno::EINVAL);
@@ -69,6 +76,17 @@ unsafe extern "C" fn body(argument: *mut c_void) -> ! {
             sys::exit(1)
         }
         index += 1;
+    }
+}
+
+/// Lets the shim run as soon as this process executes: it has but a word to say, and the
+/// agent waits for it. Else it may have to wait for the slice of the command, which begins
+/// on the same processor (docs/decisions/0020).
+fn hurry_shim() {
+    match call!(GETPPID) {
+        // It is in another pid namespace.
+        Err(_) | Ok(0) => {}
+        Ok(shim) => sys::schedule(shim, &sys::AT_ONCE),
     }
 }
 

@@ -80,6 +80,8 @@ pub struct Shim {
     umask: usize,
     /// The first process is a runtime; index of the operation that said so.
     follow: Option<usize>,
+    /// How the shim is to be scheduled, if it may be otherwise for now.
+    usual: Option<sys::Scheduling>,
     /// The end of a terminal's pipe, if the container has one; else -1.
     terminal: i32,
 }
@@ -126,6 +128,13 @@ impl Shim {
         Ok(())
     }
 
+    /// It has nothing to hurry for any more.
+    fn slow_down(&mut self) {
+        if let Some(usual) = self.usual.take() {
+            sys::schedule(0, &usual);
+        }
+    }
+
     /// Waits for a container, and is that one's from here on.
     fn park(&mut self) -> Result<(), i32> {
         park::wait()?;
@@ -150,7 +159,7 @@ unsafe extern "C" fn main(arguments: usize) -> ! {
     let umask = call!(UMASK, 0).unwrap_or(0o22);
     let Some((base, program)) = load() else {
         record.fail(0, code::LOAD, errno::EINVAL);
-        finish(SAYS_FAILED, -1, -1);
+        say(SAYS_FAILED);
         sys::exit(1)
     };
     let mut shim = Shim {
@@ -161,6 +170,7 @@ unsafe extern "C" fn main(arguments: usize) -> ! {
         children: -1,
         umask,
         follow: None,
+        usual: None,
         terminal: -1,
     };
     let mut index = 0;
@@ -195,28 +205,32 @@ unsafe extern "C" fn main(arguments: usize) -> ! {
     };
     let record = shim.record;
     let child = match shim.follow {
-        Some(index) if child != 0 && !record.failed() => match reap::follow(&record, child) {
-            Ok(first) => first,
-            Err(errno) => {
-                record.fail(index as u32, code::FOLLOW, errno);
-                reap::give_up(shim.children);
-                0
+        Some(index) if child != 0 && !record.failed() => {
+            shim.slow_down();
+            match reap::follow(&record, child) {
+                Ok(first) => first,
+                Err(errno) => {
+                    record.fail(index as u32, code::FOLLOW, errno);
+                    reap::give_up(shim.children);
+                    0
+                }
             }
-        },
+        }
         _ => child,
     };
     if record.failed() {
         if child != 0 {
             let _ = call!(WAIT4, child, 0, 0, 0);
         }
-        finish(SAYS_FAILED, -1, -1);
+        say(SAYS_FAILED);
         sys::exit(1)
     }
     record.running();
-    let children = shim.children;
+    say(SAYS_RUNNING);
+    shim.slow_down();
+    let (children, terminal) = (shim.children, shim.terminal);
     let _ = call!(MUNMAP, shim.base, shim.program.length());
-    finish(SAYS_RUNNING, children, shim.terminal);
-    let terminal = shim.terminal;
+    let_go(children, terminal);
     reap::until_end(&record, child as u32, children);
     if terminal >= 0 {
         terminal::drain();
@@ -244,10 +258,14 @@ fn load() -> Option<(*mut u8, Program<'static>)> {
     Some((base, Program::parse(bytes)?))
 }
 
-/// Tells the agent and lets go of everything but the record (its open file holds
-/// the lock), the list of children, and a terminal with the output it goes to.
-fn finish(word: u8, children: i32, terminal: i32) {
+/// Tells the agent.
+fn say(word: u8) {
     let _ = call!(WRITE, SOCKET_FD, &raw const word, 1);
+}
+
+/// Lets go of everything but the record (its open file holds the lock), the list of
+/// children, and a terminal with the output it goes to.
+fn let_go(children: i32, terminal: i32) {
     if terminal >= 0 {
         // In the place of the socket, so that only the rest is closed.
         let _ = call!(DUP3, terminal, SOCKET_FD, sys::O_CLOEXEC);

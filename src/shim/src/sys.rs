@@ -37,6 +37,7 @@ numbers! {
     CHDIR 80 49
     FCHOWN 93 55
     UMASK 95 166
+    GETPPID 110 173
     SETSID 112 157
     SETGROUPS 116 159
     SETRESUID 117 147
@@ -193,16 +194,31 @@ pub fn own_pid(fd: usize) -> Result<u32, i32> {
     Ok(pid)
 }
 
+/// How a process is scheduled. `struct sched_attr`: size and policy, flags, nice and
+/// priority, runtime, ...
+pub type Scheduling = [u64; 6];
+
+/// Before all that are not in real time: `SCHED_FIFO`, with the lowest priority it has.
+pub const AT_ONCE: Scheduling = [48 | 1 << 32, 0, 1 << 32, 0, 0, 0];
+
+/// How this process is scheduled, if by the fair scheduler (`SCHED_OTHER`, `SCHED_BATCH`).
+pub fn scheduling() -> Option<Scheduling> {
+    let mut attr = [0; 6];
+    call!(SCHED_GETATTR, 0, attr.as_mut_ptr(), 48, 0).ok()?;
+    matches!(attr[0] >> 32, 0 | 3).then_some(attr)
+}
+
+/// Schedules process `pid`, 0 is this one, like that; a refusal changes nothing but
+/// latency.
+pub fn schedule(pid: usize, attr: &Scheduling) {
+    let _ = call!(SCHED_SETATTR, pid, attr.as_ptr(), 0);
+}
+
 /// Asks for scheduler slices of `nanoseconds`; 0 is the default. Policy and nice
-/// value stay; a refusal changes nothing but latency.
+/// value stay.
 pub fn slice(nanoseconds: u64) {
-    // struct sched_attr: size, policy, flags, nice and priority, runtime, ...
-    let mut attr = [0u64; 6];
-    if call!(SCHED_GETATTR, 0, attr.as_mut_ptr(), 48, 0).is_ok() {
-        let policy = attr[0] >> 32;
-        if policy == 0 || policy == 3 {
-            attr[3] = nanoseconds;
-            let _ = call!(SCHED_SETATTR, 0, attr.as_ptr(), 0);
-        }
+    if let Some(mut attr) = scheduling() {
+        attr[3] = nanoseconds;
+        schedule(0, &attr);
     }
 }

@@ -78,13 +78,42 @@ async fn no_descriptor_and_no_signal_setting_leaks() {
 }
 
 #[tokio::test]
-async fn it_leads_its_own_session_and_has_the_default_slice() {
+async fn it_leads_its_own_session() {
     let fixture = Fixture::new("session", Engine::Posix);
     let script = "cut -d' ' -f1,5,6 /proc/$$/stat; umask";
     let running = fixture.launch(&fixture.plan(&["sh", "-c", script])).await.expect("launch");
     end_of(&running).await;
     let pid = running.pid();
     assert_eq!(fixture.output(), format!("{pid} {pid} {pid}\n0022\n"));
+}
+
+/// Whatever the launch asked of the scheduler.
+#[tokio::test]
+async fn shim_and_command_are_scheduled_as_ever() {
+    for (engine, kinds) in [(Engine::Posix, &[][..]), (Engine::Linux, &[Kind::Pid])] {
+        if engine == Engine::Linux {
+            require!(root);
+        }
+        let fixture = Fixture::new("scheduled", engine);
+        let plan = fixture.plan_in(kinds, &["sleep", "1000"]);
+        let running = fixture.launch(&plan).await.expect("launch");
+        for (who, pid) in [("the shim", running.shim_pid()), ("the command", running.pid())] {
+            until(&format!("{who} is not in real time"), || scheduling(pid).0 == 0).await;
+        }
+        assert_ne!(scheduling(running.pid()).1, kernel::sched::SHORT_SLICE_NS);
+        running.signal(libc::SIGKILL).expect("signal");
+        end_of(&running).await;
+    }
+}
+
+/// Policy of a process and its slice in nanoseconds.
+fn scheduling(pid: u32) -> (u32, u64) {
+    // struct sched_attr, as first published.
+    let mut attr = [0u64; 6];
+    // SAFETY: `attr` has 48 bytes and lives through the call.
+    let done = unsafe { libc::syscall(libc::SYS_sched_getattr, pid, attr.as_mut_ptr(), 48, 0) };
+    assert_eq!(done, 0, "{}", std::io::Error::last_os_error());
+    ((attr[0] >> 32) as u32, attr[3])
 }
 
 #[tokio::test]
