@@ -12,7 +12,7 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-pub use self::ready::{Fixtures, Park, ReadyRoot, Taken};
+pub use self::ready::{Fixtures, Park, ReadyRoot, Taken, Top};
 pub use oci_spec::runtime::{LinuxNamespaceType, Spec};
 
 /// One container, ready to start.

@@ -79,13 +79,10 @@ pub fn mount_points(sandbox_directory: &Path) -> Vec<(PathBuf, bool)> {
 #[must_use]
 pub fn fixtures(isolation: &str) -> Fixtures {
     let own_shm = isolation.split(',').any(|name| name.trim() == IPC);
-    Fixtures {
-        mounts: root_mounts(!own_shm),
-        devices: devices(),
-        links: links(),
-        hidden: MASKED.map(PathBuf::from).to_vec(),
-        protected: READ_ONLY.map(PathBuf::from).to_vec(),
-    }
+    Fixtures::new(root_mounts(!own_shm))
+        .devices(devices())
+        .links(links())
+        .guarded(&MASKED, &READ_ONLY)
 }
 
 #[derive(Debug, Clone)]

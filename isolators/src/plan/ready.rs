@@ -44,9 +44,16 @@ pub trait Park: Debug + Send + Sync {
     fn park(&self, namespace: BorrowedFd<'_>, fixtures: &Fixtures) -> io::Result<Parked>;
 }
 
-/// What containers have in a root of their own and nothing about them decides.
+/// What containers have in a root of their own and nothing about them decides, by the
+/// directories that hold it.
 #[derive(Debug, Clone, Default)]
-pub struct Fixtures {
+pub struct Fixtures(Vec<Top>);
+
+/// All that is at and below one mount point of a root.
+#[derive(Debug, Clone, Default)]
+pub struct Top {
+    /// The mount point; none is below another.
+    pub path: PathBuf,
     /// File systems of the kernel.
     pub mounts: Vec<Mount>,
     /// Character devices.
@@ -59,56 +66,55 @@ pub struct Fixtures {
     pub protected: Vec<PathBuf>,
 }
 
-/// What a container takes of the fixtures, by the directories that hold them.
+/// What a container takes of the fixtures.
 #[derive(Debug)]
 pub struct Taken<'a> {
-    fixtures: &'a Fixtures,
-    as_they_are: Vec<&'a Path>,
+    as_they_are: Vec<&'a Top>,
     /// Where there is something else in the container than in the ready root.
     pub others: Vec<&'a Path>,
 }
 
 impl Taken<'_> {
-    fn is_in(&self, path: &Path) -> bool {
-        self.as_they_are.iter().any(|top| path.starts_with(top))
-    }
-
     /// Whether this mount is there.
     #[must_use]
     pub fn mount(&self, entry: &Mount) -> bool {
-        self.is_in(entry.destination()) && self.fixtures.mounts.contains(entry)
+        self.as_they_are.iter().any(|top| top.mounts.contains(entry))
     }
 
     /// Whether this device is there.
     #[must_use]
     pub fn device(&self, device: &LinuxDevice) -> bool {
-        self.is_in(device.path()) && self.fixtures.devices.contains(device)
+        self.as_they_are.iter().any(|top| top.devices.contains(device))
     }
 
     /// Whether this link is there.
     #[must_use]
     pub fn link(&self, operation: &FileOperation) -> bool {
-        place(operation).is_some_and(|link| self.is_in(link))
-            && self.fixtures.links.contains(operation)
+        self.as_they_are.iter().any(|top| top.links.contains(operation))
     }
 
     /// Whether this path is hidden.
     #[must_use]
-    pub fn hides(&self, path: &Path) -> bool {
-        self.is_in(path) && self.fixtures.hidden.iter().any(|hidden| hidden == path)
+    pub fn hides(&self, path: &str) -> bool {
+        self.as_they_are.iter().any(|top| names(&top.hidden, path))
     }
 
     /// Whether this path cannot be written to.
     #[must_use]
-    pub fn protects(&self, path: &Path) -> bool {
-        self.is_in(path) && self.fixtures.protected.iter().any(|protected| protected == path)
+    pub fn protects(&self, path: &str) -> bool {
+        self.as_they_are.iter().any(|top| names(&top.protected, path))
     }
 
     /// A directory that is hidden: it is empty.
     #[must_use]
     pub fn empty(&self) -> Option<&Path> {
-        self.fixtures.empty().filter(|path| self.is_in(path))
+        self.as_they_are.iter().find_map(|top| top.empty())
     }
+}
+
+/// Whether a path, as it is written, is in the list.
+fn names(list: &[PathBuf], path: &str) -> bool {
+    list.iter().any(|one| one.as_os_str() == path)
 }
 
 fn place(operation: &FileOperation) -> Option<&Path> {
@@ -119,24 +125,109 @@ fn place(operation: &FileOperation) -> Option<&Path> {
 }
 
 impl Fixtures {
-    /// Whether what is there shows processes: those of whoever mounts it.
+    /// Of these mounts, and what is said to be at or below them.
     #[must_use]
-    pub fn shows_processes(&self, path: &Path) -> bool {
-        let proc = self.mounts.iter().filter(|entry| entry.typ().as_deref() == Some("proc"));
-        proc.into_iter().any(|entry| path.starts_with(entry.destination()))
+    pub fn new(mounts: Vec<Mount>) -> Fixtures {
+        let mut tops: Vec<Top> = Vec::new();
+        let mut sorted: Vec<&Mount> = mounts.iter().collect();
+        sorted.sort_by_key(|entry| entry.destination());
+        for entry in sorted {
+            if !tops.iter().any(|top| entry.destination().starts_with(&top.path)) {
+                tops.push(Top { path: entry.destination().clone(), ..Top::default() });
+            }
+        }
+        let mut fixtures = Fixtures(tops);
+        for entry in mounts {
+            let target = entry.destination().clone();
+            fixtures.at(&target).into_iter().for_each(|top| top.mounts.push(entry.clone()));
+        }
+        fixtures
+    }
+
+    fn at(&mut self, path: &Path) -> Option<&mut Top> {
+        self.0.iter_mut().find(|top| path.starts_with(&top.path))
+    }
+
+    /// With these devices.
+    #[must_use]
+    pub fn devices(mut self, all: Vec<LinuxDevice>) -> Fixtures {
+        for device in all {
+            let path = device.path().clone();
+            self.at(&path).into_iter().for_each(|top| top.devices.push(device.clone()));
+        }
+        self
+    }
+
+    /// With these links.
+    #[must_use]
+    pub fn links(mut self, all: Vec<FileOperation>) -> Fixtures {
+        for link in all {
+            let path = place(&link).map(Path::to_path_buf).unwrap_or_default();
+            self.at(&path).into_iter().for_each(|top| top.links.push(link.clone()));
+        }
+        self
+    }
+
+    /// With these paths not to be seen and not to be written to.
+    #[must_use]
+    pub fn guarded(mut self, hidden: &[&str], protected: &[&str]) -> Fixtures {
+        for path in hidden {
+            self.at(path.as_ref()).into_iter().for_each(|top| top.hidden.push(path.into()));
+        }
+        for path in protected {
+            self.at(path.as_ref()).into_iter().for_each(|top| top.protected.push(path.into()));
+        }
+        self
+    }
+
+    /// All of them.
+    #[must_use]
+    pub fn tops(&self) -> &[Top] {
+        &self.0
+    }
+
+    /// What shows processes: those of whoever mounts it.
+    pub fn processes(&self) -> impl Iterator<Item = &Top> {
+        self.0.iter().filter(|top| top.shows_processes())
     }
 
     /// A directory that is hidden and does not show processes: it is empty.
     #[must_use]
     pub fn empty(&self) -> Option<&Path> {
-        self.hidden.iter().map(PathBuf::as_path).find(|path| !self.shows_processes(path))
+        self.0.iter().find_map(Top::empty)
     }
 
     /// How they are made, but for what shows processes.
     #[must_use]
     pub fn steps(&self) -> Vec<Fixture> {
-        let mounts = self.mounts.iter().filter(|entry| !self.shows_processes(entry.destination()));
-        let mounts = mounts.map(|entry| {
+        self.0.iter().filter(|top| !top.shows_processes()).flat_map(Top::steps).collect()
+    }
+
+    /// What of them is in the container of `spec` just as well when it is made first;
+    /// `parked`: by its own shim, what shows processes.
+    #[must_use]
+    pub fn taken(&self, spec: &Spec, parked: bool) -> Taken<'_> {
+        let (as_they_are, others): (Vec<_>, Vec<_>) =
+            self.0.iter().partition(|top| top.suits(spec, parked));
+        Taken { as_they_are, others: others.into_iter().map(|top| top.path.as_path()).collect() }
+    }
+}
+
+impl Top {
+    fn is_of(&self, kind: &str) -> bool {
+        self.mounts.iter().any(|entry| entry.typ().as_deref() == Some(kind))
+    }
+
+    fn shows_processes(&self) -> bool {
+        self.is_of("proc")
+    }
+
+    fn empty(&self) -> Option<&Path> {
+        self.hidden.first().filter(|_| !self.shows_processes()).map(PathBuf::as_path)
+    }
+
+    fn steps(&self) -> impl Iterator<Item = Fixture> {
+        let mounts = self.mounts.iter().map(|entry| {
             let kind = entry.typ().clone().unwrap_or_default();
             let words = entry.options().as_deref().unwrap_or_default();
             let options = options::parse(Some(&kind), words);
@@ -154,58 +245,42 @@ impl Fixtures {
             }
             _ => None,
         });
-        let hidden = self.hidden.iter().filter(|path| !self.shows_processes(path));
-        let hidden = hidden.map(|path| Fixture::Hidden(path.clone()));
-        mounts.chain(devices).chain(links).chain(hidden).collect()
+        let hidden = self.hidden.iter().map(|path| Fixture::Hidden(path.clone()));
+        mounts.chain(devices).chain(links).chain(hidden)
     }
 
-    /// What of them is in the container of `spec` just as well when it is made first;
-    /// `parked`: by its own shim, what shows processes.
-    #[must_use]
-    pub fn taken(&self, spec: &Spec, parked: bool) -> Taken<'_> {
-        let tops = self.mounts.iter().map(|entry| entry.destination().as_path());
-        let is_top = |path: &&Path| {
-            let mut all = self.mounts.iter().map(Mount::destination);
-            !all.any(|other| other != path && path.starts_with(other))
-        };
-        let (as_they_are, others) =
-            tops.filter(is_top).partition(|top| self.suit(top, spec, parked));
-        Taken { fixtures: self, as_they_are, others }
-    }
-
-    /// Whether the container has all that is at and below `top`, and nothing of its own
-    /// that would be covered by it or covers it.
-    fn suit(&self, top: &Path, spec: &Spec, parked: bool) -> bool {
+    /// Whether the container has all of it, and nothing of its own that would be covered
+    /// by it or covers it.
+    fn suits(&self, spec: &Spec, parked: bool) -> bool {
         let mounts = spec.mounts().as_deref().unwrap_or_default();
         let linux = spec.linux().as_ref();
-        let ours: Vec<_> =
-            self.mounts.iter().filter(|entry| entry.destination().starts_with(top)).collect();
-        let last = mounts.iter().rposition(|entry| ours.contains(&entry)).unwrap_or(0);
+        let last = mounts.iter().rposition(|entry| self.mounts.contains(entry)).unwrap_or(0);
         let in_the_way = |(at, entry): (usize, &Mount)| {
             let target = entry.destination();
-            let covers =
-                || self.paths().any(|path| path.starts_with(top) && path.starts_with(target));
-            !ours.contains(&entry) && (covers() || at < last && target.starts_with(top))
+            let is_below = target.starts_with(&self.path);
+            if !is_below && !self.path.starts_with(target) || self.mounts.contains(entry) {
+                return false;
+            }
+            is_below && at < last || self.paths().any(|path| path.starts_with(target))
         };
         let masked = linux.and_then(|linux| linux.masked_paths().as_deref()).unwrap_or_default();
         let guarded = linux.and_then(|linux| linux.readonly_paths().as_deref()).unwrap_or_default();
-        let is_in = |list: &[String], path: &Path| list.iter().any(|one| Path::new(one) == path);
         let all_in = |ours: &[PathBuf], list: &[String]| {
-            ours.iter().all(|path| !path.starts_with(top) || is_in(list, path))
+            ours.iter().all(|path| list.iter().any(|one| path.as_os_str() == one.as_str()))
         };
         let devices = linux.and_then(|linux| linux.devices().as_deref()).unwrap_or_default();
         // It shows the network of whoever mounts it.
-        let own_network = ours.iter().any(|entry| entry.typ().as_deref() == Some("sysfs"))
+        let own_network = self.is_of("sysfs")
             && linux.and_then(|linux| linux.namespaces().as_ref()).is_some_and(|all| {
                 all.iter().any(|space| space.typ() == LinuxNamespaceType::Network)
             });
         !own_network
-            && (parked || !self.shows_processes(top))
-            && ours.iter().all(|entry| mounts.contains(entry))
+            && (parked || !self.shows_processes())
+            && self.mounts.iter().all(|entry| mounts.contains(entry))
             && !mounts.iter().enumerate().any(in_the_way)
             && all_in(&self.hidden, masked)
             && all_in(&self.protected, guarded)
-            && self.devices.iter().all(|one| !one.path().starts_with(top) || devices.contains(one))
+            && self.devices.iter().all(|one| devices.contains(one))
     }
 
     fn paths(&self) -> impl Iterator<Item = &Path> {
@@ -226,17 +301,9 @@ mod tests {
     fn fixtures() -> Fixtures {
         let mount = |kind, target| file_system(kind, target, &["nosuid", "mode=755"]);
         let link = FileOperation::Symlink { target: "pts/ptmx".into(), link: "/dev/ptmx".into() };
-        Fixtures {
-            mounts: vec![
-                mount("sysfs", "/sys"),
-                mount("tmpfs", "/dev"),
-                mount("devpts", "/dev/pts"),
-            ],
-            devices: Vec::new(),
-            links: vec![link],
-            hidden: vec!["/sys/firmware".into()],
-            protected: Vec::new(),
-        }
+        let mounts =
+            vec![mount("sysfs", "/sys"), mount("tmpfs", "/dev"), mount("devpts", "/dev/pts")];
+        Fixtures::new(mounts).links(vec![link]).guarded(&["/sys/firmware"], &[])
     }
 
     fn spec(mounts: &[&Mount], linux: impl Fn(&mut Linux)) -> Spec {
@@ -249,10 +316,16 @@ mod tests {
         spec
     }
 
+    /// `/sys`, `/dev` and `/dev/pts`.
+    fn mounts(fixtures: &Fixtures) -> [&Mount; 3] {
+        let [dev, sys] = fixtures.0.as_slice() else { panic!("{fixtures:?}") };
+        [&sys.mounts[0], &dev.mounts[0], &dev.mounts[1]]
+    }
+
     #[test]
     fn they_are_taken_where_the_container_has_just_them() {
         let fixtures = fixtures();
-        let [sys, dev, pts] = [0, 1, 2].map(|n| &fixtures.mounts[n]);
+        let [sys, dev, pts] = mounts(&fixtures);
         let proc = &file_system("proc", "/proc", &[]);
         let on = |target: &str| bind(Path::new("/x"), Path::new(target), false);
         let others = |mounts: &[&Mount], linux: &dyn Fn(&mut Linux)| {
@@ -270,7 +343,7 @@ mod tests {
         for target in ["/dev", "/dev/ptmx"] {
             assert_eq!(others(&[sys, dev, pts, &on(target)], plain), ["/dev"], "{target}");
         }
-        assert_eq!(others(&[sys, dev, pts, &on("/")], plain), ["/sys", "/dev"], "all is covered");
+        assert_eq!(others(&[sys, dev, pts, &on("/")], plain), ["/dev", "/sys"], "all is covered");
         assert_eq!(
             others(&[dev, &on("/dev/own"), pts, sys], plain),
             ["/dev"],
@@ -289,12 +362,7 @@ mod tests {
     #[test]
     fn what_shows_processes_is_taken_with_its_shim() {
         let proc = file_system("proc", "/proc", &["nosuid"]);
-        let fixtures = Fixtures {
-            mounts: vec![proc.clone()],
-            hidden: vec!["/proc/kcore".into()],
-            protected: vec!["/proc/sys".into()],
-            ..Fixtures::default()
-        };
+        let fixtures = Fixtures::new(vec![proc.clone()]).guarded(&["/proc/kcore"], &["/proc/sys"]);
         assert!(fixtures.steps().is_empty() && fixtures.empty().is_none());
         let guarded = |hidden: &str| {
             spec(&[&proc], |linux| {
@@ -304,8 +372,8 @@ mod tests {
         };
         let (same, other) = (guarded("/proc/kcore"), guarded("/proc/keys"));
         let taken = fixtures.taken(&same, true);
-        assert!(taken.mount(&proc) && taken.hides(Path::new("/proc/kcore")));
-        assert!(taken.protects(Path::new("/proc/sys")) && !taken.protects(Path::new("/proc")));
+        assert!(taken.mount(&proc) && taken.hides("/proc/kcore"));
+        assert!(taken.protects("/proc/sys") && !taken.protects("/proc"));
         assert_eq!(fixtures.taken(&same, false).others, [Path::new("/proc")], "no shim");
         assert_eq!(fixtures.taken(&other, true).others, [Path::new("/proc")], "kcore is seen");
     }
@@ -313,17 +381,18 @@ mod tests {
     #[test]
     fn what_is_taken_is_known_by_what_it_is() {
         let fixtures = fixtures();
-        let spec = spec(&[&fixtures.mounts[0], &fixtures.mounts[1]], |_| {});
+        let [sys, dev, _] = mounts(&fixtures);
+        let spec = spec(&[sys, dev], |_| {});
         let taken = fixtures.taken(&spec, false);
         assert_eq!(taken.others, [Path::new("/dev")]);
-        assert!(taken.mount(&fixtures.mounts[0]) && !taken.mount(&fixtures.mounts[1]));
+        assert!(taken.mount(sys) && !taken.mount(dev));
         assert!(!taken.mount(&file_system("sysfs", "/sys", &["ro"])));
-        assert!(!taken.link(&fixtures.links[0]));
-        assert!(taken.hides(Path::new("/sys/firmware")) && !taken.hides(Path::new("/sys")));
+        assert!(!taken.link(&fixtures.0[0].links[0]));
+        assert!(taken.hides("/sys/firmware") && !taken.hides("/sys"));
         assert_eq!(taken.empty(), Some(Path::new("/sys/firmware")));
         let steps = fixtures.steps();
         assert_eq!(steps.len(), 5);
-        let Fixture::FileSystem { kind, flags, data, .. } = &steps[1] else { panic!("{steps:?}") };
+        let Fixture::FileSystem { kind, flags, data, .. } = &steps[0] else { panic!("{steps:?}") };
         assert_eq!((kind.as_str(), data.as_str()), ("tmpfs", "mode=755"));
         assert_ne!(*flags, 0);
     }

@@ -129,17 +129,14 @@ pub(super) fn ready_root<'a>(plan: &'a LaunchPlan, spaces: &Spaces<'_>) -> Optio
 
 /// What shows processes, as in every container.
 pub(super) fn processes(program: &mut Builder, fixtures: &Fixtures) -> Result<(), LaunchError> {
-    let shown = |path: &Path| fixtures.shows_processes(path);
-    let mounts: Vec<_> =
-        fixtures.mounts.iter().filter(|entry| shown(entry.destination())).cloned().collect();
-    for prepared in &read(&mounts) {
-        add_mount(program, prepared, &Vec::new(), None)?;
+    let list = |paths: &[PathBuf]| paths.iter().map(|path| path.display().to_string()).collect();
+    for top in fixtures.processes() {
+        for prepared in &read(&top.mounts) {
+            add_mount(program, prepared, &Vec::new(), None)?;
+        }
+        guard(program, list(&top.hidden), list(&top.protected), fixtures.empty())?;
     }
-    let list = |paths: &[PathBuf]| {
-        let shown = paths.iter().filter(|path| shown(path));
-        shown.map(|path| path.display().to_string()).collect()
-    };
-    guard(program, list(&fixtures.hidden), list(&fixtures.protected), fixtures.empty())
+    Ok(())
 }
 
 /// A slot for the mount namespace of the ready root.
@@ -158,9 +155,9 @@ fn hide(
 ) -> Result<(), LaunchError> {
     let paths = |list: Option<&Vec<String>>| list.cloned().unwrap_or_default();
     let mut masked = paths(linux.and_then(|linux| linux.masked_paths().as_ref()));
-    masked.retain(|path| !taken.is_some_and(|taken| taken.hides(Path::new(path))));
+    masked.retain(|path| !taken.is_some_and(|taken| taken.hides(path)));
     let mut protected = paths(linux.and_then(|linux| linux.readonly_paths().as_ref()));
-    protected.retain(|path| !taken.is_some_and(|taken| taken.protects(Path::new(path))));
+    protected.retain(|path| !taken.is_some_and(|taken| taken.protects(path)));
     guard(program, masked, protected, taken.and_then(Taken::empty))
 }
 

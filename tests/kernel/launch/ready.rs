@@ -2,11 +2,11 @@
 
 use std::net::Shutdown;
 use std::os::fd::AsFd;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use bulkhead::launch::Engine;
 use isolators::plan::{Fixtures, LaunchPlan, LinuxNamespaceType as Kind};
-use isolators::plan::{Overlay, Park, ReadyRoot};
+use isolators::plan::{Overlay, Park, ReadyRoot, Top};
 use kernel::layers::{Upper, mount_overlay};
 use kernel::parked::Parked;
 use kernel::root::furnish;
@@ -85,9 +85,13 @@ async fn check(row: &Row) {
 
     let (status, output) = fixture.run(&plan).await;
     kernel::mounts::unshare(&fixture.path("data")).expect("not shared");
-    let there = fixtures.hidden.iter().chain(&fixtures.protected).filter(|path| path.exists());
+    let guarded = |top: &Top| {
+        let all = top.hidden.iter().chain(&top.protected);
+        all.filter(|path| path.exists()).count()
+    };
+    let there: usize = fixtures.tops().iter().map(|top| top.mounts.len() + guarded(top)).sum();
     // The root and /data.
-    let mounts = 2 + fixtures.mounts.len() + there.count() + usize::from(row.covered);
+    let mounts = 2 + there + usize::from(row.covered);
     let in_dev = if row.covered { COVERED_DEV } else { IN_DEV };
     let lines: Vec<_> = output.lines().collect();
     let expected = [
@@ -145,22 +149,23 @@ fn mounts(fixture: &Fixture, plan: &mut LaunchPlan, fixtures: &Fixtures, covered
     std::fs::create_dir(&data).expect("mkdir");
     kernel::mounts::share(&data).expect("a shared mount");
     std::fs::write(data.join("file"), "").expect("write");
-    let mut all = fixtures.mounts.clone();
+    let tops = fixtures.tops();
+    let mut all: Vec<_> = tops.iter().flat_map(|top| top.mounts.clone()).collect();
     all.push(mount(&data, "/data", "bind", &[]));
     if covered {
         all.push(mount(Path::new("tmpfs"), "/dev", "tmpfs", &["mode=755"]));
     }
     plan.spec.set_mounts(Some(all));
-    let paths = |list: &[std::path::PathBuf]| {
-        Some(list.iter().map(|path| path.display().to_string()).collect())
+    let paths = |list: fn(&Top) -> &Vec<PathBuf>| {
+        Some(tops.iter().flat_map(list).map(|path| path.display().to_string()).collect())
     };
     let mut linux = plan.spec.linux().clone().expect("namespaces");
     linux
-        .set_devices(Some(fixtures.devices.clone()))
-        .set_masked_paths(paths(&fixtures.hidden))
-        .set_readonly_paths(paths(&fixtures.protected));
+        .set_devices(Some(tops.iter().flat_map(|top| top.devices.clone()).collect()))
+        .set_masked_paths(paths(|top| &top.hidden))
+        .set_readonly_paths(paths(|top| &top.protected));
     plan.spec.set_linux(Some(linux));
-    plan.file_operations.clone_from(&fixtures.links);
+    plan.file_operations = tops.iter().flat_map(|top| top.links.clone()).collect();
 }
 
 /// The machine's network interfaces, one a line.
