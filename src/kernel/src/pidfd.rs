@@ -3,6 +3,7 @@
 use std::io;
 use std::mem::{self, MaybeUninit};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::time::Duration;
 
 /// A process, also after its end; readable (`poll`) once it has ended.
 #[derive(Debug)]
@@ -64,9 +65,19 @@ impl Pidfd {
     /// # Errors
     /// As `poll`.
     pub fn ended(&self) -> io::Result<bool> {
+        self.ends_within(Duration::ZERO)
+    }
+
+    /// Waits for the process' end, at most so long (in whole milliseconds); whether it has
+    /// ended. Blocks.
+    ///
+    /// # Errors
+    /// As `poll`.
+    pub fn ends_within(&self, patience: Duration) -> io::Result<bool> {
         let mut poll = libc::pollfd { fd: self.0.as_raw_fd(), events: libc::POLLIN, revents: 0 };
+        let patience = patience.as_millis().try_into().unwrap_or(i32::MAX);
         // SAFETY: one pollfd that lives through the call.
-        match unsafe { libc::poll(&mut poll, 1, 0) } {
+        match unsafe { libc::poll(&mut poll, 1, patience) } {
             -1 => Err(io::Error::last_os_error()),
             n => Ok(n > 0),
         }
