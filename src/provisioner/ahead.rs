@@ -8,15 +8,14 @@
 //! A dozen directories and files are made on the disk for each root and its overlay, which
 //! took most of the time of a launch. After a launch some roots are made behind, for the
 //! next containers of the image, with their overlay mounted in a mount namespace that has
-//! all that does not depend on the container; taking one is a rename. They are few, they go when their image is not
-//! used for a while, and after the agent's death they are nobody's. They do not keep their
-//! image in the store: what is mounted is used only while the layers are the same
-//! directories. Everything blocks.
+//! all that does not depend on the container; taking one is a rename. They are few, they go
+//! when their image is not used for a while, and after the agent's death they are nobody's.
+//! They do not keep their image in the store: what is mounted is used only as long as no
+//! layers were removed, and goes then. Everything blocks.
 
 use std::fs;
 use std::io;
 use std::os::fd::AsFd;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -27,13 +26,14 @@ use kernel::failpoint;
 use kernel::root::Fixture;
 
 use super::Digest;
-use super::backend::{self, BackendError, Made, failed};
+use super::backend::{self, BackendError, Made, Place};
 use super::record::{ContainerRoots, RootRecord, build};
 use super::roots::Facts;
+use super::rush::Rush;
 use super::trash::{Discarded, Trash};
 
 /// Roots that are ready for each image.
-const EACH: usize = 2;
+const EACH: usize = 3;
 /// Roots that are ready in all.
 const MOST: usize = 32;
 /// How long one stays after its image was used last.
@@ -54,23 +54,26 @@ impl Furniture {
     }
 }
 
-/// An overlay that is mounted, with device and inode of its layers.
-#[derive(Debug)]
-struct Mounted {
-    root: ReadyRoot,
-    layers: Vec<(u64, u64)>,
-}
-
 /// One root.
 #[derive(Debug)]
 struct Ready {
     roots: ContainerRoots,
     record: RootRecord,
-    mounted: Option<Mounted>,
+    /// Its overlay, if it is mounted.
+    mounted: Option<ReadyRoot>,
+    /// Removals of layers from the store, before it was mounted.
+    removals: u64,
     /// Last use of the image.
     used: Instant,
     /// Keeps the layer of mount points.
     _facts: Arc<Facts>,
+}
+
+impl Ready {
+    /// The image may have been removed and pulled again.
+    fn is_stale(&self, removals: u64) -> bool {
+        self.mounted.is_some() && self.removals != removals
+    }
 }
 
 #[derive(Debug, Default)]
@@ -86,6 +89,7 @@ struct State {
 #[derive(Debug)]
 pub(super) struct Shelf {
     dir: PathBuf,
+    rush: Arc<Rush>,
     state: Mutex<State>,
 }
 
@@ -98,8 +102,8 @@ pub(super) struct Taken {
 }
 
 impl Shelf {
-    pub fn new(dir: PathBuf) -> Shelf {
-        Shelf { dir, state: Mutex::default() }
+    pub fn new(dir: PathBuf, rush: Arc<Rush>) -> Shelf {
+        Shelf { dir, rush, state: Mutex::default() }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -107,25 +111,26 @@ impl Shelf {
     }
 
     /// Makes a root as `wanted` the container's, if one is ready and the container has
-    /// nothing yet.
-    pub fn take(&self, wanted: &RootRecord, container: &ContainerRoots) -> Option<Taken> {
+    /// nothing yet. `removals`: of layers from the store, by now; whoever asks keeps the
+    /// image there.
+    pub fn take(
+        &self,
+        wanted: &RootRecord,
+        container: &ContainerRoots,
+        removals: u64,
+    ) -> Option<Taken> {
         let mut state = self.state();
         let found = loop {
             let at = state.ready.iter().position(|one| one.record.is_like(wanted))?;
             let found = state.ready.remove(at);
-            let same = |one: &Mounted| layers(wanted).is_ok_and(|layers| layers == one.layers);
-            if found.mounted.as_ref().is_none_or(same) {
+            if !found.is_stale(removals) {
                 break found;
             }
-            // The image was removed and pulled again.
             state.stale.push(found.roots);
         };
         drop(state);
         match found.roots.become_those_of(container) {
-            Ok(()) => {
-                let ready = found.mounted.map(|mounted| mounted.root);
-                Some(Taken { record: found.record, ready })
-            }
+            Ok(()) => Some(Taken { record: found.record, ready: found.mounted }),
             Err(error) if is_taken(&error) => {
                 // It has a root for a volume. The next one will not.
                 self.state().ready.push(found);
@@ -141,8 +146,7 @@ impl Shelf {
     }
 
     /// Makes roots as `like` until enough are ready, and mounts their overlays if there is
-    /// `furniture`, with a shim by `park`.
-    /// What is too many after that goes with `tidy`.
+    /// `furniture`, with a shim by `park`. What is too many after that goes with `tidy`.
     ///
     /// # Errors
     /// The system's.
@@ -152,13 +156,16 @@ impl Shelf {
         facts: &Arc<Facts>,
         furniture: Option<&Furniture>,
         park: Option<&dyn Park>,
+        removals: u64,
     ) -> Result<(), BackendError> {
         while self.begin(like) {
+            self.rush.let_pass();
             let name = uuid::Uuid::new_v4().to_string();
             let roots = ContainerRoots::at(self.dir.join(&name));
             let record = RootRecord { name, ..like.clone() };
             let built = build(&roots, &record, &AtomicBool::new(false)).and_then(|made| {
-                let mounted = furniture.map(|all| mount(&roots, &record, &made, all, park));
+                let at = roots.place(&record);
+                let mounted = furniture.map(|all| self.mount(&at, &made, all, park));
                 Ok(mounted.transpose()?.flatten())
             });
             failpoint!("provision.ahead");
@@ -174,13 +181,35 @@ impl Shelf {
                 }
             };
             let (used, facts) = (Instant::now(), Arc::clone(facts));
-            state.ready.push(Ready { roots, record, mounted, used, _facts: facts });
+            state.ready.push(Ready { roots, record, mounted, removals, used, _facts: facts });
             if state.ready.len() > MOST {
                 let spare = oldest(&mut state.ready);
                 state.stale.push(spare.roots);
             }
         }
         Ok(())
+    }
+
+    /// Mounts the overlay of the root at `place`.
+    fn mount(
+        &self,
+        place: &Place,
+        made: &Made,
+        furniture: &Furniture,
+        park: Option<&dyn Park>,
+    ) -> Result<Option<ReadyRoot>, BackendError> {
+        let Some(overlay) = &made.overlay else { return Ok(None) };
+        self.rush.let_pass();
+        let inside = (furniture.steps.as_slice(), furniture.known.as_slice());
+        let namespace = backend::furnish(place, overlay, inside)?;
+        self.rush.let_pass();
+        let fixtures = Arc::clone(&furniture.fixtures);
+        let shim = park.map(|park| park.park(namespace.as_fd(), &fixtures)).transpose();
+        let shim = Mutex::new(shim.unwrap_or_else(|error| {
+            tracing::warn!(error = %kernel::chain(&error), "no shim is started ahead");
+            None
+        }));
+        Ok(Some(ReadyRoot { namespace, fixtures, shim }))
     }
 
     /// Whether one more is to be made; then it is noted.
@@ -200,10 +229,11 @@ impl Shelf {
     }
 
     /// Takes away those whose image was not used for long, and what nobody can use.
-    pub fn tidy(&self, trash: &Arc<Trash>) -> Vec<Discarded> {
+    pub fn tidy(&self, trash: &Arc<Trash>, removals: u64) -> Vec<Discarded> {
         let mut state = self.state();
         let now = Instant::now();
-        let is_old = |one: &mut Ready| now.duration_since(one.used) > PATIENCE;
+        let is_old =
+            |one: &mut Ready| one.is_stale(removals) || now.duration_since(one.used) > PATIENCE;
         let old: Vec<Ready> = state.ready.extract_if(.., is_old).collect();
         let mut going = std::mem::take(&mut state.stale);
         drop(state);
@@ -224,39 +254,6 @@ fn discard(path: &Path, trash: &Arc<Trash>) -> Option<Discarded> {
         tracing::warn!(error = %kernel::chain(&error), "a root that nobody will have stays");
         None
     })
-}
-
-/// Mounts the overlay of a root.
-fn mount(
-    roots: &ContainerRoots,
-    record: &RootRecord,
-    made: &Made,
-    furniture: &Furniture,
-    park: Option<&dyn Park>,
-) -> Result<Option<Mounted>, BackendError> {
-    let Some(overlay) = &made.overlay else { return Ok(None) };
-    // Seen first: what takes their place while we mount is not them.
-    let layers = layers(record)?;
-    let inside = (furniture.steps.as_slice(), furniture.known.as_slice());
-    let namespace = backend::furnish(&roots.place(record), overlay, inside)?;
-    let fixtures = Arc::clone(&furniture.fixtures);
-    let shim = park.map(|park| park.park(namespace.as_fd(), &fixtures)).transpose();
-    let shim = Mutex::new(shim.unwrap_or_else(|error| {
-        tracing::warn!(error = %kernel::chain(&error), "no shim is started ahead");
-        None
-    }));
-    Ok(Some(Mounted { root: ReadyRoot { namespace, fixtures, shim }, layers }))
-}
-
-/// Device and inode of each layer. An overlay keeps those of its layers from being given
-/// to others.
-fn layers(record: &RootRecord) -> Result<Vec<(u64, u64)>, BackendError> {
-    let all = record.layers.iter().chain(&record.points);
-    let seen = |path: &PathBuf| {
-        let found = fs::metadata(path).map_err(failed("look at", path))?;
-        Ok((found.dev(), found.ino()))
-    };
-    all.map(seen).collect()
 }
 
 fn oldest(ready: &mut Vec<Ready>) -> Ready {
@@ -297,25 +294,27 @@ mod tests {
         let layer = dir.join("layer");
         fs::create_dir_all(&layer).unwrap();
         let (ready, facts) = (dir.join("ready"), Arc::new(Facts::default()));
-        let shelf = Shelf::new(ready.clone());
+        let shelf = Shelf::new(ready.clone(), Arc::default());
         let (one, two) = (record(&layer, "one"), record(&layer, "two"));
         let of = |name: &str| ContainerRoots::at(dir.join("containers").join(name));
-        assert!(shelf.take(&one, &of("a")).is_none());
+        assert!(shelf.take(&one, &of("a"), 0).is_none());
         for _ in 0..2 {
-            shelf.fill(&one, &facts, None, None).unwrap();
+            shelf.fill(&one, &facts, None, None, 0).unwrap();
             assert_eq!(count(&ready), EACH);
         }
-        assert!(shelf.take(&two, &of("a")).is_none(), "another image");
+        assert!(shelf.take(&two, &of("a"), 0).is_none(), "another image");
         // The first one makes the directory of containers.
-        let taken = shelf.take(&one, &of("a")).expect("one is ready");
+        let taken = shelf.take(&one, &of("a"), 0).expect("one is ready");
         assert_eq!(of("a").read().roots, std::slice::from_ref(&taken.record));
         let place = of("a").place(&taken.record);
         assert!(place.root.is_dir() && of("a").path().join("upperdir").is_dir());
         // A container that has something keeps it, and the root stays.
-        assert!(shelf.take(&one, &of("a")).is_none());
+        assert!(shelf.take(&one, &of("a"), 0).is_none());
         assert_eq!(count(&ready), EACH - 1);
-        assert!(shelf.take(&one, &of("b")).is_some());
-        assert!(shelf.take(&one, &of("c")).is_none(), "there are no more");
+        for name in ["b", "c"] {
+            assert!(shelf.take(&one, &of(name), 0).is_some());
+        }
+        assert!(shelf.take(&one, &of("d"), 0).is_none(), "there are no more");
         fs::remove_dir_all(&dir).unwrap();
     }
 
@@ -326,18 +325,21 @@ mod tests {
         fs::create_dir_all(&layer).unwrap();
         let trash = Arc::new(Trash::new(dir.join("gone")));
         let (ready, facts) = (dir.join("ready"), Arc::new(Facts::default()));
-        let shelf = Shelf::new(ready.clone());
+        let shelf = Shelf::new(ready.clone(), Arc::default());
         for image in 0..MOST {
             let like = record(&layer, &image.to_string());
-            shelf.fill(&like, &facts, None, None).unwrap();
+            shelf.fill(&like, &facts, None, None, 0).unwrap();
         }
-        shelf.tidy(&trash).into_iter().for_each(Discarded::remove);
+        shelf.tidy(&trash, 0).into_iter().for_each(Discarded::remove);
         assert_eq!((count(&ready), count(&dir.join("gone"))), (MOST, 0));
         let first = ContainerRoots::at(dir.join("a"));
-        assert!(shelf.take(&record(&layer, "0"), &first).is_none(), "the oldest went");
-        assert!(shelf.tidy(&trash).is_empty());
+        assert!(shelf.take(&record(&layer, "0"), &first, 0).is_none(), "the oldest went");
+        assert!(shelf.tidy(&trash, 0).is_empty());
         // The next agent knows of none.
-        Shelf::new(ready.clone()).recover(&trash).into_iter().for_each(Discarded::remove);
+        Shelf::new(ready.clone(), Arc::default())
+            .recover(&trash)
+            .into_iter()
+            .for_each(Discarded::remove);
         assert_eq!((count(&ready), count(&dir.join("gone"))), (0, 0));
         fs::remove_dir_all(&dir).unwrap();
     }

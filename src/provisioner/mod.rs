@@ -26,6 +26,7 @@ pub mod pull;
 mod record;
 pub mod reference;
 mod roots;
+mod rush;
 pub mod store;
 mod trash;
 

@@ -25,6 +25,7 @@ use super::image::MOST_LAYERS;
 use super::look::{self, Point};
 use super::points::Points;
 use super::record::{ContainerRoots, RootRecord, build, scan};
+use super::rush::{Rush, UnderWay};
 use super::store::{Lease, Options, Store, StoreError};
 use super::trash::{Discarded, Trash};
 use super::{Digest, ImageConfig, Progress, Reference};
@@ -127,6 +128,7 @@ pub struct Provisioner {
     mounted: Vec<Point>,
     points: Points,
     ahead: Arc<Shelf>,
+    rush: Arc<Rush>,
     furniture: Arc<Furniture>,
     trash: Arc<Trash>,
     facts: Mutex<Known>,
@@ -147,12 +149,14 @@ impl Provisioner {
         fixtures: Fixtures,
     ) -> Provisioner {
         let known = mounted.iter().map(|point| point.path.clone());
+        let rush = Arc::new(Rush::default());
         let furniture = Furniture::new(fixtures, known.chain(["/bin/sh".into()]).collect());
         Provisioner {
             store,
             backend,
             points: Points::new(containers.with_file_name("points")),
-            ahead: Arc::new(Shelf::new(containers.with_file_name("ready"))),
+            ahead: Arc::new(Shelf::new(containers.with_file_name("ready"), Arc::clone(&rush))),
+            rush,
             trash: Arc::new(Trash::new(containers.with_file_name("gone"))),
             furniture: Arc::new(furniture),
             containers,
@@ -195,6 +199,11 @@ impl Provisioner {
 
     fn turn(&self, roots: &ContainerRoots) -> Arc<tokio::sync::Mutex<()>> {
         Arc::clone(&self.table().entry(roots.path().to_owned()).or_default().turn)
+    }
+
+    /// Lets a launch, of whatever container, pass before what is made for others.
+    pub fn launching(&self) -> UnderWay {
+        self.rush.launch()
     }
 
     /// Makes the container's own root. Dropping the call ends it; what it made is left to
@@ -343,7 +352,7 @@ impl Provisioner {
             layers: lease.layers.clone(),
             points: facts.points.clone().filter(|_| own),
         };
-        if own && let Some(taken) = self.ahead.take(&root, &roots) {
+        if own && let Some(taken) = self.ahead.take(&root, &roots, self.store.removals()) {
             failpoint!("provision.taken");
             let made = self.made(id, &taken.record);
             return Ok((taken, made));
@@ -373,12 +382,14 @@ impl Provisioner {
         let (ahead, trash) = (Arc::clone(&self.ahead), Arc::clone(&self.trash));
         let (like, facts) = (root.record.clone(), Arc::clone(&root.facts));
         let furniture = mount.then(|| Arc::clone(&self.furniture));
+        let removals = self.store.removals();
         let work = move || {
-            if let Err(error) = ahead.fill(&like, &facts, furniture.as_deref(), park.as_deref()) {
+            let (furniture, park) = (furniture.as_deref(), park.as_deref());
+            if let Err(error) = ahead.fill(&like, &facts, furniture, park, removals) {
                 let error = kernel::chain(&error);
                 tracing::warn!(%error, image = like.image, "no root is made ahead");
             }
-            ahead.tidy(&trash).into_iter().for_each(Discarded::remove);
+            ahead.tidy(&trash, removals).into_iter().for_each(Discarded::remove);
         };
         drop(tokio::task::spawn_blocking(|| standing_back(work)));
     }
@@ -420,13 +431,19 @@ impl Provisioner {
             let removed = tokio::task::spawn_blocking(|| moved.remove_now());
             return removed.await.map_err(|e| fail(e.into()));
         }
-        drop(tokio::task::spawn_blocking(|| standing_back(|| moved.remove())));
+        let rush = Arc::clone(&self.rush);
+        drop(tokio::task::spawn_blocking(move || {
+            standing_back(|| {
+                rush.let_pass();
+                moved.remove();
+            });
+        }));
         Ok(())
     }
 
     /// Removes what is old or was left. Blocks.
     pub fn tidy(&self) {
-        self.ahead.tidy(&self.trash).into_iter().for_each(Discarded::remove);
+        self.ahead.tidy(&self.trash, self.store.removals()).into_iter().for_each(Discarded::remove);
         self.trash.sweep();
         if self.known_facts().forgotten {
             self.keep_points();

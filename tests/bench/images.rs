@@ -44,7 +44,8 @@ fn main() {
         .enable_all()
         .build()
         .expect("a runtime");
-    runtime.block_on(launches());
+    // On a thread of its own, as the agent's tasks.
+    runtime.block_on(async { tokio::spawn(launches()).await }).expect("it ends");
 }
 
 /// A directory on the disk, not on a tmpfs.

@@ -16,12 +16,14 @@ use std::future::poll_fn;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::Poll;
+use std::time::Duration;
 
 use isolators::api::{ContainerContext, Isolation, Limitation, Watch};
 use isolators::runtime::users::Identity;
 use mesos::{ContainerId, ContainerInfo, ContainerStatus, Resource};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
+use tokio::time::{Sleep, sleep};
 use tracing::{info, warn};
 
 use super::Shared;
@@ -44,6 +46,10 @@ pub(super) enum Phase {
     Running,
     Destroying,
 }
+
+/// How long a container that is launched has the machine to itself before roots for the
+/// next ones are made, which takes as long as the launch.
+const SETTLING: Duration = Duration::from_millis(2);
 
 /// What everybody may see of a container.
 #[derive(Debug, Clone)]
@@ -165,6 +171,8 @@ pub(super) struct Container {
     /// Copies what is written to its terminal.
     pub(super) copying: Option<JoinHandle<()>>,
     pub(super) view: watch::Sender<View>,
+    /// Until roots for others like it are to be made, if they are.
+    pub(super) settling: Option<Pin<Box<Sleep>>>,
 }
 
 impl Container {
@@ -196,6 +204,7 @@ impl Container {
         commands: &mut mpsc::Receiver<Command>,
     ) {
         let mut early = Vec::new();
+        let launching = self.shared.config.provisioner.as_ref().map(|all| all.launching());
         let launched = tokio::select! {
             launched = self.start() => launched,
             termination = destroyed(commands, &mut early) => {
@@ -208,10 +217,15 @@ impl Container {
         match launched {
             Ok(pid) => {
                 let _ = reply.send(Ok(pid));
+                drop(launching);
+                self.settling = self.home.as_ref().map(|_| Box::pin(sleep(SETTLING)));
                 for command in early {
                     self.obey(command).await;
                 }
                 let cause = self.serve(commands).await;
+                if self.settling.take().is_some() {
+                    self.restock();
+                }
                 self.bury(cause, commands).await;
             }
             Err(failure) => {
@@ -230,7 +244,7 @@ impl Container {
     async fn serve(&mut self, commands: &mut mpsc::Receiver<Command>) -> Cause {
         loop {
             let running = self.running.as_ref().expect("a served container runs");
-            let watches = &mut self.watches;
+            let (watches, settling) = (&mut self.watches, &mut self.settling);
             tokio::select! {
                 end = running.wait() => return Cause::Exited(end.ok()),
                 limitation = limited(watches) => return Cause::Limited(limitation),
@@ -240,6 +254,7 @@ impl Container {
                     // The agent goes away; the container stays.
                     None => std::future::pending().await,
                 },
+                () = settled(settling) => self.restock(),
             }
         }
     }
@@ -367,6 +382,15 @@ async fn destroyed(
             None => std::future::pending().await,
         }
     }
+}
+
+/// Waits until a container has settled, once.
+async fn settled(settling: &mut Option<Pin<Box<Sleep>>>) {
+    match settling {
+        Some(sleep) => sleep.await,
+        None => std::future::pending().await,
+    }
+    *settling = None;
 }
 
 /// Waits for the first limit that is hit; a watch that broke is dropped.

@@ -3,7 +3,10 @@
 //! Called by `start` for a new container and by `recover` for one that was found. What
 //! is on the disk belongs to the provisioner; a container only knows its root.
 
+use std::future::poll_fn;
+use std::pin::pin;
 use std::sync::Arc;
+use std::task::Poll;
 
 use async_trait::async_trait;
 use isolators::api::ContainerContext;
@@ -15,7 +18,6 @@ use mesos::Image;
 use super::container::{Container, Handle, Phase};
 use super::{Shared, chain, debug};
 use crate::containerizer::images::{self, ImageRow, ImageStore, ImagesError};
-use crate::containerizer::runtime;
 use crate::containerizer::table::Failure;
 use crate::containerizer::{LaunchRequest, Progress};
 use crate::launch::Engine;
@@ -126,7 +128,15 @@ impl Container {
             let progress = Progress::Pulling(shown(progress));
             view.send_modify(|view| view.progress = Some(progress));
         });
-        let root = provisioner.root(&self.request.id, image, Some(watcher)).await;
+        let mut root = pin!(provisioner.root(&self.request.id, image, Some(watcher)));
+        let root = match poll_fn(|context| Poll::Ready(root.as_mut().poll(context))).await {
+            Poll::Ready(root) => root,
+            // It may take long: an agent that finds it then is to know what it is.
+            Poll::Pending => {
+                self.keep_config()?;
+                root.await
+            }
+        };
         let root = root.map_err(|error| failed(chain(&error)))?;
         failpoint!("launch.provisioned");
         let home = self.shared.home(&self.request, self.context.ids, root).map_err(failed)?;
@@ -145,15 +155,18 @@ impl Container {
                 isolation: isolator.attach(&self.context),
             })
             .collect();
-        let mut config = runtime::config_of(&self.request);
-        config.rootfs = Some(home.root.path.display().to_string());
-        config.ephemeral_volumes =
-            home.root.ephemeral.iter().map(|path| path.display().to_string()).collect();
         let identity = home.identity.clone();
         self.view.send_modify(|view| view.identity = identity);
         self.home = Some(home);
-        let written = self.dir.write_config(&config);
-        written.map_err(|e| Failure { step: "checkpoint", message: chain(&e) })
+        Ok(())
+    }
+
+    /// Has roots made for the next containers of its image, if it has one.
+    pub(super) fn restock(&self) {
+        if let (Some(provisioner), Some(home)) = (&self.shared.config.provisioner, &self.home) {
+            let (mount, park) = (self.shared.takes_mounted_roots(), self.shared.park());
+            provisioner.prepare(&home.root, mount, park);
+        }
     }
 
     /// Removes what was made of images, for its volumes as well.

@@ -256,6 +256,7 @@ impl Shared {
             running: None,
             pipes: None,
             copying: None,
+            settling: None,
             view,
         };
         tokio::spawn(container.run(start, mailbox));

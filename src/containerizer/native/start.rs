@@ -14,6 +14,7 @@ use kernel::failpoint;
 use oci_spec::runtime::Process;
 
 use super::container::{Container, Phase};
+use super::image::Home;
 use super::terminal::ask;
 use super::{chain, debug, request};
 use crate::containerizer::request::command_environment;
@@ -30,11 +31,10 @@ impl Container {
     /// Launches; the first process' pid. After an error `finish` must follow.
     pub(super) async fn start(&mut self) -> Result<u32, Failure> {
         failpoint!("launch.begin");
-        let config = runtime::config_of(&self.request);
         self.dir.create().map_err(|e| failure("checkpoint", chain(&e)))?;
-        self.dir.write_config(&config).map_err(|e| failure("checkpoint", chain(&e)))?;
-        failpoint!("launch.configured");
         self.provision().await?;
+        self.keep_config()?;
+        failpoint!("launch.configured");
         let merged = self.prepare().await?;
         failpoint!("launch.prepared");
         self.enter(Phase::Fetching);
@@ -43,12 +43,18 @@ impl Container {
         failpoint!("launch.fetched");
         self.enter(Phase::Isolating);
         let plan = self.plan(merged)?;
-        let pid = self.execute(&plan).await?;
-        if let (Some(provisioner), Some(home)) = (&self.shared.config.provisioner, &self.home) {
-            let (mount, park) = (self.shared.takes_mounted_roots(), self.shared.park());
-            provisioner.prepare(&home.root, mount, park);
+        self.execute(&plan).await
+    }
+
+    /// Keeps what it is launched with, for an agent that finds it.
+    pub(super) fn keep_config(&self) -> Result<(), Failure> {
+        let mut config = runtime::config_of(&self.request);
+        if let Some(Home { root, .. }) = &self.home {
+            config.rootfs = Some(root.path.display().to_string());
+            config.ephemeral_volumes =
+                root.ephemeral.iter().map(|path| path.display().to_string()).collect();
         }
-        Ok(pid)
+        self.dir.write_config(&config).map_err(|e| failure("checkpoint", chain(&e)))
     }
 
     /// All isolators in table order, and what they say in one plan.

@@ -4,12 +4,15 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use super::files::{self, Found, LayerRecord, ReferenceRecord};
 use super::{Digest, Listed, Reference, StoredImage};
 use crate::provisioner::gc::Candidate;
 use crate::provisioner::image::ParsedConfig;
+
+/// Uses that are no further apart are one.
+const SAME_USE: Duration = Duration::from_secs(1);
 
 #[derive(Debug, Default)]
 pub(super) struct Book {
@@ -18,6 +21,8 @@ pub(super) struct Book {
     pub layers: BTreeMap<Digest, LayerRecord>,
     /// Leases of images.
     leases: BTreeMap<Digest, usize>,
+    /// Images that were asked for since something else changed.
+    asked: BTreeMap<Reference, Arc<StoredImage>>,
 }
 
 impl Book {
@@ -47,6 +52,7 @@ impl Book {
 
     /// Enters a pulled image; its layers are read from the disk. `false`: one is missing.
     pub fn enter(&mut self, store: &Path, parsed: ParsedConfig, record: ReferenceRecord) -> bool {
+        self.asked.clear();
         for layer in &parsed.diff_ids {
             match files::layer(store, *layer) {
                 Some(known) => self.layers.insert(*layer, known),
@@ -59,8 +65,13 @@ impl Book {
     }
 
     /// An image by name.
-    pub fn find(&self, store: &Path, reference: &Reference) -> Option<Arc<StoredImage>> {
-        self.references.get(reference).and_then(|record| self.stored(store, record))
+    pub fn find(&mut self, store: &Path, reference: &Reference) -> Option<Arc<StoredImage>> {
+        if let Some(image) = self.asked.get(reference) {
+            return Some(Arc::clone(image));
+        }
+        let image = self.stored(store, self.references.get(reference)?)?;
+        self.asked.insert(reference.clone(), Arc::clone(&image));
+        Some(image)
     }
 
     /// An image by what it is, under one of its names; its name may mean another image by
@@ -101,11 +112,14 @@ impl Book {
         }))
     }
 
-    /// Notes a use, if the name still means this image.
+    /// Notes a use, if the name still means this image and no use was noted just before.
     pub fn touch(&mut self, image: &StoredImage, at: SystemTime) -> bool {
         let record = self.references.get_mut(&image.reference);
         let record = record.filter(|record| record.id == image.id);
-        record.map(|record| record.used = at).is_some()
+        let is_news = |record: &&mut ReferenceRecord| {
+            at.duration_since(record.used).is_ok_and(|since| since >= SAME_USE)
+        };
+        record.filter(is_news).map(|record| record.used = at).is_some()
     }
 
     pub fn lease(&mut self, id: Digest) {
@@ -156,6 +170,7 @@ impl Book {
     }
 
     pub fn forget(&mut self, reference: &Reference) {
+        self.asked.clear();
         self.references.remove(reference);
     }
 
@@ -233,9 +248,9 @@ mod tests {
             ("hidden", "2", &["a", "h", "b"]),
             ("broken", "3", &["a", "missing"]),
         ];
-        let (book, lost) = book(&layers, &rows);
+        let (mut book, lost) = book(&layers, &rows);
         assert_eq!(lost, [Reference::parse("broken").expect("a name")]);
-        let paths = |name: &str| {
+        let mut paths = |name: &str| {
             let image = book.find(Path::new("/s"), &Reference::parse(name).expect(name));
             image.map(|image| (image.layers.clone(), image.bytes))
         };

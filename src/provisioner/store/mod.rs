@@ -13,6 +13,7 @@ use std::fmt;
 use std::io;
 use std::ops::Deref;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
@@ -171,6 +172,8 @@ struct Inner {
     program: Program,
     files: Files,
     state: Mutex<State>,
+    /// How often layers were removed.
+    removals: AtomicU64,
     flights: Flights<Key, Landing>,
 }
 
@@ -211,7 +214,9 @@ impl Store {
         let program = Program::new(&settings.helper);
         let state = Mutex::new(State { book, ..State::default() });
         let flights = Flights::default();
-        Ok(Store { inner: Arc::new(Inner { settings, program, files, state, flights }) })
+        let removals = AtomicU64::new(0);
+        let inner = Inner { settings, program, files, state, removals, flights };
+        Ok(Store { inner: Arc::new(inner) })
     }
 
     /// An image, from the store or pulled. All who ask for the same at a time wait for
@@ -262,6 +267,13 @@ impl Store {
         let mut state = self.inner.lock();
         let image = state.book.find_id(&self.inner.files.dir, *id)?;
         Some(hold(&self.inner, &mut state, image))
+    }
+
+    /// How often layers were removed: as long as this stays the same, those of an image
+    /// that is here are the same directories.
+    #[must_use]
+    pub fn removals(&self) -> u64 {
+        self.inner.removals.load(Ordering::Acquire)
     }
 
     /// All images, by name.
@@ -354,6 +366,9 @@ impl Inner {
             found.filter(|(layer, _)| !known(layer) && unused.iter().all(|(u, _)| u != layer));
         let lost: Vec<(Digest, u64)> = lost.collect();
         unused.extend(lost);
+        if !unused.is_empty() {
+            self.removals.fetch_add(1, Ordering::Release);
+        }
         for (layer, bytes) in unused {
             self.files.take_layer(layer, dir)?;
             pruned.layers += 1;
