@@ -72,7 +72,7 @@ struct Ready {
 impl Ready {
     /// The image may have been removed and pulled again.
     fn is_stale(&self, removals: u64) -> bool {
-        self.mounted.is_some() && self.removals != removals
+        self.mounted.is_some() && self.removals < removals
     }
 }
 
@@ -315,6 +315,34 @@ mod tests {
             assert!(shelf.take(&one, &of(name), 0).is_some());
         }
         assert!(shelf.take(&one, &of("d"), 0).is_none(), "there are no more");
+        fs::remove_dir_all(&dir).unwrap();
+    }
+
+    #[test]
+    fn what_was_mounted_before_layers_were_removed_goes() {
+        let dir = std::env::temp_dir().join(format!("stale-{}", std::process::id()));
+        let layer = dir.join("layer");
+        fs::create_dir_all(&layer).unwrap();
+        let trash = Arc::new(Trash::new(dir.join("gone")));
+        let (like, facts) = (record(&layer, "one"), Arc::new(Facts::default()));
+        let shelf = Shelf::new(dir.join("ready"), Arc::default());
+        shelf.fill(&like, &facts, None, None, 1).unwrap();
+        let nothing = || ReadyRoot {
+            namespace: fs::File::open("/dev/null").unwrap().into(),
+            fixtures: Arc::default(),
+            shim: Mutex::default(),
+        };
+        for one in shelf.state().ready.iter_mut().skip(1) {
+            one.mounted = Some(nothing());
+        }
+        shelf.state().ready[2].removals = 2;
+        let going = shelf.tidy(&trash, 2);
+        assert_eq!(going.len(), 1, "neither what is not mounted nor what is new");
+        let of = |name: &str| ContainerRoots::at(dir.join(name));
+        assert!(shelf.take(&like, &of("a"), 3).is_some_and(|taken| taken.ready.is_none()));
+        assert!(shelf.take(&like, &of("b"), 3).is_none(), "removed meanwhile");
+        assert_eq!(shelf.tidy(&trash, 3).len(), 1);
+        drop(going);
         fs::remove_dir_all(&dir).unwrap();
     }
 

@@ -261,6 +261,21 @@ mod tests {
     }
 
     #[test]
+    fn an_image_is_what_its_name_means_now_and_a_use_is_noted_once_a_second() {
+        let rows: [(&str, &str, &[&str]); 2] = [("x", "1", &["a"]), ("y", "2", &["b"])];
+        let (mut book, _) = book(&[("a", false), ("b", false)], &rows);
+        let (store, x) = (Path::new("/s"), Reference::parse("x").expect("a name"));
+        let image = book.find(store, &x).expect("an image");
+        assert!(Arc::ptr_eq(&image, &book.find(store, &x).expect("the same")));
+        let at = |ms| SystemTime::UNIX_EPOCH + Duration::from_millis(ms);
+        let noted = [500, 1000, 1999, 2000].map(|ms| book.touch(&image, at(ms)));
+        assert_eq!(noted, [false, true, false, true]);
+        book.forget(&x);
+        assert!(book.find(store, &x).is_none());
+        assert!(!book.touch(&image, at(9000)));
+    }
+
+    #[test]
     fn what_nobody_names_or_uses_is_forgotten() {
         let rows: [(&str, &str, &[&str]); 2] = [("x", "1", &["a", "b"]), ("y", "2", &["a", "c"])];
         let (mut book, _) = book(&[("a", false), ("b", false), ("c", false), ("d", false)], &rows);

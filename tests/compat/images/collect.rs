@@ -83,11 +83,16 @@ async fn uses_are_known_after_a_restart() {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     let held = leases[1].id;
-    // The end of a use is a use.
+    let uses = |store: &Store| -> Vec<(Reference, SystemTime)> {
+        store.list().into_iter().map(|image| (image.reference, image.used)).collect()
+    };
+    let begun = uses(&place.store);
+    // The end of a use is a use, unless it is the same second.
+    tokio::time::sleep(Duration::from_secs(1)).await;
     drop(leases.remove(0));
     drop(leases);
-    let before: Vec<(Reference, SystemTime)> =
-        place.store.list().into_iter().map(|image| (image.reference, image.used)).collect();
+    let before = uses(&place.store);
+    assert!(begun.iter().zip(&before).all(|(begun, ended)| begun.1 < ended.1));
     let Place { store, dir } = place;
     drop(store);
     let mut found = None;
