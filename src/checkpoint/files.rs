@@ -12,6 +12,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufReader, Read, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
+use std::time::UNIX_EPOCH;
 
 use mesos::schema;
 use prost::{Message, Name};
@@ -265,6 +266,34 @@ fn split(bytes: &[u8]) -> Option<(usize, &[u8])> {
     let (size, rest) = bytes.split_first_chunk::<4>()?;
     let size = u32::from_ne_bytes(*size) as usize;
     (size <= MAX_RECORD).then_some((size, rest))
+}
+
+/// Names of the directories (no links) in `path`; none if there is no `path`.
+pub(super) fn subdirs(path: &Path) -> Result<Vec<String>> {
+    let failed = |source| StorageError::Read { path: path.to_owned(), source };
+    let entries = match fs::read_dir(path) {
+        Ok(entries) => entries,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(source) => return Err(failed(source)),
+    };
+    let mut names = Vec::new();
+    for entry in entries {
+        let entry = entry.map_err(failed)?;
+        if entry.file_type().map_err(failed)?.is_dir() {
+            names.push(entry.file_name().to_string_lossy().into_owned());
+        }
+    }
+    names.sort();
+    Ok(names)
+}
+
+/// Seconds since the epoch; 0 if there is no such file.
+pub(super) fn modified(path: &Path) -> f64 {
+    fs::metadata(path)
+        .and_then(|m| m.modified())
+        .ok()
+        .and_then(|t| t.duration_since(UNIX_EPOCH).ok())
+        .map_or(0.0, |d| d.as_secs_f64())
 }
 
 #[cfg(test)]

@@ -2,8 +2,7 @@
 //! do not checkpoint, and of launches that an agent began and did not live to write
 //! down. The agent that ran them is dead, and so are they: they are garbage.
 
-use super::files::StorageError;
-use super::recover::{modified, subdirs};
+use super::files::{StorageError, modified, subdirs};
 use super::{Garbage, RunKey, WorkDir};
 
 /// All of them, each with the time of its last change in seconds since the epoch:

@@ -9,9 +9,7 @@
 use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::fs;
-use std::io;
 use std::path::{Path, PathBuf};
-use std::time::UNIX_EPOCH;
 
 use mesos::internal::{
     StatusUpdateRecord, UpdateOperationStatusRecord, status_update_record,
@@ -21,7 +19,7 @@ use mesos::resources::upgrade_all;
 use mesos::{ExecutorInfo, SlaveInfo, Task, TaskInfo};
 use thiserror::Error;
 
-use super::files::{self, StorageError};
+use super::files::{self, StorageError, modified, subdirs};
 use super::paths::names;
 use super::{
     Garbage, Item, Recovered, RecoveredExecutor, RecoveredFramework, RecoveredOperation,
@@ -404,32 +402,4 @@ impl Reader<'_> {
 pub(super) fn text(path: &Path) -> Result<Option<String>, StorageError> {
     let bytes = files::read(path)?;
     Ok(bytes.map(|b| String::from_utf8_lossy(&b).trim().to_owned()).filter(|t| !t.is_empty()))
-}
-
-/// Names of the directories (no links) in `path`; none if there is no `path`.
-pub(super) fn subdirs(path: &Path) -> Result<Vec<String>, StorageError> {
-    let failed = |source| StorageError::Read { path: path.to_owned(), source };
-    let entries = match fs::read_dir(path) {
-        Ok(entries) => entries,
-        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(source) => return Err(failed(source)),
-    };
-    let mut names = Vec::new();
-    for entry in entries {
-        let entry = entry.map_err(failed)?;
-        if entry.file_type().map_err(failed)?.is_dir() {
-            names.push(entry.file_name().to_string_lossy().into_owned());
-        }
-    }
-    names.sort();
-    Ok(names)
-}
-
-/// Seconds since the epoch; 0 if there is no such file.
-pub(super) fn modified(path: &Path) -> f64 {
-    fs::metadata(path)
-        .and_then(|m| m.modified())
-        .ok()
-        .and_then(|t| t.duration_since(UNIX_EPOCH).ok())
-        .map_or(0.0, |d| d.as_secs_f64())
 }

@@ -9,6 +9,8 @@
 mod cluster;
 #[path = "../support/dockerd.rs"]
 mod dockerd;
+#[path = "figures.rs"]
+mod figures;
 #[path = "../support/framework.rs"]
 mod framework;
 #[path = "../support/mod.rs"]
@@ -18,6 +20,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use cluster::{Cluster, Options};
 use dockerd::{Dockerd, IMAGE, Network};
+use figures::{figure, median};
 use framework::{Framework, command};
 use serde_json::{Value, json};
 
@@ -43,7 +46,7 @@ async fn main() {
             bare.push(started);
         }
     }
-    let (ours, told, bare) = (median(ours), median(told), median(bare));
+    let (ours, told, bare) = (middle(&ours), middle(&told), middle(&bare));
     let overhead = ours - bare;
     println!("{ROUNDS} containers of Docker, medians");
     println!("  a task, ACCEPT until it runs       {ours:>8.1} ms");
@@ -109,11 +112,7 @@ fn start(engine: &Dockerd, like: &Value, round: usize) -> Duration {
     ran(&body, before)
 }
 
-fn median(mut all: Vec<Duration>) -> f64 {
-    all.sort();
-    all[all.len() / 2].as_secs_f64() * 1000.0
-}
-
-fn figure(name: &str, value: f64) {
-    println!("{{\"name\": \"{name}\", \"value\": {value:.3}}}");
+/// In milliseconds.
+fn middle(all: &[Duration]) -> f64 {
+    median(&mut all.iter().map(|time| time.as_secs_f64() * 1e3).collect::<Vec<_>>())
 }

@@ -6,6 +6,8 @@
 
 #[path = "../support/cluster.rs"]
 mod cluster;
+#[path = "figures.rs"]
+mod figures;
 #[path = "../support/framework.rs"]
 mod framework;
 #[path = "../support/mod.rs"]
@@ -16,6 +18,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use cluster::{Cluster, Options};
+use figures::figure;
 use framework::{Framework, command};
 use serde_json::Value;
 
@@ -147,8 +150,4 @@ async fn launches(
         all.push(start.elapsed());
     }
     all
-}
-
-fn figure(name: &str, value: f64) {
-    println!("{{\"name\": \"{name}\", \"value\": {value:.3}}}");
 }

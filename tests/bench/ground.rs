@@ -1,5 +1,5 @@
 //! What the benches of the native containerizer share: requests, cpu time,
-//! figures, and removing the cgroups of a run.
+//! and removing the cgroups of a run.
 
 #![allow(dead_code, reason = "every bench uses its own part")]
 
@@ -37,11 +37,6 @@ pub fn cpu_ms() -> f64 {
     let of =
         |time: nix::sys::time::TimeVal| time.tv_sec() as f64 * 1e3 + time.tv_usec() as f64 / 1e3;
     of(usage.user_time()) + of(usage.system_time())
-}
-
-/// One figure on a line of its own, for programs.
-pub fn figure(name: &str, value: f64) {
-    println!("{{\"name\": \"{name}\", \"value\": {value:.3}}}");
 }
 
 /// A directory in memory, as the agent's `--runtime_dir` is; removed when dropped.

@@ -9,6 +9,8 @@
 mod disk;
 #[path = "../support/dockerd.rs"]
 mod dockerd;
+#[path = "figures.rs"]
+mod figures;
 #[path = "ground.rs"]
 mod ground;
 #[path = "../support/image.rs"]
@@ -25,7 +27,8 @@ use bulkhead::containerizer::native::{Config, Native};
 use bulkhead::provisioner::{Backend, Location, Point, Provisioner, Settings, Store};
 use disk::Disk;
 use dockerd::{Dockerd, Network};
-use ground::{Memory, figure, id, request};
+use figures::{figure, median};
+use ground::{Memory, id, request};
 use mesos::container_info::{MesosInfo, Type};
 use mesos::{ContainerInfo, Image};
 use serde_json::json;
@@ -127,13 +130,13 @@ async fn launches() {
     }
     drop(native);
     ground::remove_cgroups(&cgroups);
-    let (host, inside) = (median(host), median(inside));
+    let (host, inside) = (median(&mut host), median(&mut inside));
     println!("launch, p50, with backend {backend}");
     println!("  on the host's files        {host:>8.2} ms");
     println!("  in an image of {LAYERS} layers   {inside:>8.2} ms");
     figure("images.launch_over_host", inside / host);
     if support::have("docker") {
-        let docker = median(docker_runs(&archive));
+        let docker = median(&mut docker_runs(&archive));
         println!("  docker run                 {docker:>8.2} ms");
         figure("images.docker_run_over_ours", docker / inside);
     }
@@ -166,9 +169,4 @@ fn docker_runs(archive: &Path) -> Vec<f64> {
     };
     run();
     (0..DOCKER_RUNS).map(|_| run()).collect()
-}
-
-fn median(mut all: Vec<f64>) -> f64 {
-    all.sort_by(f64::total_cmp);
-    all.get(all.len() / 2).copied().unwrap_or(f64::NAN)
 }

@@ -5,6 +5,8 @@
 //! meets all variants. The no-op plugin is this program, started again. Needs
 //! root and cgroups.
 
+#[path = "figures.rs"]
+mod figures;
 #[path = "ground.rs"]
 mod ground;
 #[path = "../support/mod.rs"]
@@ -16,7 +18,8 @@ use std::time::{Duration, Instant};
 use async_trait::async_trait;
 use bulkhead::containerizer::Containerizer;
 use bulkhead::containerizer::native::{Config, Native};
-use ground::{cpu_ms, figure, id, request};
+use figures::{figure, median};
+use ground::{cpu_ms, id, request};
 use isolator_plugin::{Manifest, Plugin, Policy, RemoteIsolator};
 use isolators::api::{
     About, ContainerContext, Isolation, Isolator, IsolatorError, Known, Recovered,
@@ -153,11 +156,6 @@ impl Variant {
             self.times.push(start.elapsed().as_secs_f64() * 1e3);
         }
     }
-
-    fn median(&mut self) -> f64 {
-        self.times.sort_by(f64::total_cmp);
-        self.times[self.times.len() / 2]
-    }
 }
 
 async fn launches() {
@@ -178,7 +176,7 @@ async fn launches() {
         }
     }
     println!("isolators, one container at a time, {} launches each", ROUNDS * PER_ROUND);
-    let medians: Vec<f64> = variants.iter_mut().map(Variant::median).collect();
+    let medians: Vec<f64> = variants.iter_mut().map(|one| median(&mut one.times)).collect();
     for (variant, median) in variants.iter().zip(&medians) {
         println!("  {:<8} {median:>8.2} ms  {}", variant.name, variant.isolation);
     }

@@ -6,6 +6,8 @@
 
 #[path = "../support/agents.rs"]
 mod agents;
+#[path = "figures.rs"]
+mod figures;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -16,6 +18,7 @@ use std::time::{Duration, Instant};
 
 use agents::{Fleet, Play};
 use bulkhead::wire::client::{Call, Client};
+use figures::{figure, quantile};
 use mesos::scheduler;
 use prost::Message as _;
 
@@ -125,10 +128,6 @@ async fn decline_forever(master: SocketAddr, n: usize, offers: Arc<AtomicUsize>)
     }
 }
 
-fn figure(name: &str, value: f64) {
-    println!("{{\"name\": \"{name}\", \"value\": {value:.3}}}");
-}
-
 #[tokio::main]
 async fn main() {
     let (count, seconds) = (number("AGENTS", 10_000), number("SECONDS", 30));
@@ -169,8 +168,7 @@ async fn main() {
     let cycle = |p: &str| {
         metrics[format!("allocator/mesos/allocation_run_ms/{p}")].as_f64().unwrap_or(f64::NAN)
     };
-    times.sort_by(f64::total_cmp);
-    let p = |q: f64| times[((times.len() - 1) as f64 * q).round() as usize];
+    let mut p = |share| quantile(&mut times, share);
     println!("{count} agents, {FRAMEWORKS} frameworks declining everything, {flow:.0} offers/s");
     println!("  registered in     {registered:>9.2} s");
     println!("  allocation cycle  {:>9.2} ms p50 {:>9.2} ms p99", cycle("p50"), cycle("p99"));

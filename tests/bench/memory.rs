@@ -6,6 +6,8 @@
 
 #[path = "../support/cluster.rs"]
 mod cluster;
+#[path = "figures.rs"]
+mod figures;
 #[path = "../support/framework.rs"]
 mod framework;
 #[path = "../support/mod.rs"]
@@ -14,6 +16,7 @@ mod support;
 use std::time::Duration;
 
 use cluster::{Cluster, Options};
+use figures::figure;
 use framework::{Framework, command};
 use serde_json::Value;
 
@@ -93,8 +96,4 @@ fn descendants(root: u32) -> Vec<u32> {
         i += 1;
     }
     found.split_off(1)
-}
-
-fn figure(name: &str, value: f64) {
-    println!("{{\"name\": \"{name}\", \"value\": {value:.3}}}");
 }

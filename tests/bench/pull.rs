@@ -8,6 +8,8 @@
 
 #[path = "../support/disk.rs"]
 mod disk;
+#[path = "figures.rs"]
+mod figures;
 #[path = "../support/registry.rs"]
 mod registry;
 #[path = "../support/mod.rs"]
@@ -20,6 +22,7 @@ use std::time::{Duration, Instant};
 
 use bulkhead::provisioner::{Location, Options, Reference, Settings, Store};
 use disk::Disk;
+use figures::{figure, median};
 use registry::{Guard, Layer, Parcel, Registry};
 
 const LAYERS: usize = 5;
@@ -63,15 +66,6 @@ async fn main() {
     figure("images.pull_s", median(&mut ours));
     figure("images.docker_pull_over_ours", median(&mut theirs) / median(&mut ours));
     figure("images.pull_rss_mb", memory);
-}
-
-fn figure(name: &str, value: f64) {
-    println!("{{\"name\": \"{name}\", \"value\": {value:.3}}}");
-}
-
-fn median(values: &mut [f64]) -> f64 {
-    values.sort_by(f64::total_cmp);
-    values[values.len() / 2]
 }
 
 /// What was written before is not to be waited for by whoever comes next.

@@ -6,6 +6,8 @@
 
 #[path = "../support/cluster.rs"]
 mod cluster;
+#[path = "figures.rs"]
+mod figures;
 #[path = "../support/framework.rs"]
 mod framework;
 #[path = "ground.rs"]
@@ -18,8 +20,9 @@ use std::time::{Duration, Instant};
 use bulkhead::containerizer::Containerizer;
 use bulkhead::containerizer::native::{Config, Native};
 use cluster::{Cluster, Options};
+use figures::{figure, quantile};
 use framework::{Framework, command};
-use ground::{cpu_ms, figure, id, request};
+use ground::{cpu_ms, id, request};
 use mesos::ContainerId;
 use serde_json::Value;
 use support::TempDir;
@@ -99,15 +102,14 @@ async fn endpoint() {
         let pause = if read % 4 == 3 { 1100 } else { 20 };
         tokio::time::sleep(Duration::from_millis(pause)).await;
     }
-    taken.sort_by(f64::total_cmp);
-    let at = |share: usize| taken[(READS * share / 100).min(READS - 1)];
+    let mut at = |share| quantile(&mut taken, share);
     println!(
         "  /monitor/statistics    p50 {:.1} ms, p90 {:.1} ms, p99 {:.1} ms",
-        at(50),
-        at(90),
-        at(99)
+        at(0.5),
+        at(0.9),
+        at(0.99)
     );
-    figure("statistics.p99_ms", at(99));
+    figure("statistics.p99_ms", at(0.99));
     framework.call("TEARDOWN", Value::Null).await;
     cluster.stop();
 }

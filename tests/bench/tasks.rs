@@ -6,6 +6,8 @@
 
 #[path = "../support/cluster.rs"]
 mod cluster;
+#[path = "figures.rs"]
+mod figures;
 #[path = "../support/framework.rs"]
 mod framework;
 #[path = "../support/mod.rs"]
@@ -15,6 +17,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use cluster::{Cluster, Options};
+use figures::figure;
 use framework::{Framework, command};
 use serde_json::Value;
 
@@ -83,8 +86,4 @@ fn floor() -> Duration {
         let _ = child.wait();
     }
     elapsed
-}
-
-fn figure(name: &str, value: f64) {
-    println!("{{\"name\": \"{name}\", \"value\": {value:.3}}}");
 }

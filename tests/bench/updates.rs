@@ -5,12 +5,16 @@
 //! batches). The floor in the same run: one file, one record, one flush after the
 //! other.
 
+#[path = "figures.rs"]
+mod figures;
+
 use std::collections::VecDeque;
 use std::io::Write as _;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use bulkhead::checkpoint::{Flusher, Record, RunKey, Store, Unflushed, WorkDir};
+use figures::figure;
 use mesos::internal::{StatusUpdate, StatusUpdateRecord};
 use mesos::{FrameworkId, TaskId, TaskState, TaskStatus};
 
@@ -116,8 +120,4 @@ fn floor(dir: &Path) -> Vec<Duration> {
             start.elapsed()
         })
         .collect()
-}
-
-fn figure(name: &str, value: f64) {
-    println!("{{\"name\": \"{name}\", \"value\": {value:.3}}}");
 }

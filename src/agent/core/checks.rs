@@ -3,7 +3,7 @@
 //! What is asked when and what an answer means is decided by [`crate::checks`];
 //! here its words become timers, probes and status updates.
 
-use mesos::{CheckStatusInfo, TaskState, TaskStatus, task_status};
+use mesos::{TaskState, TaskStatus, task_status};
 
 use super::Core;
 use super::event::{Effect, Timer};
@@ -103,10 +103,4 @@ impl Core {
 fn last_running(e: &Executor) -> Option<&TaskStatus> {
     let statuses = e.launched.values().flat_map(|task| &task.statuses);
     statuses.rev().find(|status| status.state() == TaskState::TaskRunning)
-}
-
-/// What every status of a task with a check says of it.
-pub(super) fn check_status(e: &Executor, status: &NewStatus) -> Option<CheckStatusInfo> {
-    let played = e.played.as_ref()?;
-    status.check.or_else(|| crate::checks::core::empty_status(&played.task))
 }

@@ -12,9 +12,8 @@ use mesos::{
     TaskId, TaskResourceLimitation, TaskState, TaskStatus, network_info, task_status,
 };
 
-use super::checks::check_status;
 use super::event::{Effect, Refusal, Timer, WireMessage};
-use super::state::{ExecutorSink, ExecutorState, FrameworkState, is_terminal};
+use super::state::{Executor, ExecutorSink, ExecutorState, FrameworkState, is_terminal};
 use super::{AgentState, Core, Then};
 use crate::agent::updates::{Acknowledged, Action, Key, Received};
 use crate::checkpoint::Record;
@@ -415,6 +414,12 @@ impl Core {
             self.retire_framework(&key.framework);
         }
     }
+}
+
+/// What every status of a task with a check says of it.
+fn check_status(e: &Executor, status: &NewStatus) -> Option<CheckStatusInfo> {
+    let played = e.played.as_ref()?;
+    status.check.or_else(|| crate::checks::core::empty_status(&played.task))
 }
 
 /// What the executor said wins over what the containerizer said.

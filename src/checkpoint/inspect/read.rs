@@ -12,9 +12,9 @@ use prost::{Message, Name};
 use super::{
     Agent, Executor, Framework, Inspection, Operation, Outcome, Run, Task, Update, Waiting,
 };
-use crate::checkpoint::files::{self, StorageError};
+use crate::checkpoint::files::{self, StorageError, subdirs};
 use crate::checkpoint::paths::names;
-use crate::checkpoint::recover::{boot_id, latest_agent, subdirs, survey, text};
+use crate::checkpoint::recover::{boot_id, latest_agent, survey, text};
 use crate::checkpoint::{RecoverError, RunKey, WorkDir, discard, garbage, reserve};
 
 /// Looks at everything below `work`.

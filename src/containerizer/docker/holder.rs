@@ -12,8 +12,9 @@ use serde_json::{Map, Value, json};
 use sha2::{Digest as _, Sha256};
 
 use super::labels;
-use super::mapping::{OURS, bind, name_of};
+use super::mapping::{OURS, name_of};
 use super::parameters::{at_path, insert};
+use super::volumes::bind;
 use crate::containerizer::LaunchRequest;
 
 /// The program's place in its image.

@@ -9,9 +9,10 @@ use std::collections::BTreeMap;
 
 use serde_json::{Map, Value};
 
-use super::mapping::PREFIX;
 use crate::containerizer::LaunchRequest;
 
+/// Before the container's id in the engine's names, as Mesos has it.
+pub(super) const PREFIX: &str = "mesos-";
 /// The work directory of the agent that made the container.
 pub(super) const OWNER: &str = "bulkhead.owner";
 /// The framework's id.

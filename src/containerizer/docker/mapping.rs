@@ -4,7 +4,6 @@
 //! order: what `DockerInfo` says, then its parameters, which may override.
 
 use std::collections::BTreeMap;
-use std::path::Path;
 
 use kernel::terminal::Window;
 use mesos::container_info::docker_info::Network;
@@ -13,12 +12,9 @@ use mesos::{ContainerInfo, Resource};
 use serde_json::{Value, json};
 
 use super::config::Config;
-use super::parameters::{apply, at_path, bind_port, cdi, insert, push};
+use super::parameters::{apply, bind_port, cdi, insert};
 use super::{labels, limits, volumes};
 use crate::containerizer::{ContainerizerError, LaunchRequest, request, terminal};
-
-/// Before the container's id in the engine's names, as Mesos has it.
-pub(super) const PREFIX: &str = "mesos-";
 
 /// In the place of a network's name until there is a container that holds it.
 pub(super) const OURS: &str = "cni";
@@ -47,7 +43,7 @@ pub(super) struct Wanted {
 
 /// The engine's name of a container.
 pub(super) fn name_of(id: &str) -> String {
-    format!("{PREFIX}{id}")
+    format!("{}{id}", labels::PREFIX)
 }
 
 /// The request's container, if it is for Docker.
@@ -276,25 +272,6 @@ fn endpoint(body: &mut Value) {
     };
     let network = body["HostConfig"]["NetworkMode"].as_str().unwrap_or("bridge").to_owned();
     insert(body, "NetworkingConfig.EndpointsConfig", &network, endpoint);
-}
-
-/// A bind mount of a host's path, which may have colons in it.
-pub(super) fn bind(body: &mut Value, source: &Path, target: &str, read_only: bool) {
-    let entry = json!({ "Type": "bind", "Source": source.display().to_string(),
-                        "Target": target, "ReadOnly": read_only });
-    push(body, "HostConfig.Mounts", entry);
-}
-
-/// One volume driver serves the whole container.
-pub(super) fn volume_driver(body: &mut Value, driver: &str) -> Result<(), String> {
-    let at = at_path(body, "HostConfig.VolumeDriver");
-    if at.as_str().is_some_and(|known| known != driver) {
-        return Err(format!(
-            "only one volume driver per container is supported, not '{driver}' too"
-        ));
-    }
-    *at = driver.into();
-    Ok(())
 }
 
 #[cfg(test)]

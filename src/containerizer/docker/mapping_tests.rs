@@ -1,5 +1,7 @@
 //! The mapping as a table: ContainerInfo and CommandInfo to the body of a creation.
 
+use std::path::Path;
+
 use isolators::quantity::scalar;
 use mesos::container_info::docker_info::PortMapping;
 use mesos::tty_info::WindowSize;

@@ -9,8 +9,7 @@ use mesos::{Resource, Volume};
 use serde_json::{Map, Value, json};
 
 use super::config::Config;
-use super::mapping::{bind, volume_driver};
-use super::parameters::push;
+use super::parameters::{at_path, push};
 use crate::containerizer::LaunchRequest;
 
 /// Adds all volumes to the body; the directories that must be made first, all of
@@ -156,5 +155,24 @@ fn persistent(body: &mut Value, resource: &Resource, config: &Config) -> Result<
         .ok_or_else(|| format!("persistent volume '{id}' has no path"))?;
     let target = config.sandbox_directory.join(inside);
     bind(body, &source, &target.display().to_string(), volume.mode() == Mode::Ro);
+    Ok(())
+}
+
+/// A bind mount of a host's path, which may have colons in it.
+pub(super) fn bind(body: &mut Value, source: &Path, target: &str, read_only: bool) {
+    let entry = json!({ "Type": "bind", "Source": source.display().to_string(),
+                        "Target": target, "ReadOnly": read_only });
+    push(body, "HostConfig.Mounts", entry);
+}
+
+/// One volume driver serves the whole container.
+fn volume_driver(body: &mut Value, driver: &str) -> Result<(), String> {
+    let at = at_path(body, "HostConfig.VolumeDriver");
+    if at.as_str().is_some_and(|known| known != driver) {
+        return Err(format!(
+            "only one volume driver per container is supported, not '{driver}' too"
+        ));
+    }
+    *at = driver.into();
     Ok(())
 }

@@ -4,6 +4,8 @@
 //! Figures are ratios of medians of one run, because the machine's speed differs
 //! from hour to hour. Needs root and the v1 hierarchies cpu, memory and pids.
 
+#[path = "../figures.rs"]
+mod figures;
 mod floor;
 mod ours;
 mod runtimes;
@@ -15,6 +17,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bulkhead::launch::{Engine, Launcher};
+use figures::figure;
 use scene::Scene;
 
 /// Rounds, and containers of each launcher in a round (the runtimes do a tenth).
@@ -49,10 +52,6 @@ impl Times {
         work.await;
         self.0.push(start.elapsed());
     }
-}
-
-fn figure(name: &str, value: f64) {
-    println!("{{\"name\": \"{name}\", \"value\": {value:.3}}}");
 }
 
 fn main() {

@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use crate::figures::{figure, median, quantile};
 use bulkhead::containerizer::Containerizer;
 use bulkhead::containerizer::native::{Config, Native};
 use isolators::api::{ContainerContext, Isolation, Isolator, Known, Probe};
@@ -19,7 +20,7 @@ use kernel::sched::thread_time;
 use mesos::{ContainerInfo, NetworkInfo, ResourceStatistics, container_info};
 use serde_json::json;
 
-use crate::ground::{self, Memory, cpu_ms, figure, id, request};
+use crate::ground::{self, Memory, cpu_ms, id, request};
 use crate::support::TempDir;
 
 const ROUNDS: usize = 20;
@@ -72,11 +73,6 @@ fn on(network: &str) -> ContainerInfo {
         network_infos: vec![info],
         ..ContainerInfo::default()
     }
-}
-
-fn median(times: &mut [f64]) -> f64 {
-    times.sort_by(f64::total_cmp);
-    times[times.len() / 2]
 }
 
 struct Ground {
@@ -289,7 +285,7 @@ async fn interfaces() {
         }
     }
     let (all, middle) = (median(&mut all), median(&mut own));
-    let (low, high) = (own[SWEEPS / 4], own[SWEEPS * 3 / 4]);
+    let (low, high) = (quantile(&mut own, 0.25), quantile(&mut own, 0.75));
     println!(
         "  a sweep of {CONTAINERS} containers: {all:.2} ms cpu; their interfaces alone \
          {middle:.2} ms (quartiles {low:.2} and {high:.2})"

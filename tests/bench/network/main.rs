@@ -2,6 +2,8 @@
 //! CNI's plugins and iperf3. `-- ports`, `-- mapping` and `-- cni` are its parts.
 
 mod cni;
+#[path = "../figures.rs"]
+mod figures;
 #[path = "../ground.rs"]
 mod ground;
 mod mapping;

@@ -4,12 +4,13 @@
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use crate::figures::{figure, quantile};
 use bulkhead::containerizer::Containerizer;
 use bulkhead::containerizer::native::{Config, Native};
 use mesos::resources::Ranges;
 use mesos::{Resource, value};
 
-use crate::ground::{self, figure, id, request};
+use crate::ground::{self, id, request};
 use crate::support::TempDir;
 
 const INSIDE: &str = "BULKHEAD_BENCH_NETWORK";
@@ -93,8 +94,7 @@ fn throughput(client: u32, address: &str, back: &str) -> f64 {
 
 /// The quartiles: low, middle, high.
 fn quartiles(figures: &mut [f64]) -> [f64; 3] {
-    figures.sort_by(f64::total_cmp);
-    [1, 2, 3].map(|quarter| figures[(figures.len() - 1) * quarter / 4])
+    [0.25, 0.5, 0.75].map(|share| quantile(figures, share))
 }
 
 /// The plain pair over ours and over itself, in rounds of four short runs: a change of the

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::figures::figure;
 use bulkhead::containerizer::Containerizer;
 use bulkhead::containerizer::native::{Config, Native};
 use isolators::api::{ContainerContext, Isolator, Known};
@@ -13,7 +14,7 @@ use kernel::cgroup::Hierarchies;
 use kernel::sched::thread_time;
 use mesos::{Resource, value};
 
-use crate::ground::{self, figure, id, request};
+use crate::ground::{self, id, request};
 use crate::support::TempDir;
 
 const CONTAINERS: usize = 1000;
