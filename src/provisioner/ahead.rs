@@ -27,8 +27,8 @@ use kernel::root::Fixture;
 
 use super::Digest;
 use super::backend::{self, BackendError, Made, Place};
+use super::facts::Facts;
 use super::record::{ContainerRoots, RootRecord, build};
-use super::roots::Facts;
 use super::rush::Rush;
 use super::trash::{Discarded, Trash};
 

@@ -10,7 +10,6 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use super::reference::{Digest, Reference};
-use super::store::Progress;
 
 /// Version of the messages: agent and helper come from one build.
 pub(super) const VERSION: u32 = 1;
@@ -68,6 +67,19 @@ pub(super) enum Security {
     Insecure,
     /// Without, since its URL says so.
     Plain,
+}
+
+/// How far a pull is.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Progress {
+    /// Bytes that came, of layers only.
+    pub bytes: u64,
+    /// Bytes that are expected; 0: not known yet.
+    pub of: u64,
+    /// Layers that are there.
+    pub layers: u32,
+    /// Layers of the image; 0: not known yet.
+    pub layers_of: u32,
 }
 
 /// What the helper tells.

@@ -17,6 +17,7 @@
 mod ahead;
 pub mod backend;
 mod collect;
+mod facts;
 pub mod gc;
 pub mod image;
 mod look;
@@ -34,8 +35,9 @@ pub use backend::Backend;
 pub use collect::Collection;
 pub use image::{ImageConfig, StoredImage};
 pub use look::Point;
+pub use message::Progress;
 pub use reference::{Digest, Reference, ReferenceError};
 pub use roots::{Provisioner, Root, Watcher};
 pub use store::{
-    Lease, Listed, Location, Options, Progress, Pruned, Settings, SettingsError, Store, StoreError,
+    Lease, Listed, Location, Options, Pruned, Settings, SettingsError, Store, StoreError,
 };

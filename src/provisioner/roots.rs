@@ -3,17 +3,18 @@
 //! Owns what was made for whom. A root is recorded before it is made, and its image kept
 //! in the store from then on until the container is destroyed; both outlive the agent.
 //! What the containerizer does not know of any more is removed at recovery. What can be
-//! done before or after a container lives is: `ahead`, `points`, `trash`.
+//! done before or after a container lives is: `ahead`, `trash`; what is known of an image:
+//! `facts`.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
 use isolators::image::{ProvisionError, Runtime, name};
 use isolators::plan::{Fixtures, Overlay, Park, ReadyRoot};
-use isolators::runtime::users::{self, Identity};
+use isolators::runtime::users::Identity;
 use isolators::secret::Secrets;
 use kernel::failpoint;
 use kernel::sched::standing_back;
@@ -21,14 +22,13 @@ use mesos::{ContainerId, Image};
 
 use super::ahead::{Furniture, Shelf, Taken};
 use super::backend::{Backend, BackendError, Made};
-use super::image::MOST_LAYERS;
-use super::look::{self, Point};
-use super::points::Points;
+use super::facts::{Facts, Known};
+use super::look::Point;
 use super::record::{ContainerRoots, RootRecord, build, scan};
 use super::rush::{Rush, UnderWay};
 use super::store::{Lease, Options, Store, StoreError};
 use super::trash::{Discarded, Trash};
-use super::{Digest, ImageConfig, Progress, Reference};
+use super::{ImageConfig, Progress, Reference};
 
 /// Is told how far a pull is.
 pub type Watcher = Arc<dyn Fn(Progress) + Send + Sync>;
@@ -58,56 +58,9 @@ impl Root {
     /// # Errors
     /// Nobody; for people.
     pub fn identity(&self, spec: &str) -> Result<Identity, String> {
-        users::resolve(spec, &self.facts.passwd, &self.facts.group)
+        self.facts.identity(spec)
     }
 }
-
-/// What is worth knowing of an image; its layers never change.
-#[derive(Debug, Default)]
-pub(super) struct Facts {
-    passwd: String,
-    group: String,
-    /// The layer with what containers mount on and the image has not.
-    points: Option<PathBuf>,
-}
-
-impl Facts {
-    fn read(layers: &[PathBuf]) -> Facts {
-        // Without them only numbers are known.
-        let text = |file: &str| {
-            look::text(layers, Path::new(file)).unwrap_or_else(|error| {
-                tracing::warn!(%error, ?layers, "failed to read /{file} of an image");
-                String::new()
-            })
-        };
-        Facts { passwd: text("etc/passwd"), group: text("etc/group"), points: None }
-    }
-}
-
-/// Facts of images.
-#[derive(Debug, Default)]
-struct Known {
-    images: BTreeMap<Digest, Arc<Facts>>,
-    /// Those as well that somebody has and that are not remembered.
-    lent: Vec<Weak<Facts>>,
-    /// Some were forgotten: their layers may be nobody's now.
-    forgotten: bool,
-}
-
-impl Known {
-    fn enter(&mut self, id: Digest, facts: &Arc<Facts>) {
-        if self.images.len() >= REMEMBERED {
-            self.images.clear();
-            self.forgotten = true;
-        }
-        self.lent.retain(|facts| facts.strong_count() > 0);
-        self.lent.push(Arc::downgrade(facts));
-        self.images.insert(id, Arc::clone(facts));
-    }
-}
-
-/// Images whose facts are remembered.
-const REMEMBERED: usize = 256;
 
 /// What is known of a container.
 #[derive(Debug, Default)]
@@ -124,14 +77,11 @@ pub struct Provisioner {
     backend: Backend,
     containers: PathBuf,
     secrets: Secrets,
-    /// What containers have mounted in their root.
-    mounted: Vec<Point>,
-    points: Points,
+    known: Known,
     ahead: Arc<Shelf>,
     rush: Arc<Rush>,
     furniture: Arc<Furniture>,
     trash: Arc<Trash>,
-    facts: Mutex<Known>,
     table: Mutex<BTreeMap<PathBuf, Entry>>,
     errors: AtomicU64,
 }
@@ -148,21 +98,22 @@ impl Provisioner {
         mounted: Vec<Point>,
         fixtures: Fixtures,
     ) -> Provisioner {
-        let known = mounted.iter().map(|point| point.path.clone());
+        let paths = mounted.iter().map(|point| point.path.clone());
         let rush = Arc::new(Rush::default());
-        let furniture = Furniture::new(fixtures, known.chain(["/bin/sh".into()]).collect());
+        let furniture = Furniture::new(fixtures, paths.chain(["/bin/sh".into()]).collect());
+        // Other backends do not take one more layer.
+        let mounted = if backend == Backend::Overlay { mounted } else { Vec::new() };
+        let known = Known::new(containers.with_file_name("points"), mounted);
         Provisioner {
             store,
             backend,
-            points: Points::new(containers.with_file_name("points")),
+            known,
             ahead: Arc::new(Shelf::new(containers.with_file_name("ready"), Arc::clone(&rush))),
             rush,
             trash: Arc::new(Trash::new(containers.with_file_name("gone"))),
             furniture: Arc::new(furniture),
             containers,
             secrets,
-            mounted,
-            facts: Mutex::default(),
             table: Mutex::default(),
             errors: AtomicU64::new(0),
         }
@@ -224,40 +175,6 @@ impl Provisioner {
         Ok(root)
     }
 
-    fn known_facts(&self) -> MutexGuard<'_, Known> {
-        self.facts.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// What the layers of an image say.
-    fn facts(&self, id: Digest, layers: &[PathBuf]) -> std::io::Result<Arc<Facts>> {
-        if let Some(facts) = self.known_facts().images.get(&id) {
-            return Ok(Arc::clone(facts));
-        }
-        let mut facts = Facts::read(layers);
-        let _turn = self.points.turn();
-        // With one more than the most it would not be mounted.
-        if self.backend == Backend::Overlay && layers.len() < MOST_LAYERS {
-            facts.points = self.points.layer(&look::missing(layers, &self.mounted)?)?;
-        }
-        let facts = Arc::new(facts);
-        self.known_facts().enter(id, &facts);
-        Ok(facts)
-    }
-
-    /// Removes layers of mount points that nobody uses. Blocks.
-    fn keep_points(&self) {
-        let _turn = self.points.turn();
-        let mut used: BTreeSet<PathBuf> = {
-            let mut known = self.known_facts();
-            known.forgotten = false;
-            known.lent.iter().filter_map(|facts| facts.upgrade()?.points.clone()).collect()
-        };
-        for id in self.scan() {
-            used.extend(self.of(&id).read().roots.into_iter().filter_map(|root| root.points));
-        }
-        self.points.keep(&used);
-    }
-
     fn root_of(&self, id: &ContainerId, record: &RootRecord, made: Made, runtime: Runtime) -> Root {
         Root {
             path: self.of(id).place(record).root,
@@ -266,7 +183,7 @@ impl Provisioner {
             runtime: Arc::new(runtime),
             image: record.image.clone(),
             // Of an image that cannot be read nothing is known.
-            facts: self.facts(record.id, &record.layers).unwrap_or_default(),
+            facts: self.known.of(record.id, &record.layers).unwrap_or_default(),
             record: record.clone(),
             ready: None,
         }
@@ -341,7 +258,7 @@ impl Provisioner {
             object: format!("a root file system of image '{}'", name(image)),
             source: Some(source),
         };
-        let facts = self.facts(lease.id, &lease.layers).map_err(|e| fail(e.into()))?;
+        let facts = self.known.of(lease.id, &lease.layers).map_err(|e| fail(e.into()))?;
         let own = backend == Backend::Overlay && !shared;
         let root = RootRecord {
             name: uuid::Uuid::new_v4().to_string(),
@@ -445,9 +362,10 @@ impl Provisioner {
     pub fn tidy(&self) {
         self.ahead.tidy(&self.trash, self.store.removals()).into_iter().for_each(Discarded::remove);
         self.trash.sweep();
-        if self.known_facts().forgotten {
-            self.keep_points();
-        }
+        self.known.tidy(|| {
+            let all = self.scan().into_iter();
+            all.flat_map(|id| self.of(&id).read().roots).filter_map(|root| root.points).collect()
+        });
     }
 
     /// Every container that something was made for. Blocks.
@@ -487,7 +405,7 @@ impl Provisioner {
             self.table().entry(roots.path().to_owned()).or_default().leases.extend(leases);
         }
         // What a dead agent used is in the records of its containers, or nobody's.
-        self.known_facts().forgotten = true;
+        self.known.forget();
         errors
     }
 }

@@ -9,9 +9,8 @@ use sha2::{Digest as _, Sha256};
 
 use super::registry::{PAUSE, Registry};
 use super::{PullError, RegistryError, tell};
-use crate::provisioner::message::Report;
+use crate::provisioner::message::{Progress, Report};
 use crate::provisioner::reference::Digest;
-use crate::provisioner::store::Progress;
 use crate::wire::blocking::{Body, HttpError};
 
 /// Times that a download is taken up again without a byte in between.

@@ -11,8 +11,8 @@ use tokio::sync::watch;
 use tracing::{info, warn};
 
 use super::files::{self, ReferenceRecord};
-use super::{Inner, Lease, Progress, hold};
-use crate::provisioner::message::{Job, Report, VERSION};
+use super::{Inner, Lease, hold};
+use crate::provisioner::message::{Job, Progress, Report, VERSION};
 use crate::provisioner::pull;
 use crate::provisioner::reference::{Digest, Reference};
 

@@ -25,6 +25,7 @@ use self::files::{Failed, Files};
 use self::flight::{Key, Landing};
 use super::gc;
 use super::image::StoredImage;
+use super::message::Progress;
 use super::reference::{Digest, Reference};
 use crate::fetch::{Flights, Program};
 
@@ -69,19 +70,6 @@ impl From<Failed> for StoreError {
     fn from(Failed { verb, path, source }: Failed) -> StoreError {
         StoreError::Store { verb, path, source }
     }
-}
-
-/// How far a pull is.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-pub struct Progress {
-    /// Bytes that came, of layers only.
-    pub bytes: u64,
-    /// Bytes that are expected; 0: not known yet.
-    pub of: u64,
-    /// Layers that are there.
-    pub layers: u32,
-    /// Layers of the image; 0: not known yet.
-    pub layers_of: u32,
 }
 
 /// How somebody wants an image.
