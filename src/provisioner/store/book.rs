@@ -116,8 +116,9 @@ impl Book {
     pub fn touch(&mut self, image: &StoredImage, at: SystemTime) -> bool {
         let record = self.references.get_mut(&image.reference);
         let record = record.filter(|record| record.id == image.id);
+        // A clock that was set back is news as well.
         let is_news = |record: &&mut ReferenceRecord| {
-            at.duration_since(record.used).is_ok_and(|since| since >= SAME_USE)
+            !at.duration_since(record.used).is_ok_and(|since| since < SAME_USE)
         };
         record.filter(is_news).map(|record| record.used = at).is_some()
     }
@@ -268,8 +269,8 @@ mod tests {
         let image = book.find(store, &x).expect("an image");
         assert!(Arc::ptr_eq(&image, &book.find(store, &x).expect("the same")));
         let at = |ms| SystemTime::UNIX_EPOCH + Duration::from_millis(ms);
-        let noted = [500, 1000, 1999, 2000].map(|ms| book.touch(&image, at(ms)));
-        assert_eq!(noted, [false, true, false, true]);
+        let noted = [500, 1000, 1999, 2000, 100].map(|ms| book.touch(&image, at(ms)));
+        assert_eq!(noted, [false, true, false, true, true], "the last after the clock was set");
         book.forget(&x);
         assert!(book.find(store, &x).is_none());
         assert!(!book.touch(&image, at(9000)));
