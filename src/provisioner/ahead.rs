@@ -288,19 +288,50 @@ mod tests {
         }
     }
 
+    /// A shelf in a directory of the test's own, and a layer.
+    struct Scene {
+        dir: PathBuf,
+        layer: PathBuf,
+        ready: PathBuf,
+        shelf: Shelf,
+        trash: Arc<Trash>,
+    }
+
+    impl Scene {
+        fn new(name: &str) -> Scene {
+            let dir = std::env::temp_dir().join(format!("{name}-{}", std::process::id()));
+            let (layer, ready) = (dir.join("layer"), dir.join("ready"));
+            fs::create_dir_all(&layer).unwrap();
+            let shelf = Shelf::new(ready.clone(), Arc::default());
+            let trash = Arc::new(Trash::new(dir.join("gone")));
+            Scene { dir, layer, ready, shelf, trash }
+        }
+
+        fn fill(&self, like: &RootRecord, removals: u64) {
+            self.shelf.fill(like, &Arc::default(), None, None, removals).unwrap();
+        }
+
+        fn of(&self, name: &str) -> ContainerRoots {
+            ContainerRoots::at(self.dir.join("containers").join(name))
+        }
+    }
+
+    impl Drop for Scene {
+        fn drop(&mut self) {
+            let _ = fs::remove_dir_all(&self.dir);
+        }
+    }
+
     #[test]
     fn a_root_is_taken_once_and_only_by_a_container_like_it() {
-        let dir = std::env::temp_dir().join(format!("ahead-{}", std::process::id()));
-        let layer = dir.join("layer");
-        fs::create_dir_all(&layer).unwrap();
-        let (ready, facts) = (dir.join("ready"), Arc::new(Facts::default()));
-        let shelf = Shelf::new(ready.clone(), Arc::default());
-        let (one, two) = (record(&layer, "one"), record(&layer, "two"));
-        let of = |name: &str| ContainerRoots::at(dir.join("containers").join(name));
+        let scene = Scene::new("ahead");
+        let (shelf, ready) = (&scene.shelf, &scene.ready);
+        let (one, two) = (record(&scene.layer, "one"), record(&scene.layer, "two"));
+        let of = |name: &str| scene.of(name);
         assert!(shelf.take(&one, &of("a"), 0).is_none());
         for _ in 0..2 {
-            shelf.fill(&one, &facts, None, None, 0).unwrap();
-            assert_eq!(count(&ready), EACH);
+            scene.fill(&one, 0);
+            assert_eq!(count(ready), EACH);
         }
         assert!(shelf.take(&two, &of("a"), 0).is_none(), "another image");
         // The first one makes the directory of containers.
@@ -310,23 +341,18 @@ mod tests {
         assert!(place.root.is_dir() && of("a").path().join("upperdir").is_dir());
         // A container that has something keeps it, and the root stays.
         assert!(shelf.take(&one, &of("a"), 0).is_none());
-        assert_eq!(count(&ready), EACH - 1);
+        assert_eq!(count(ready), EACH - 1);
         for name in ["b", "c"] {
             assert!(shelf.take(&one, &of(name), 0).is_some());
         }
         assert!(shelf.take(&one, &of("d"), 0).is_none(), "there are no more");
-        fs::remove_dir_all(&dir).unwrap();
     }
 
     #[test]
     fn what_was_mounted_before_layers_were_removed_goes() {
-        let dir = std::env::temp_dir().join(format!("stale-{}", std::process::id()));
-        let layer = dir.join("layer");
-        fs::create_dir_all(&layer).unwrap();
-        let trash = Arc::new(Trash::new(dir.join("gone")));
-        let (like, facts) = (record(&layer, "one"), Arc::new(Facts::default()));
-        let shelf = Shelf::new(dir.join("ready"), Arc::default());
-        shelf.fill(&like, &facts, None, None, 1).unwrap();
+        let scene = Scene::new("stale");
+        let (shelf, trash, like) = (&scene.shelf, &scene.trash, record(&scene.layer, "one"));
+        scene.fill(&like, 1);
         let nothing = || ReadyRoot {
             namespace: fs::File::open("/dev/null").unwrap().into(),
             fixtures: Arc::default(),
@@ -336,39 +362,29 @@ mod tests {
             one.mounted = Some(nothing());
         }
         shelf.state().ready[2].removals = 2;
-        let going = shelf.tidy(&trash, 2);
+        let going = shelf.tidy(trash, 2);
         assert_eq!(going.len(), 1, "neither what is not mounted nor what is new");
-        let of = |name: &str| ContainerRoots::at(dir.join(name));
-        assert!(shelf.take(&like, &of("a"), 3).is_some_and(|taken| taken.ready.is_none()));
-        assert!(shelf.take(&like, &of("b"), 3).is_none(), "removed meanwhile");
-        assert_eq!(shelf.tidy(&trash, 3).len(), 1);
-        drop(going);
-        fs::remove_dir_all(&dir).unwrap();
+        assert!(shelf.take(&like, &scene.of("a"), 3).is_some_and(|taken| taken.ready.is_none()));
+        assert!(shelf.take(&like, &scene.of("b"), 3).is_none(), "removed meanwhile");
+        assert_eq!(shelf.tidy(trash, 3).len(), 1);
     }
 
     #[test]
     fn they_are_few_and_those_of_the_dead_go() {
-        let dir = std::env::temp_dir().join(format!("few-{}", std::process::id()));
-        let layer = dir.join("layer");
-        fs::create_dir_all(&layer).unwrap();
-        let trash = Arc::new(Trash::new(dir.join("gone")));
-        let (ready, facts) = (dir.join("ready"), Arc::new(Facts::default()));
-        let shelf = Shelf::new(ready.clone(), Arc::default());
+        let scene = Scene::new("few");
+        let Scene { dir, layer, ready, shelf, trash } = &scene;
         for image in 0..MOST {
-            let like = record(&layer, &image.to_string());
-            shelf.fill(&like, &facts, None, None, 0).unwrap();
+            scene.fill(&record(layer, &image.to_string()), 0);
         }
-        shelf.tidy(&trash, 0).into_iter().for_each(Discarded::remove);
-        assert_eq!((count(&ready), count(&dir.join("gone"))), (MOST, 0));
-        let first = ContainerRoots::at(dir.join("a"));
-        assert!(shelf.take(&record(&layer, "0"), &first, 0).is_none(), "the oldest went");
-        assert!(shelf.tidy(&trash, 0).is_empty());
+        shelf.tidy(trash, 0).into_iter().for_each(Discarded::remove);
+        assert_eq!((count(ready), count(&dir.join("gone"))), (MOST, 0));
+        assert!(shelf.take(&record(layer, "0"), &scene.of("a"), 0).is_none(), "the oldest went");
+        assert!(shelf.tidy(trash, 0).is_empty());
         // The next agent knows of none.
         Shelf::new(ready.clone(), Arc::default())
-            .recover(&trash)
+            .recover(trash)
             .into_iter()
             .for_each(Discarded::remove);
-        assert_eq!((count(&ready), count(&dir.join("gone"))), (0, 0));
-        fs::remove_dir_all(&dir).unwrap();
+        assert_eq!((count(ready), count(&dir.join("gone"))), (0, 0));
     }
 }

@@ -115,16 +115,16 @@ impl Known {
     /// Removes layers of mount points that nobody uses any more, if there may be some;
     /// `recorded` are those of containers.
     pub fn tidy(&self, recorded: impl FnOnce() -> BTreeSet<PathBuf>) {
+        if !self.state().forgotten {
+            return;
+        }
         let _turn = self.points.turn();
-        let lent: Vec<PathBuf> = {
+        let mut used: BTreeSet<PathBuf> = {
             let mut state = self.state();
-            if !std::mem::take(&mut state.forgotten) {
-                return;
-            }
+            state.forgotten = false;
             state.lent.iter().filter_map(|facts| facts.upgrade()?.points.clone()).collect()
         };
-        let mut used = recorded();
-        used.extend(lent);
+        used.extend(recorded());
         self.points.keep(&used);
     }
 }

@@ -48,7 +48,7 @@ fn main() {
         .build()
         .expect("a runtime");
     // On a thread of its own, as the agent's tasks.
-    runtime.block_on(async { tokio::spawn(launches()).await }).expect("it ends");
+    runtime.block_on(runtime.spawn(launches())).expect("it ends");
 }
 
 /// A directory on the disk, not on a tmpfs.

@@ -138,8 +138,9 @@ impl Fixtures {
         }
         let mut fixtures = Fixtures(tops);
         for entry in mounts {
-            let target = entry.destination().clone();
-            fixtures.at(&target).into_iter().for_each(|top| top.mounts.push(entry.clone()));
+            if let Some(top) = fixtures.at(entry.destination()) {
+                top.mounts.push(entry);
+            }
         }
         fixtures
     }
@@ -152,8 +153,9 @@ impl Fixtures {
     #[must_use]
     pub fn devices(mut self, all: Vec<LinuxDevice>) -> Fixtures {
         for device in all {
-            let path = device.path().clone();
-            self.at(&path).into_iter().for_each(|top| top.devices.push(device.clone()));
+            if let Some(top) = self.at(device.path()) {
+                top.devices.push(device);
+            }
         }
         self
     }
@@ -162,8 +164,9 @@ impl Fixtures {
     #[must_use]
     pub fn links(mut self, all: Vec<FileOperation>) -> Fixtures {
         for link in all {
-            let path = place(&link).map(Path::to_path_buf).unwrap_or_default();
-            self.at(&path).into_iter().for_each(|top| top.links.push(link.clone()));
+            if let Some(top) = place(&link).and_then(|path| self.at(path)) {
+                top.links.push(link);
+            }
         }
         self
     }
@@ -172,10 +175,14 @@ impl Fixtures {
     #[must_use]
     pub fn guarded(mut self, hidden: &[&str], protected: &[&str]) -> Fixtures {
         for path in hidden {
-            self.at(path.as_ref()).into_iter().for_each(|top| top.hidden.push(path.into()));
+            if let Some(top) = self.at(path.as_ref()) {
+                top.hidden.push(path.into());
+            }
         }
         for path in protected {
-            self.at(path.as_ref()).into_iter().for_each(|top| top.protected.push(path.into()));
+            if let Some(top) = self.at(path.as_ref()) {
+                top.protected.push(path.into());
+            }
         }
         self
     }

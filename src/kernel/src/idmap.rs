@@ -109,9 +109,7 @@ impl Idle {
 impl Drop for Idle {
     fn drop(&mut self) {
         let _ = self.process.signal(libc::SIGKILL);
-        while matches!(self.process.reap(), Ok(None)) {
-            std::thread::yield_now();
-        }
+        let _ = self.process.wait();
     }
 }
 

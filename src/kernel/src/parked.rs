@@ -3,14 +3,10 @@
 use std::io::{self, IoSlice};
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
-use std::time::Duration;
 
 use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 
 use crate::spawn::Child;
-
-/// How long one that is killed may take to end: it leaves a mount namespace.
-const PATIENCE: Duration = Duration::from_secs(10);
 
 /// A child that waits at a socket for the descriptors it will work with. Dropping this
 /// ends it.
@@ -66,7 +62,6 @@ impl Drop for Parked {
         drop(socket);
         // Its end is soon; an error means that it is reaped already.
         let _ = child.pidfd.signal(libc::SIGKILL);
-        let _ = child.pidfd.ends_within(PATIENCE);
-        let _ = child.pidfd.reap();
+        let _ = child.pidfd.wait();
     }
 }

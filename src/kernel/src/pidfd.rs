@@ -3,7 +3,6 @@
 use std::io;
 use std::mem::{self, MaybeUninit};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
-use std::time::Duration;
 
 /// A process, also after its end; readable (`poll`) once it has ended.
 #[derive(Debug)]
@@ -65,19 +64,9 @@ impl Pidfd {
     /// # Errors
     /// As `poll`.
     pub fn ended(&self) -> io::Result<bool> {
-        self.ends_within(Duration::ZERO)
-    }
-
-    /// Waits for the process' end, at most so long (in whole milliseconds); whether it has
-    /// ended. Blocks.
-    ///
-    /// # Errors
-    /// As `poll`.
-    pub fn ends_within(&self, patience: Duration) -> io::Result<bool> {
         let mut poll = libc::pollfd { fd: self.0.as_raw_fd(), events: libc::POLLIN, revents: 0 };
-        let patience = patience.as_millis().try_into().unwrap_or(i32::MAX);
         // SAFETY: one pollfd that lives through the call.
-        match unsafe { libc::poll(&mut poll, 1, patience) } {
+        match unsafe { libc::poll(&mut poll, 1, 0) } {
             -1 => Err(io::Error::last_os_error()),
             n => Ok(n > 0),
         }
@@ -89,9 +78,25 @@ impl Pidfd {
     /// # Errors
     /// As `waitid`, except `ECHILD`.
     pub fn reap(&self) -> io::Result<Option<i32>> {
+        self.collect(libc::WEXITED | libc::WNOHANG)
+    }
+
+    /// As [`Pidfd::reap`], and waits for the end of one that still runs. Blocks.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn wait(&self) -> io::Result<Option<i32>> {
+        loop {
+            match self.collect(libc::WEXITED) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                other => return other,
+            }
+        }
+    }
+
+    fn collect(&self, options: libc::c_int) -> io::Result<Option<i32>> {
         let mut info = MaybeUninit::<libc::siginfo_t>::zeroed();
         let id = self.0.as_raw_fd() as libc::id_t;
-        let options = libc::WEXITED | libc::WNOHANG;
         // SAFETY: `info` has room for the answer.
         let result = unsafe { libc::waitid(libc::P_PIDFD, id, info.as_mut_ptr(), options) };
         if result != 0 {

@@ -132,9 +132,7 @@ pub fn spawn_with(
     // SAFETY: written by the child while this thread was stopped.
     let errno = unsafe { (&raw const request.errno).read_volatile() };
     if errno != 0 {
-        while pidfd.reap()?.is_none() {
-            std::thread::yield_now();
-        }
+        pidfd.wait()?;
         return Err(io::Error::from_raw_os_error(errno));
     }
     Ok(Child { pid: pid as u32, pidfd })
@@ -254,12 +252,7 @@ mod tests {
     use std::os::fd::AsFd;
 
     fn wait(child: &Child) -> i32 {
-        loop {
-            if let Some(status) = child.pidfd.reap().expect("reap") {
-                return status;
-            }
-            std::thread::yield_now();
-        }
+        child.pidfd.wait().expect("reap").expect("a child")
     }
 
     #[test]

@@ -23,8 +23,6 @@ struct First<'a> {
     shim: &'a mut Shim,
     /// The operation that creates it; its own follow.
     index: usize,
-    /// The shim is scheduled as usual, and may be otherwise for now.
-    hurries: bool,
 }
 
 /// Creates the first process and returns its pid (as the shim sees it) once it
@@ -48,8 +46,7 @@ pub fn spawn(shim: &mut Shim, index: usize) -> Result<usize, i32> {
         ..CloneArgs::default()
     };
     shim.usual = sys::scheduling();
-    let hurries = shim.usual.is_some();
-    let mut first = First { shim, index, hurries };
+    let mut first = First { shim, index };
     // SAFETY: stack and argument are ours until the process has executed or
     // ended, which is when the call returns. It only makes system calls and
     // writes to the record and to private copies of strings.
@@ -63,7 +60,7 @@ unsafe extern "C" fn body(argument: *mut c_void) -> ! {
     // SAFETY: `spawn` passes a `First` that outlives this process' use of it.
     let first = unsafe { &mut *argument.cast::<First<'_>>() };
     let mut index = first.index + 1;
-    if first.hurries {
+    if first.shim.usual.is_some() {
         hurry_shim();
     }
     loop {
